@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from bayesflat.camera import Camera
 from bayesflat.errors import InputError
 from bayesflat.files import replacing
+
+log = logging.getLogger(__name__)
 
 REQUIRED = {"xf": float, "yf": float, "value": float, "detector": np.int64, "itl": bool}
 OPTIONAL = {"amplifier": np.int64, "n_pixels": np.int64}
@@ -85,7 +88,8 @@ class BinnedFlat:
         missing = [name for name in REQUIRED if name not in columns]
         if missing:
             raise InputError(
-                f"{where}: column {', '.join(missing)} missing; it needs {', '.join(REQUIRED)}, found {', '.join(columns)}"
+                f"{where}: column {', '.join(missing)} missing; "
+                f"it needs {', '.join(REQUIRED)}, found {', '.join(columns)}"
             )
         arrays = {
             name: _column(columns[name], name, kind, where)
@@ -99,9 +103,9 @@ class BinnedFlat:
         amplifier, itl = _locate(camera, arrays, where)
         wrong = np.flatnonzero(itl != arrays["itl"])
         if len(wrong):
-            name = camera[arrays["detector"][wrong[0]]].name
-            raise InputError(
-                f"{where}: column itl contradicts camera {camera.name} for detector {name}; is it the right camera?"
+            name = camera[int(arrays["detector"][wrong[0]])].name
+            log.warning(
+                "%s: column itl differs from camera %s for detector %s; the table's is used", where, camera.name, name
             )
         arrays.setdefault("amplifier", amplifier)
         return cls(camera=camera, instrument=instrument, physical_filter=physical_filter, **arrays)
@@ -192,8 +196,8 @@ def _locate(camera: Camera, arrays: Mapping[str, NDArray], where: str) -> tuple[
         if outside.any():
             row = np.flatnonzero(rows)[np.flatnonzero(outside)[0]]
             raise InputError(
-                f"{where}: row {row} at ({arrays['xf'][row]:.2f}, {arrays['yf'][row]:.2f}) mm lies outside its detector "
-                f"{detector.name}; is it the right camera?"
+                f"{where}: row {row} at ({arrays['xf'][row]:.2f}, {arrays['yf'][row]:.2f}) mm "
+                f"lies outside its detector {detector.name}; is it the right camera?"
             )
         amplifier[rows] = detector.amplifier(px, py)
         itl[rows] = detector.is_itl
