@@ -1,0 +1,262 @@
+"""The configuration of a fit: LSST's field names, validated, from Python, TOML and ``key=value``."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import math
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomlkit
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from bayesflat.errors import InputError
+
+
+def _not_boolean(value: Any) -> Any:
+    """Numbers only: pydantic would take ``true`` for 1."""
+    if isinstance(value, bool):
+        raise ValueError("Input should be a number, not true or false")
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_not_boolean), Field(allow_inf_nan=False)]
+Whole = Annotated[int, BeforeValidator(_not_boolean)]
+
+NODES = [0.0, 200.0, 250.0, 300.0, 310.0, 320.0, 330.0, 340.0, 350.0, 360.0, 368.0]
+PRIOR_NAMES = (
+    "radial_spline_values",
+    "itl_ratio",
+    "centroid_delta",
+    "gradient",
+    "outer_gradient",
+    "log_noise_scale",
+)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, validate_default=True)
+
+
+class NormalPrior(_Strict):
+    """A normal prior in the parameter's own units; ``mu`` and ``sigma`` are one number or one a component."""
+
+    dist: Literal["normal"] = "normal"
+    mu: Number | list[Number] = 0.0
+    sigma: Number | list[Number]
+
+    @field_validator("sigma")
+    @classmethod
+    def _positive(cls, sigma):
+        if min(sigma if isinstance(sigma, list) else [sigma], default=0.0) <= 0:
+            raise ValueError("Input should be greater than 0")
+        return sigma
+
+
+class Connections(_Strict):
+    """Dataset type names, as LSST's connections."""
+
+    camera: str = "camera"
+    input_flats: str = "flat_uncorrected"
+    input_defects: str = "defects"
+    output_gradient: str = "flat_gradient"
+    output_reference_gradient: str = "flat_gradient_reference"
+    model_residual_plot: str = "gradient_model_residual_plot"
+    radial_model_plot: str = "gradient_radial_model_plot"
+
+
+class FitConfig(_Strict):
+    """What a fit does.  Fields named as in LSST's ``CpFlatFitGradientsConfig`` mean the same there; lengths are in mm.
+
+    Raises
+    ------
+    InputError
+        From `make`, `read` and `with_overrides`: an unknown key (the nearest known one is named), or a value of
+        the wrong type or range.
+    """
+
+    bin_factor: Whole = Field(128, ge=1, description="side of a bin (pixels)")
+    detector_boundary: Whole = Field(10, ge=0, description="width of the rim of a detector that is left out (pixels)")
+    mask_planes: list[str] = Field(["NO_DATA"], description="mask planes whose pixels are left out")
+    do_use_non_science_detectors: bool = Field(False, description="use guider and wavefront detectors too")
+
+    fp_centroid_x: Number = Field(0.0, description="pivot of plane and centroid, x (mm)")
+    fp_centroid_y: Number = Field(0.0, description="pivot of plane and centroid, y (mm)")
+    do_normalize_center: bool = Field(True, description="divide by the median value at the centre")
+    normalize_center_radius: Number = Field(25.0, gt=0, description="radius of the central region (mm)")
+    min_flat_value: Number = Field(0.05, description="lowest value used, relative to the centre")
+    max_flat_value: Number = Field(1.5, description="highest value used, relative to the centre")
+
+    radial_spline_nodes: list[Number] = Field(NODES, description="radii of the spline nodes, ascending (mm)")
+    radial_spline_nodes_initial: list[Number] | None = Field(
+        None, description="nodes for the starting values only (mm); unset: the nodes themselves"
+    )
+    do_constrain_zero: bool = Field(True, description="fix the radial function at the last node to 0")
+    do_fit_centroid: bool = Field(False, description="fit the centroid of the radial function")
+    centroid_max: Number = Field(10.0, gt=0, description="largest distance of the centroid from the pivot (mm)")
+    do_fit_gradient: bool = Field(False, description="fit a planar gradient")
+    do_fit_outer_gradient: bool = Field(False, description="fit a second plane beyond outer_gradient_radius")
+    outer_gradient_radius: Number = Field(325.0, ge=0, description="where the outer plane begins (mm)")
+
+    noise: Literal["independent"] = Field("independent", description="noise model")
+    likelihood: Literal["normal", "student_t", "laplace"] = Field("student_t", description="distribution of a bin")
+    priors: dict[str, NormalPrior | Literal["flat"]] = Field(
+        {}, description='priors.NAME = {dist = "normal", mu = ..., sigma = ...} or "flat"'
+    )
+
+    fit_gtol: Number = Field(1e-10, gt=0, description="gradient norm at which a pass of the optimiser ends (whitened)")
+    fit_eps: Number = Field(1e-8, gt=0, description="has no use here: gradients are exact")
+    seed: Whole = Field(0, ge=0, description="seed of all random numbers; recorded in the product")
+
+    do_reference_gradient: bool = Field(False, description="the product is the reference (sky)")
+    fixed_model_residual_plot_scale: Number | None = Field(
+        None, gt=0, description="half width of the residual map's scale (fraction); none: from the data"
+    )
+    saveLogOutput: bool = Field(True, description="write fit.log")
+    connections: Connections = Field(Connections(), description="dataset type names")
+
+    @field_validator("radial_spline_nodes", "radial_spline_nodes_initial")
+    @classmethod
+    def _nodes(cls, nodes):
+        if nodes is None:
+            return nodes
+        if len(nodes) < 3:
+            raise ValueError(f"needs at least 3 nodes, got {len(nodes)}")
+        for a, b in itertools.pairwise(nodes):
+            if b <= a:
+                raise ValueError(f"nodes must ascend, got {a:g} before {b:g}")
+        if nodes[0] < 0:
+            raise ValueError(f"nodes are radii and start at 0 or above, got {nodes[0]:g}")
+        return nodes
+
+    @field_validator("mask_planes", mode="before")
+    @classmethod
+    def _mask_planes(cls, planes):
+        return [planes] if isinstance(planes, str) else planes
+
+    @field_validator("priors", mode="before")
+    @classmethod
+    def _priors(cls, priors):
+        if isinstance(priors, Mapping):
+            for name in priors:
+                if name not in PRIOR_NAMES:
+                    raise ValueError(f"no parameter {name!r}{_nearest(name, PRIOR_NAMES)}; {', '.join(PRIOR_NAMES)}")
+        return priors
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if self.min_flat_value >= self.max_flat_value:
+            raise ValueError(
+                f"min_flat_value ({self.min_flat_value:g}) must be below max_flat_value ({self.max_flat_value:g})"
+            )
+        if self.do_fit_centroid and self.centroid_max >= self.radial_spline_nodes[-1]:
+            raise ValueError(
+                f"centroid_max ({self.centroid_max:g} mm) must be below the last node "
+                f"({self.radial_spline_nodes[-1]:g} mm): bins are used out to their difference"
+            )
+        return self
+
+    @classmethod
+    def make(cls, values: Mapping[str, Any], where: str = "config"):
+        """A config from a mapping, with mistakes as one clear line."""
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise InputError(f"{where}: {_explain(cls, error)}") from None
+
+    @classmethod
+    def read(cls, path: str | Path):
+        """Read a TOML file, such as the ``config.toml`` of an earlier fit."""
+        return cls.make(read_toml(path), str(path))
+
+    def to_toml(self) -> str:
+        """The whole configuration as TOML; fields without a value are left out."""
+        return tomlkit.dumps(self.model_dump(exclude_none=True))
+
+
+class RunConfig(FitConfig):
+    """What the command line keeps beside the fit's own configuration."""
+
+    camera: str = Field("lsstcam", description="lsstcam, lsstcomcam or a camera table")
+    physical_filter: str | None = Field(None, description="physical filter, where the input does not say")
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Read TOML, with mistakes as `InputError`."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"config {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"config {path}: not TOML ({error})") from None
+
+
+def merge_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Put ``key=value`` texts over a mapping; nested keys with dots, later ones win.
+
+    A value is a list (``0,200,300`` or ``[0, 200, 300]``), a boolean in any case, ``none``, or anything else
+    that TOML knows; what is none of these is text.
+    """
+    result = _copy(values)
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise InputError(f"-c {text}: needs the form key=value")
+        *parents, last = key.split(".")
+        place = result
+        for parent in parents:
+            inner = place.get(parent)
+            place[parent] = inner if isinstance(inner, dict) else {}
+            place = place[parent]
+        place[last] = _parse(value.strip())
+    return result
+
+
+def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+
+
+def _parse(text: str) -> Any:
+    """The value that a text on the command line stands for."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if text.lower() == "none":
+        return None
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        # TOML wants a digit on both sides of the point; Python's and the shell's users do not
+        if re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", text):
+            return float(text)
+        if "," in text and not text.startswith(("[", "{")):
+            return [_parse(part.strip()) for part in text.split(",") if part.strip()]
+        return text
+    return value if not isinstance(value, float) or math.isfinite(value) else text
+
+
+def _nearest(key: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _explain(cls: type[BaseModel], error: ValidationError) -> str:
+    """The first mistake in one line: the key, what was found, what is accepted."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    key = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        owner = cls
+        for part in path[:-1]:
+            owner = {"connections": Connections, "priors": NormalPrior}.get(part, owner)
+        known = owner.model_fields
+        hint = _nearest(path[-1], known) or f"; known keys: {', '.join(known)}"
+        return f"unknown key {key!r}{hint}"
+    message = first["msg"].removeprefix("Value error, ")
+    if not key:
+        return message
+    return f"{key}: {message[:1].lower() + message[1:]}, got {first['input']!r}"

@@ -1,0 +1,1 @@
+"""What is inferred from a model and its data."""

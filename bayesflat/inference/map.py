@@ -1,0 +1,268 @@
+"""The maximum of the posterior: found with Newton's steps, judged on PyMC's own log-density.
+
+Newton's steps with Gauss's curvature see the parameters whitened: neither scales nor correlations matter.
+A second start must come to the same maximum, and the gradient of PyMC's log-density must vanish there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pymc as pm
+import pytensor
+from numpy.typing import NDArray
+from pymc.pytensorf import join_nonshared_inputs
+from pytensor.compile.mode import OPT_FAST_RUN, Mode
+from pytensor.link.vm import VMLinker
+from scipy.linalg import cho_solve, solve_triangular
+from scipy.optimize import minimize
+
+from bayesflat.config import FitConfig
+from bayesflat.inference.objective import IndependentObjective
+from bayesflat.model.noise import LaplaceNoise, noise_model
+from bayesflat.model.parameters import mean_parameters
+from bayesflat.model.start import Start, estimate
+from bayesflat.prepare import FitData
+
+log = logging.getLogger(__name__)
+
+# Whitened, the posterior is about N(0, 1): a gradient of 1e-3 there is a thousandth of a standard deviation
+TOLERANCE = 1e-3
+# two starts agree when they end within this distance, in standard deviations ...
+AGREEMENT = 0.05
+# ... or, where the likelihood has a kink and the curvature says nothing, within this part of the cost
+COST_AGREEMENT = 1e-6
+_MOST_STARTS = 4
+_MOST_STEPS = 100
+# tightening of a smoothed absolute deviation, in units of the noise scale
+_SMOOTHING = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3)
+_FEW_BINS = 15_000
+_ROUGH, _FINE = 0.3, 0.1 * TOLERANCE
+# Evaluating in Python costs nothing to compile, and a handful of evaluations is all that is needed here
+_MODE = Mode(VMLinker(use_cloop=False, c_thunks=False), OPT_FAST_RUN.excluding("fusion"))
+
+
+@dataclass(frozen=True)
+class MapResult:
+    """The maximum a posteriori.
+
+    Attributes
+    ----------
+    parameters : dict of str to numpy.ndarray
+        Product units, by name; terms that are off are absent.
+    value : numpy.ndarray, shape (n,)
+        The same in the model's own coordinates.
+    curvature : numpy.ndarray, shape (n, n)
+        Gauss-Newton curvature of minus the log-posterior there.
+    log_posterior : float
+        PyMC's, without the transforms' Jacobians.
+    gradient_norm : float
+        Of PyMC's log-density, whitened; NaN for ``likelihood = "laplace"``, whose gradient does not vanish.
+    second_start : float
+        Distance to the end of another start, in standard deviations; for ``laplace`` the relative difference in cost.
+    n_steps, n_evaluations : int
+        Newton's steps over all starts; evaluations of PyMC's log-density.
+    converged : bool
+    message : str
+        What convergence was judged by.
+    """
+
+    parameters: dict[str, NDArray]
+    value: NDArray
+    curvature: NDArray
+    log_posterior: float
+    gradient_norm: float
+    second_start: float
+    n_steps: int
+    n_evaluations: int
+    converged: bool
+    message: str
+
+
+def find_map(model: pm.Model, data: FitData, config: FitConfig) -> MapResult:
+    """Maximise the posterior.
+
+    Parameters
+    ----------
+    model : pymc.Model
+        As `build_model` makes it of ``data`` and ``config``.
+    data : FitData
+    config : FitConfig
+        ``fit_gtol`` is the whitened gradient norm at which Newton's steps end, ``seed`` that of the second start.
+    """
+    start = estimate(data, config)
+    noise = noise_model(config)
+    parameters = mean_parameters(data, config, start) + noise.parameters(data, config, start)
+    objective = IndependentObjective(data, config, noise, parameters)
+    kinked = isinstance(noise, LaplaceNoise)
+    rng = np.random.default_rng(config.seed)
+
+    ends: list[_End] = []
+    first = _first_start(objective, start)
+    while len(ends) < _MOST_STARTS:
+        z = first if not ends else _other_start(objective, first, rng)
+        ends.append(_descend(objective, z, kinked))
+        log.debug("start %d: cost %.6f after %d steps", len(ends), ends[-1].cost, ends[-1].steps)
+        ends.sort(key=lambda end: end.cost)
+        if len(ends) > 1:
+            apart = _apart(ends[0], ends[1], kinked)
+            if apart < (COST_AGREEMENT if kinked else AGREEMENT):
+                break
+    agree = apart < (COST_AGREEMENT if kinked else AGREEMENT)
+    best = _newton(objective, ends[0].z, config.fit_gtol)  # starts are compared before their last digits
+
+    density = compile_density(model)
+    z, curvature, evaluations, norm = best.z, best.curvature, 1, np.nan
+    value, gradient = density(z)
+    if not kinked:
+        root = _root(curvature)
+        norm = _whitened_norm(root, gradient)
+        if not norm < TOLERANCE:
+            z, value, norm, evaluations = _polish(density, z, root)
+            curvature = objective.derivatives(z)[2]
+    converged = bool(agree and np.isfinite(value) and (kinked or norm < TOLERANCE))
+    judged = f"another start ended {apart:.1e} {'of the cost' if kinked else 'sd'} away" + (
+        "" if kinked else f", whitened gradient norm {norm:.1e}"
+    )
+    return MapResult(
+        parameters=objective.to_parameters(z),
+        value=z,
+        curvature=curvature,
+        log_posterior=-value,
+        gradient_norm=norm,
+        second_start=apart,
+        n_steps=sum(end.steps for end in ends) + best.steps,
+        n_evaluations=evaluations,
+        converged=converged,
+        message=("converged: " if converged else "not converged: ") + judged,
+    )
+
+
+def compile_density(model: pm.Model) -> Callable[[NDArray], tuple[float, NDArray]]:
+    """Minus PyMC's log-density with its gradient, of all values in one vector, without the transforms' Jacobians."""
+    (log_density,), z = join_nonshared_inputs(model.initial_point(), [model.logp(jacobian=False)], model.value_vars)
+    cost = -log_density
+    function = pytensor.function([z], [cost, pytensor.grad(cost, z)], mode=_MODE, trust_input=True)
+
+    def density(point):
+        value, gradient = function(np.ascontiguousarray(point, dtype=float))
+        return float(value), np.asarray(gradient)
+
+    return density
+
+
+@dataclass(frozen=True)
+class _End:
+    """Where a descent came to rest."""
+
+    z: NDArray
+    cost: float
+    gradient: NDArray
+    curvature: NDArray
+    steps: int
+
+
+def _first_start(objective: IndependentObjective, start: Start) -> NDArray:
+    """The robust picture; terms that it does not know start at their priors' centre."""
+    z = np.zeros(objective.size)
+    known = {"radial_spline_values": start.radial_spline_values, "itl_ratio": start.itl_ratio}
+    known["log_noise_scale"] = np.log(start.scatter)
+    for p in objective.parameters:
+        if p.name in known:
+            z[objective.slices[p.name]] = p.to_value(np.ravel(known[p.name])[: p.size].reshape(p.mu.shape))
+    return z
+
+
+def _other_start(objective: IndependentObjective, first: NDArray, rng: np.random.Generator) -> NDArray:
+    """Another start: the mean's parameters moved by a third of their scale, the noise much enlarged."""
+    z = first + rng.normal(0.0, 0.3, len(first))
+    z[objective.slices["radial_spline_values"]] = first[objective.slices["radial_spline_values"]]
+    z[objective.slices["log_noise_scale"]] = first[objective.slices["log_noise_scale"]] + 1.0
+    return z
+
+
+def _descend(objective: IndependentObjective, z: NDArray, kinked: bool) -> _End:
+    """Newton's way down: first on a few of the bins, then on all; with a kink, for ever less smoothing."""
+    few = objective.thinned(_FEW_BINS)
+    few.smoothing = objective.smoothing = _SMOOTHING[0] if kinked else 0.0
+    end = _newton(few, z, _ROUGH)
+    steps = end.steps
+    for smoothing in _SMOOTHING if kinked else (0.0,):
+        objective.smoothing = smoothing
+        end = _newton(objective, end.z, _ROUGH if smoothing > _SMOOTHING[-1] else _FINE)
+        steps += end.steps
+    return replace(end, steps=steps)
+
+
+def _newton(objective: IndependentObjective, z: NDArray, tolerance: float) -> _End:
+    """Newton's steps with halving, until the whitened gradient falls below the tolerance or no step helps."""
+    cost, gradient, curvature = objective.derivatives(z)
+    steps = 0
+    while steps < _MOST_STEPS:
+        root = _root(curvature)
+        norm = _whitened_norm(root, gradient)
+        if norm < tolerance:
+            break
+        new = _step(objective, z, cost, gradient, -cho_solve((root, True), gradient))
+        if new is None:
+            break
+        steps += 1
+        z, (cost, gradient, curvature) = new, objective.derivatives(new)
+        # below this, rounding hides the gain in cost: go on only while the gradient still shrinks
+        if norm < TOLERANCE and _whitened_norm(root, gradient) > 0.5 * norm:
+            break
+    return _End(z, cost, gradient, curvature, steps)
+
+
+def _step(objective, z, cost, gradient, step) -> NDArray | None:
+    """The longest of the steps 1, 1/2, 1/4 ... that gains enough (Armijo), or None."""
+    expected = gradient @ step
+    rounding = 1e-14 * max(abs(cost), len(objective.data))
+    for halvings in range(25):
+        new = z + step * 0.5**halvings
+        if objective(new) <= cost + 1e-4 * 0.5**halvings * expected + rounding:
+            return new
+    return None
+
+
+def _apart(a: _End, b: _End, kinked: bool) -> float:
+    """How far two ends lie apart: in standard deviations, or for a kinked likelihood relative in cost."""
+    if kinked:
+        return abs(a.cost - b.cost) / max(abs(a.cost), 1.0)
+    return float(np.linalg.norm(_root(a.curvature).T @ (a.z - b.z)))
+
+
+def _root(curvature: NDArray) -> NDArray:
+    """Lower triangular root of the curvature, enlarged a little where nothing constrains a direction."""
+    diagonal = np.diag(curvature)
+    ridge = 0.0
+    while True:
+        try:
+            return np.linalg.cholesky(curvature + ridge * np.diag(diagonal + diagonal.max()))
+        except np.linalg.LinAlgError:
+            ridge = max(10 * ridge, 1e-14)
+
+
+def _whitened_norm(root: NDArray, gradient: NDArray) -> float:
+    return float(np.linalg.norm(solve_triangular(root, gradient, lower=True)))
+
+
+def _polish(density, z: NDArray, root: NDArray) -> tuple[NDArray, float, float, int]:
+    """L-BFGS on PyMC's own log-density in whitened coordinates."""
+
+    def whitened(w):
+        value, gradient = density(z + solve_triangular(root, w, lower=True, trans="T"))
+        return value, solve_triangular(root, gradient, lower=True)
+
+    found = minimize(
+        whitened,
+        np.zeros(len(z)),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxcor": 20, "maxiter": 200, "ftol": 0.0, "gtol": 0.1 * TOLERANCE},
+    )
+    end = z + solve_triangular(root, found.x, lower=True, trans="T")
+    return end, float(found.fun), float(np.linalg.norm(found.jac)), int(found.nfev) + 1

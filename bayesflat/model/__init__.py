@@ -1,0 +1,1 @@
+"""The statistical model; nothing here touches files."""

@@ -1,0 +1,86 @@
+"""The model, in one place: what a flat's bins should read, with priors and noise, as a `pymc.Model`."""
+
+from __future__ import annotations
+
+import numpy as np
+import pymc as pm
+import pytensor.tensor as pt
+from pytensor.tensor.variable import TensorVariable
+
+from bayesflat.binned import BinnedFlat
+from bayesflat.config import FitConfig
+from bayesflat.model.akima import akima
+from bayesflat.model.noise import noise_model
+from bayesflat.model.parameters import mean_parameters
+from bayesflat.model.start import estimate
+from bayesflat.prepare import FitData, prepare
+
+
+def build_model(binned: BinnedFlat | FitData, config: FitConfig) -> pm.Model:
+    """The model of a binned focal plane.
+
+    ``value = radial(radius) * (itl_ratio if itl else 1) / plane / outer_plane``, with the radius counted from the moved
+    centroid and both planes 1 at the fixed pivot.  Variables are in product units: ``radial_spline_values`` (dims
+    ``node``), ``itl_ratio``, ``centroid_delta`` (mm), ``gradient`` and ``outer_gradient`` (1/mm; dims ``axis``), and
+    the noise model's own.  Terms that are off are absent.  With ``do_constrain_zero`` the values at the free nodes
+    are the variable ``radial_spline_free``.
+
+    Parameters
+    ----------
+    binned : BinnedFlat or FitData
+        A focal plane, or one that `prepare` has normalized and cut already.
+    config : FitConfig
+
+    Returns
+    -------
+    pymc.Model
+        With coords ``node`` (mm), ``axis`` and ``bin``.
+
+    Raises
+    ------
+    InputError
+        As `prepare`; or a prior with the wrong number of components.
+    """
+    data = binned if isinstance(binned, FitData) else prepare(binned, config)
+    start = estimate(data, config)
+    noise = noise_model(config)
+    coords = {"node": data.nodes, "free_node": data.nodes[:-1], "axis": ["x", "y"], "bin": np.arange(len(data))}
+    with pm.Model(coords=coords) as model:
+        parameters = {p.name: p.add() for p in mean_parameters(data, config, start)}
+        if config.do_constrain_zero:
+            parameters["radial_spline_values"] = pm.Deterministic(
+                "radial_spline_values", pt.concatenate([parameters["radial_spline_values"], np.zeros(1)]), dims="node"
+            )
+        mean = expected_values(parameters, data, config)
+        noise.add({p.name: p.add() for p in noise.parameters(data, config, start)}, mean, data)
+    return model
+
+
+def expected_values(parameters: dict[str, TensorVariable], data: FitData, config: FitConfig) -> TensorVariable:
+    """What each bin should read, shape (n_bins,); `bayesflat.model.mean` is the same in NumPy.
+
+    Parameters
+    ----------
+    parameters : dict of str to TensorVariable
+        By name; terms that are off are absent.
+    data : FitData
+    config : FitConfig
+    """
+    dx, dy = pm.Data("dx", data.dx), pm.Data("dy", data.dy)
+    if "centroid_delta" in parameters:
+        centroid = parameters["centroid_delta"]
+        radius = pt.sqrt((dx - centroid[0]) ** 2 + (dy - centroid[1]) ** 2)
+    else:
+        radius = pm.Data("radius", data.radius)
+
+    mean = akima(data.nodes, parameters["radial_spline_values"], radius)
+    if "itl_ratio" in parameters:
+        mean *= 1 + (parameters["itl_ratio"] - 1) * pm.Data("itl", data.itl.astype(float))
+    if "gradient" in parameters:
+        gradient = parameters["gradient"]
+        mean /= 1 + gradient[0] * dx + gradient[1] * dy
+    if "outer_gradient" in parameters:
+        gradient = parameters["outer_gradient"]
+        beyond = pm.Data("beyond", (data.radius >= config.outer_gradient_radius).astype(float))
+        mean /= 1 + beyond * (gradient[0] * dx + gradient[1] * dy)
+    return mean

@@ -1,0 +1,133 @@
+"""Noise models: how the bins scatter about the mean.  The mean itself knows nothing of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+import pymc as pm
+import pytensor.tensor as pt
+from numpy.typing import NDArray
+from pytensor.tensor.variable import TensorVariable
+
+from bayesflat.config import FitConfig
+from bayesflat.model.parameters import Parameter, make_parameter
+from bayesflat.model.start import Start
+from bayesflat.prepare import FitData
+
+# Noise scales do not fall below this fraction of the level, so that data without noise have a maximum too
+FLOOR = 5e-5
+STUDENT_T_NU = 4.0
+
+
+class NoiseModel(ABC):
+    """A noise model has parameters of its own and adds the likelihood to the model in context."""
+
+    @abstractmethod
+    def parameters(self, data: FitData, config: FitConfig, start: Start) -> list[Parameter]:
+        """Its parameters, in the order of the product's rows."""
+
+    @abstractmethod
+    def add(self, parameters: dict[str, TensorVariable], mean: TensorVariable, data: FitData) -> None:
+        """Add the likelihood to the model in context.
+
+        Parameters
+        ----------
+        parameters : dict of str to TensorVariable
+            Its own parameters, by name.
+        mean : TensorVariable, shape (n_bins,)
+            What the model expects of ``data.value``.
+        data : FitData
+        """
+
+
+class IndependentNoise(NoiseModel):
+    """Every bin scatters on its own, with one scale: ``noise_scale = FLOOR + exp(log_noise_scale)`` of the level.
+
+    Subclasses name the distribution, once for PyMC and once in NumPy for the optimiser.
+    """
+
+    def parameters(self, data, config, start):
+        """The log of the one scale."""
+        return [make_parameter("log_noise_scale", config, np.log(start.scatter), 2.0)]
+
+    def add(self, parameters, mean, data):
+        """One scale, and the observed bins."""
+        scale = pm.Deterministic("noise_scale", FLOOR + pt.exp(parameters["log_noise_scale"]))
+        self.likelihood(mean, data.level * scale, data)
+
+    @abstractmethod
+    def likelihood(self, mean: TensorVariable, scale: TensorVariable, data: FitData) -> None:
+        """Add the observed bins, dims ``bin``."""
+
+    @abstractmethod
+    def loss(self, u: NDArray, smoothing: float) -> tuple[NDArray, NDArray, NDArray]:
+        """Negative log-density of ``u = (value - mean) / scale`` but for constants and the scale, and how it bends.
+
+        Returns
+        -------
+        loss, slope, bend : numpy.ndarray, shape (n_bins,)
+            The loss, its first and its second derivative.
+        """
+
+
+class NormalNoise(IndependentNoise):
+    """Gaussian bins."""
+
+    def likelihood(self, mean, scale, data):
+        """pm.Normal."""
+        pm.Normal("value", mean, scale, observed=data.value, dims="bin")
+
+    def loss(self, u, smoothing):
+        """Half the square."""
+        return 0.5 * u**2, u, np.ones_like(u)
+
+
+class StudentTNoise(IndependentNoise):
+    """Student-t bins with four degrees of freedom: dust and bad bins weigh little."""
+
+    def likelihood(self, mean, scale, data):
+        """pm.StudentT."""
+        pm.StudentT("value", nu=STUDENT_T_NU, mu=mean, sigma=scale, observed=data.value, dims="bin")
+
+    def loss(self, u, smoothing):
+        """(nu + 1)/2 log(1 + u**2/nu)."""
+        nu = STUDENT_T_NU
+        square = u * u
+        slope = (nu + 1) * u / (nu + square)
+        return 0.5 * (nu + 1) * np.log1p(square / nu), slope, (nu + 1) * (nu - square) / (nu + square) ** 2
+
+
+class LaplaceNoise(IndependentNoise):
+    """Bins with Laplace's distribution: with flat priors the maximum minimises the sum of absolute deviations.
+
+    That density has a kink where a bin is met exactly, so the optimiser needs it smoothed: ``|d|`` becomes
+    ``sqrt(d**2 + smoothing**2)``, tightened step by step; in the model as built ``smoothing`` is negligible.
+    """
+
+    NEGLIGIBLE = 1e-12  # of the level
+
+    def likelihood(self, mean, scale, data):
+        """Laplace with a rounded tip."""
+        smoothing = self.NEGLIGIBLE * data.level
+
+        def logp(value, mean, scale):
+            return -pt.log(2 * scale) - pt.sqrt((value - mean) ** 2 + smoothing**2) / scale
+
+        def random(mean, scale, rng=None, size=None):
+            return rng.laplace(mean, scale, size=size)
+
+        pm.CustomDist("value", mean, scale, logp=logp, random=random, observed=data.value, dims="bin")
+
+    def loss(self, u, smoothing):
+        """sqrt(u**2 + smoothing**2)."""
+        rounded = np.sqrt(u * u + smoothing**2)
+        return rounded, u / rounded, smoothing**2 / rounded**3
+
+
+_INDEPENDENT = {"normal": NormalNoise, "student_t": StudentTNoise, "laplace": LaplaceNoise}
+
+
+def noise_model(config: FitConfig) -> NoiseModel:
+    """The noise model that the config names."""
+    return _INDEPENDENT[config.likelihood]()

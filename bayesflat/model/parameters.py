@@ -1,0 +1,224 @@
+"""The parameters: priors, and the change of scale that shows optimisers and samplers numbers of order one.
+
+Every parameter is a PyMC variable in product units (1/mm, mm, ...).  A transform maps it to the *value* that is moved
+inside: zero at the centre of the default prior and one at its width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pymc as pm
+import pytensor.tensor as pt
+from numpy.typing import ArrayLike, NDArray
+from pymc.distributions.transforms import Transform
+from pytensor.tensor.variable import TensorVariable
+
+from bayesflat.config import FitConfig, NormalPrior
+from bayesflat.errors import InputError
+from bayesflat.model.start import Start
+from bayesflat.prepare import FitData
+
+# widths of the default priors
+SIGMA_RADIAL = 0.3  # of the level, about the medians around the nodes
+SIGMA_RATIO = 0.2
+RIM_GRADIENT = 0.1  # what a plane does at the last node: DESI's flats tilt by up to 0.12
+RIM_OUTER_GRADIENT = 0.03
+SIGMA_CENTROID = 1 / 3  # of centroid_max
+
+
+class Scaled(Transform):
+    """``parameter = loc + scale * value``; works on NumPy arrays and on PyTensor's."""
+
+    name = "scaled"
+    ndim_supp = 0
+
+    def __init__(self, loc: ArrayLike, scale: ArrayLike) -> None:
+        self.loc = np.asarray(loc, dtype=float)
+        self.scale = np.asarray(scale, dtype=float)
+
+    def forward(self, value, *inputs):
+        """Parameter to value."""
+        return (value - self.loc) / self.scale
+
+    def backward(self, value, *inputs):
+        """Value to parameter."""
+        return self.loc + self.scale * value
+
+    def log_jac_det(self, value, *inputs):
+        """A constant."""
+        return pt.zeros_like(value) + np.log(self.scale)
+
+    def jacobian(self, value: NDArray) -> NDArray:
+        """Derivatives of the parameter by the value, shape (size, size)."""
+        return np.diag(np.broadcast_to(self.scale, np.shape(value)).ravel())
+
+
+class Disc(Transform):
+    """Maps the plane to the open disc of a radius: ``c = scale * v / sqrt(1 + (scale/radius)**2 |v|**2)``.
+
+    Near the centre it is a mere change of scale; the edge of the disc is at infinity, so that a prior truncated there
+    needs no wall for a sampler to run into.
+    """
+
+    name = "disc"
+    ndim_supp = 1
+
+    def __init__(self, scale: float, radius: float) -> None:
+        self.scale = float(scale)
+        self.radius = float(radius)
+
+    def forward(self, value, *inputs):
+        """Position in the disc to a point of the plane."""
+        return value / self.scale / (1 - (value**2).sum() / self.radius**2) ** 0.5
+
+    def backward(self, value, *inputs):
+        """Point of the plane to a position in the disc."""
+        return self.scale * value / (1 + (self.scale / self.radius) ** 2 * (value**2).sum()) ** 0.5
+
+    def log_jac_det(self, value, *inputs):
+        """``2 log(scale) - 2 log(1 + (scale/radius)**2 |v|**2)``: radial stretch to the power 3/2, tangential 1/2."""
+        k = (self.scale / self.radius) ** 2
+        return 2 * np.log(self.scale) - 2 * pt.log(1 + k * (value**2).sum(axis=-1))
+
+    def jacobian(self, value: NDArray) -> NDArray:
+        """Derivatives of the position by the point, shape (2, 2)."""
+        k = (self.scale / self.radius) ** 2
+        q = 1 + k * (value**2).sum()
+        return self.scale * (np.eye(2) / q**0.5 - k * np.outer(value, value) / q**1.5)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A scalar or vector parameter of the model.
+
+    Attributes
+    ----------
+    name : str
+        Name in the config and in the product.
+    mu, sigma : numpy.ndarray
+        Its normal prior (product units); ``sigma`` is infinite where the prior is flat.
+    transform : Scaled or Disc
+        Between the parameter and the value that is moved.
+    dims : str or None
+        Dimension of a vector, None for a scalar.
+    variable : str
+        Name of the PyMC variable.
+    """
+
+    name: str
+    mu: NDArray[np.float64]
+    sigma: NDArray[np.float64]
+    transform: Scaled | Disc
+    dims: str | None
+    variable: str
+
+    @property
+    def size(self) -> int:
+        """Number of components."""
+        return self.mu.size
+
+    @property
+    def value_name(self) -> str:
+        """Name of the value variable in PyMC's points."""
+        return f"{self.variable}_{self.transform.name}__"
+
+    def add(self) -> TensorVariable:
+        """Add the variable to the model in context."""
+        dims = {"dims": self.dims} if self.dims else {}
+        if np.all(np.isinf(self.sigma)):
+            return pm.Flat(self.variable, transform=self.transform, **dims)
+        return pm.Normal(self.variable, self.mu, self.sigma, transform=self.transform, **dims)
+
+    def to_value(self, parameter: ArrayLike) -> NDArray[np.float64]:
+        """Parameter (product units) to value, shape (size,)."""
+        return np.ravel(self.transform.forward(np.asarray(parameter, dtype=float)))
+
+    def from_value(self, value: NDArray) -> NDArray[np.float64]:
+        """Value, shape (size,), to parameter in its own shape (product units)."""
+        return np.asarray(self.transform.backward(np.reshape(value, self.mu.shape)))
+
+
+def make_parameter(
+    name: str,
+    config: FitConfig,
+    mu: ArrayLike,
+    sigma: ArrayLike,
+    *,
+    dims: str | None = None,
+    variable: str | None = None,
+    disc: float | None = None,
+) -> Parameter:
+    """A parameter with the config's prior, or else the default one.
+
+    Parameters
+    ----------
+    name : str
+        Name in the config.
+    config : FitConfig
+    mu, sigma : array_like
+        Centre and width of the default prior (product units); they set the value's scale too.
+    dims : str, optional
+        Dimension of a vector.
+    variable : str, optional
+        Name of the PyMC variable where it differs from ``name``.
+    disc : float, optional
+        The parameter is a position within this distance of the origin.
+
+    Raises
+    ------
+    InputError
+        The config's ``mu`` or ``sigma`` has not as many components as the parameter.
+    """
+    mu = np.asarray(mu, dtype=float)
+    sigma = np.broadcast_to(np.asarray(sigma, dtype=float), mu.shape)
+    prior = config.priors.get(name)
+    prior_mu, prior_sigma = mu, sigma
+    if prior == "flat":
+        prior_sigma = np.full(mu.shape, np.inf)
+    elif isinstance(prior, NormalPrior):
+        prior_mu = _components(f"priors.{name}.mu", prior.mu, mu.shape)
+        prior_sigma = _components(f"priors.{name}.sigma", prior.sigma, mu.shape)
+    # a prior narrower than the default sets the scale; a wider one does not, for then the data do
+    scale = np.minimum(sigma, prior_sigma)
+    transform = Disc(scale.min(), disc) if disc else Scaled(prior_mu, scale)
+    return Parameter(name, prior_mu, prior_sigma, transform, dims, variable or name)
+
+
+def _components(where: str, given: float | list[float], shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """One number for all components, or one for each."""
+    size = int(np.prod(shape))
+    if isinstance(given, list) and len(given) != size:
+        raise InputError(
+            f"{where}: {len(given)} numbers for {size} component{'s' if size > 1 else ''}; give one or {size}"
+        )
+    return np.array(np.broadcast_to(np.ravel(given), (size,)).reshape(shape), dtype=float)
+
+
+def mean_parameters(data: FitData, config: FitConfig, start: Start) -> list[Parameter]:
+    """The parameters of the mean that are fitted, in the order in which the model holds them."""
+    rim = data.nodes[-1]
+    values, constrained = start.radial_spline_values, config.do_constrain_zero
+    parameters = [
+        make_parameter(
+            "radial_spline_values",
+            config,
+            values[:-1] if constrained else values,
+            SIGMA_RADIAL * data.level,
+            dims="free_node" if constrained else "node",
+            variable="radial_spline_free" if constrained else None,
+        )
+    ]
+    if data.has_ratio:
+        parameters.append(make_parameter("itl_ratio", config, start.itl_ratio, SIGMA_RATIO))
+    if config.do_fit_centroid:
+        width = SIGMA_CENTROID * config.centroid_max
+        parameters.append(
+            make_parameter("centroid_delta", config, np.zeros(2), width, dims="axis", disc=config.centroid_max)
+        )
+    if config.do_fit_gradient:
+        parameters.append(make_parameter("gradient", config, np.zeros(2), RIM_GRADIENT / rim, dims="axis"))
+    if config.do_fit_outer_gradient:
+        parameters.append(make_parameter("outer_gradient", config, np.zeros(2), RIM_OUTER_GRADIENT / rim, dims="axis"))
+    return parameters
