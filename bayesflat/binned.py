@@ -110,8 +110,8 @@ class BinnedFlat:
         arrays.setdefault("amplifier", amplifier)
         return cls(camera=camera, instrument=instrument, physical_filter=physical_filter, **arrays)
 
-    def select(self, rows: NDArray) -> BinnedFlat:
-        """The same binned flat with some of its bins (a boolean or an index array)."""
+    def select(self, rows: NDArray | slice) -> BinnedFlat:
+        """The same binned flat with some of its bins (a boolean or index array, or a slice)."""
         names = [name for name in REQUIRED | OPTIONAL if getattr(self, name) is not None]
         return replace(self, **{name: getattr(self, name)[rows] for name in names})
 

@@ -33,7 +33,7 @@ class Estimates:
     names, units : tuple of str, length n
         ``radial_spline_values[0]`` ..., the scalars, then the noise model's.
     columns : dict of str to numpy.ndarray, shape (n,)
-        ``map``, ``mean``, ``sd``, ``q05``, ``q50``, ``q95``, ``ess_bulk``, ``ess_tail``, ``r_hat``; NaN where not known.
+        ``map``, ``mean``, ``sd``, ``q05``, ``q50``, ``q95``, ``ess_bulk``, ``ess_tail``, ``r_hat``; NaN: not known.
     covariance : numpy.ndarray, shape (n, n)
     method : str
         What the statistics come from: ``map`` (nothing was computed), ``laplace`` or ``nuts``.
