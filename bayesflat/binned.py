@@ -202,3 +202,19 @@ def _locate(camera: Camera, arrays: Mapping[str, NDArray], where: str) -> tuple[
         amplifier[rows] = detector.amplifier(px, py)
         itl[rows] = detector.is_itl
     return amplifier, itl
+
+
+def is_binned_table(path: str | Path) -> bool:
+    """Whether a file is meant as a binned table: ECSV, or FITS whose first extension is a table with such columns."""
+    if not Path(path).is_file():
+        return False
+    if _format(path) != "fits":
+        return True
+    from astropy.io import fits
+
+    try:
+        with fits.open(path) as hdus:
+            found = hdus[1].columns.names if len(hdus) > 1 and type(hdus[1]) is fits.BinTableHDU else []
+    except Exception:
+        return False  # no FITS at all: the reader of flats says what is wrong with it
+    return any(name in found for name in REQUIRED)

@@ -1,12 +1,15 @@
-"""Files that appear whole or not at all."""
+"""Files and folders that appear whole or not at all."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from bayesflat.errors import InputError
 
 
 @contextmanager
@@ -25,3 +28,49 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def filling(folder: str | Path, names: Sequence[str], overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder; on success its files move to ``folder``, on failure nothing is left behind.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Made, with its parents, where it is not there.
+    names : sequence of str
+        All files that may be written, the most important one last: it is the last to appear.  Those that an earlier
+        run left and this one does not write are removed with ``overwrite``, so that the folder tells of one run.
+    overwrite : bool
+        Whether files of these names may be replaced.
+
+    Raises
+    ------
+    InputError
+        ``folder`` is a file, cannot be written, or holds one of the files without ``overwrite``.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; -o needs a folder")
+    present = [name for name in names if (folder / name).exists()]
+    if present and not overwrite:
+        raise InputError(f"{folder}: holds {present[-1]} already; give another folder, or --overwrite")
+    # the nearest folder that is there: on the same disk as the target, or files would not move in one step
+    home = folder.absolute()
+    while not home.exists():
+        home = home.parent
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=".bayesflat-", dir=home))
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
+    try:
+        yield temporary
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in present:
+            if not (temporary / name).exists():
+                (folder / name).unlink()
+        for name in names:
+            if (temporary / name).exists():
+                os.replace(temporary / name, folder / name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -42,7 +42,7 @@ _SMOOTHING = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3)
 _FEW_BINS = 15_000
 _ROUGH, _FINE = 0.3, 0.1 * TOLERANCE
 # Evaluating in Python costs nothing to compile, and a handful of evaluations is all that is needed here
-_MODE = Mode(VMLinker(use_cloop=False, c_thunks=False), OPT_FAST_RUN.excluding("fusion"))
+PYTHON = Mode(VMLinker(use_cloop=False, c_thunks=False), OPT_FAST_RUN.excluding("fusion"))
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def compile_density(model: pm.Model) -> Callable[[NDArray], tuple[float, NDArray
     """Minus PyMC's log-density with its gradient, of all values in one vector, without the transforms' Jacobians."""
     (log_density,), z = join_nonshared_inputs(model.initial_point(), [model.logp(jacobian=False)], model.value_vars)
     cost = -log_density
-    function = pytensor.function([z], [cost, pytensor.grad(cost, z)], mode=_MODE, trust_input=True)
+    function = pytensor.function([z], [cost, pytensor.grad(cost, z)], mode=PYTHON, trust_input=True)
 
     def density(point):
         value, gradient = function(np.ascontiguousarray(point, dtype=float))
@@ -212,7 +212,7 @@ def _newton(objective: IndependentObjective, z: NDArray, tolerance: float) -> _E
         steps += 1
         z, (cost, gradient, curvature) = new, objective.derivatives(new)
         # below this, rounding hides the gain in cost: go on only while the gradient still shrinks
-        if norm < TOLERANCE and _whitened_norm(root, gradient) > 0.5 * norm:
+        if norm < TOLERANCE and _whitened_norm(root, gradient) > 0.9 * norm:
             break
     return _End(z, cost, gradient, curvature, steps)
 

@@ -88,7 +88,7 @@ class PiecewiseCubic(Op):
         inputs = [pt.as_tensor(a) for a in (coefficients, nodes, radius)]
         return Apply(self, inputs, [pt.vector(dtype="float64", shape=inputs[2].type.shape)])
 
-    def infer_shape(self, fgraph, node, shapes):
+    def infer_shape(self, node, shapes):
         """As many values as radii."""
         return [shapes[2]]
 
@@ -117,7 +117,7 @@ class PiecewiseMoments(Op):
         inputs = [pt.as_tensor(a) for a in (nodes, radius, weight)]
         return Apply(self, inputs, [pt.matrix(dtype="float64", shape=(None, 4))])
 
-    def infer_shape(self, fgraph, node, shapes):
+    def infer_shape(self, node, shapes):
         """Four moments an interval."""
         return [(shapes[0][0] - 1, 4)]
 

@@ -1,0 +1,274 @@
+"""The command line: parses, prints, and turns mistakes into one line; no science."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.logging import RichHandler
+
+from bayesflat import __version__
+from bayesflat.config import RunConfig, merge_overrides, read_toml
+from bayesflat.errors import InputError
+
+DONE, WRONG_INPUT, NOT_CONVERGED, INTERRUPTED = 0, 2, 3, 130
+
+stderr = Console(stderr=True)
+stdout = Console()
+
+
+def main() -> None:
+    """Run the command line and end with its exit status."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line on arguments and return its exit status."""
+    try:
+        return cli.main(arguments, prog_name="bayesflat", standalone_mode=False) or DONE
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        return _fail(error.format_message())
+    except InputError as error:
+        return _fail(str(error))
+    except OSError as error:
+        # the disk is full, a folder is not ours ...: the user's to mend
+        return _fail(f"{error.filename or 'file'}: {error.strerror or error}")
+    except (KeyboardInterrupt, click.Abort):
+        stderr.print("interrupted; nothing was written", highlight=False)
+        return INTERRUPTED
+
+
+def _fail(message: str) -> int:
+    click.echo(f"bayesflat: {' '.join(message.split())}", err=True)
+    return WRONG_INPUT
+
+
+def _options(*options):
+    def decorate(command):
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+_common = _options(
+    click.option("--camera", metavar="NAME|TABLE", help="lsstcam (default), lsstcomcam, or a camera table (ECSV)."),
+    click.option("-j", "processes", type=click.IntRange(1), default=1, show_default=True, help="Processes."),
+    click.option("--overwrite", is_flag=True, help="Replace what an earlier run left in DIR."),
+    click.option("-v", "--verbose", count=True, help="Say more."),
+    click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__)
+def cli() -> None:
+    """Large-scale gradients of a wide-field camera's flats.
+
+    Exit status: 0 done, 2 wrong input or options, 3 the fit did not converge, 130 interrupted.
+    """
+
+
+@cli.command(name="fit", short_help="Fit flats, or a binned table.")
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option("-o", "out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder to write.")
+@click.option("--defects", metavar="PATH", help="Defect tables: a folder, a glob or a file.")
+@click.option("-c", "overrides", multiple=True, metavar="KEY=VALUE", help="Set a config field; beats -C.")
+@click.option("-C", "config_file", metavar="FILE", help="Config in TOML, such as an earlier fit's config.toml.")
+@click.option("--physical-filter", metavar="NAME", help="Physical filter, where the input does not say.")
+@click.option("--seed", type=click.IntRange(0), help="Seed of all random numbers.  [default: 0]")
+@_common
+def fit_command(
+    inputs, out, defects, overrides, config_file, physical_filter, seed, camera, processes, overwrite, verbose, quiet
+) -> int:
+    """Fit the large-scale gradients of flats.
+
+    INPUT are flats in FITS, folders or globs of them, or one binned table (FITS or ECSV).
+
+    \b
+    Config fields (-c KEY=VALUE; lists 0,200,300 or [0, 200, 300]; true, false, none; nested keys with dots):
+    """  # noqa: D301
+    values = read_toml(config_file) if config_file else {}
+    values = merge_overrides(values, overrides)
+    for key, value in {"camera": camera, "physical_filter": physical_filter, "seed": seed}.items():
+        if value is not None:
+            values[key] = value
+    config = RunConfig.make(values, config_file or "-c")
+    with _logging(verbose, quiet), _progress(quiet) as progress:
+        from bayesflat.run import run_fit
+
+        result = run_fit(
+            inputs, out, config, defects=defects, processes=processes, overwrite=overwrite, progress=progress
+        )
+    if not quiet:
+        from bayesflat.summary import fit_table
+
+        stdout.print(fit_table(result.gradient))
+        stdout.print(f"{result.map.message}\nwritten to {out}", highlight=False)
+    if not result.converged:
+        click.echo(f"bayesflat: the fit did not converge ({result.map.message}); the product says so", err=True)
+        return NOT_CONVERGED
+    return DONE
+
+
+def _describe_fields() -> str:
+    """A line for each config field, with unit and default."""
+    lines = []
+    for name, field in RunConfig.model_fields.items():
+        if name == "connections":
+            continue
+        default = field.default
+        shown = str(default).lower() if isinstance(default, bool) or default is None else default
+        if isinstance(default, list):
+            shown = ",".join(f"{v:g}" if isinstance(v, float) else str(v) for v in default)
+        lines.append(f"  {name}: {field.description} [{shown}]")
+    return "\n".join(lines)
+
+
+fit_command.help = inspect.cleandoc(fit_command.help) + "\n" + _describe_fields()
+
+
+@cli.command(name="simulate", short_help="Make flats with a known truth.")
+@click.option("-o", "out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder to write.")
+@click.option("--kind", type=click.Choice(["sky", "dome"]), default="sky", show_default=True, help="Light source.")
+@click.option(
+    "--coarse", type=click.IntRange(1), default=1, show_default=True, metavar="F", help="Pixels F times as large."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same detectors.")
+@click.option("--physical-filter", default="i_39", show_default=True, metavar="NAME", help="Sets ratio and scatters.")
+@click.option("--compress", is_flag=True, help="Tile-compress the flats (GZIP_2), as LSST does.")
+@click.option("--light", "light_fields", multiple=True, metavar="KEY=VALUE", help="Truth: see below.")
+@click.option("--noise", "noise_fields", multiple=True, metavar="KEY=VALUE", help="Amplitude: see below.")
+@_common
+def simulate_command(
+    out, kind, coarse, seed, physical_filter, compress, light_fields, noise_fields,
+    camera, processes, overwrite, verbose, quiet,
+) -> int:  # fmt: skip
+    """Simulate flats and defect tables with a known truth: DIR/flats, DIR/defects, DIR/camera.ecsv, DIR/truth.json.
+
+    \b
+    --light  centroid_delta (mm, x,y), gradient and outer_gradient (1/mm, x,y), outer_gradient_radius (mm),
+             itl_ratio, bend (fraction at 350 mm, grows as radius squared), level (counts at the centre)
+    --noise  detector_scatter, amplifier_scatter, shared_amplifier, shared_smooth, shared_slope (fractions;
+             one number, or ITL,rest), own_field, field_scale (mm), rim, dust (fraction of the bins), white
+             (fraction in a bin of 1.28 mm), dead_columns (number a detector); defaults are the filter's
+    """  # noqa: D301
+    from bayesflat.camera import get_camera
+    from bayesflat.simulate import Noise, band_of, default_light
+    from bayesflat.simulate_files import write_simulation
+
+    light = _with_fields(default_light(kind, physical_filter), light_fields, "--light")
+    noise = _with_fields(Noise.for_band(band_of(physical_filter)), noise_fields, "--noise")
+    with _logging(verbose, quiet), _progress(quiet) as progress:
+        advance = None
+
+        def report(done: int, total: int) -> None:
+            nonlocal advance
+            if advance is None and progress is not None:
+                advance = progress(total)
+            if advance is not None:
+                advance()
+
+        write_simulation(
+            out,
+            kind=kind,
+            coarse=coarse,
+            seed=seed,
+            physical_filter=physical_filter,
+            camera=get_camera(camera or "lsstcam"),
+            light=light,
+            noise=noise,
+            compress=compress,
+            overwrite=overwrite,
+            processes=processes,
+            progress=report,
+        )
+    if not quiet:
+        stdout.print(f"written to {out}", highlight=False)
+    return DONE
+
+
+def _with_fields(defaults, texts, option):
+    """A dataclass with some of its fields set from key=value texts."""
+    import dataclasses
+
+    values = merge_overrides({}, texts)
+    known = [f.name for f in dataclasses.fields(defaults)]
+    for key, value in values.items():
+        if key not in known:
+            raise InputError(f"{option}: unknown key {key!r}; known keys: {', '.join(known)}")
+        if isinstance(value, list):
+            values[key] = tuple(value)
+    try:
+        return dataclasses.replace(defaults, **values)
+    except TypeError as error:
+        raise InputError(f"{option} {' '.join(texts)}: {error}") from None
+
+
+@cli.command(name="demo", short_help="Simulate sky and dome, and fit both.")
+@click.option("-o", "out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder to write.")
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of the simulation.")
+@click.option(
+    "--coarse", type=click.IntRange(1), default=16, show_default=True, metavar="F", help="Pixels F times as large."
+)
+@_common
+def demo_command(out, seed, coarse, camera, processes, overwrite, verbose, quiet) -> int:
+    """Simulate sky and dome flats of LSSTCam, fit both, and hold the estimates against the truth."""
+    from bayesflat.demo import run_demo
+
+    with _logging(verbose, quiet), _progress(quiet) as progress:
+        results = run_demo(
+            out,
+            seed=seed,
+            coarse=coarse,
+            camera=camera or "lsstcam",
+            processes=processes,
+            overwrite=overwrite,
+            progress=progress,
+            say=(lambda text: None) if quiet else stdout.print,
+        )
+    return DONE if all(result.converged for result in results) else NOT_CONVERGED
+
+
+@contextmanager
+def _logging(verbose: int, quiet: bool):
+    """Log to stderr while a command runs."""
+    logger = logging.getLogger("bayesflat")
+    handler = RichHandler(console=stderr, show_path=False, show_time=False, markup=False, rich_tracebacks=False)
+    level = logging.ERROR if quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    handler.setLevel(level)
+    before = logger.level
+    logger.setLevel(min(level, before or level))
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
+@contextmanager
+def _progress(quiet: bool):
+    """Yield a maker of progress bars, or None off a terminal."""
+    if quiet or not stderr.is_terminal:
+        yield None
+        return
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    with Progress(
+        *Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn(), console=stderr
+    ) as bar:
+
+        def start(total: int):
+            task = bar.add_task("detectors", total=total)
+            return lambda *_: bar.advance(task)
+
+        yield start

@@ -1,0 +1,178 @@
+"""What `bayesflat fit` does: inputs from disk, the fit, and the folder that it leaves."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+from pathlib import Path
+
+from bayesflat.binned import BinnedFlat, is_binned_table
+from bayesflat.binning import bin_files
+from bayesflat.camera import get_camera
+from bayesflat.config import RunConfig
+from bayesflat.defects import find_defects
+from bayesflat.errors import InputError
+from bayesflat.files import filling
+from bayesflat.flats import find_flats
+
+log = logging.getLogger(__name__)
+
+PRODUCT, REFERENCE = "flat_gradient.fits", "flat_gradient_reference.fits"
+RESIDUAL_PLOT, RADIAL_PLOT = "gradient_model_residual_plot.png", "gradient_radial_model_plot.png"
+BINNED, CONFIG, LOG = "binned_image.fits", "config.toml", "fit.log"
+# the product comes last: where it is, all is there
+FILES = (LOG, CONFIG, RADIAL_PLOT, RESIDUAL_PLOT, BINNED, REFERENCE, PRODUCT)
+
+
+def run_fit(
+    inputs: Iterable[str | Path],
+    out: str | Path,
+    config: RunConfig,
+    *,
+    defects: str | Path | None = None,
+    processes: int = 1,
+    overwrite: bool = False,
+    progress: Callable[[int], Callable[[], None]] | None = None,
+):
+    """Fit flats, or a binned table, and leave the product and its companions in a folder.
+
+    Parameters
+    ----------
+    inputs : iterable of str or Path
+        Flats, folders or globs of them; or one binned table.
+    out : str or Path
+        Folder to write; all its files appear at once, when the fit is done.
+    config : RunConfig
+    defects : str or Path, optional
+        Defect tables: a folder, a glob or a file.
+    processes : int
+        Processes that bin flats.
+    overwrite : bool
+        Whether an earlier product may be replaced.
+    progress : callable, optional
+        Called with the number of flats; what it returns is called after each flat.
+
+    Returns
+    -------
+    FitResult
+        Written even where it did not converge; the product says so.
+
+    Raises
+    ------
+    InputError
+        Any mistake in inputs, config or output; then nothing is left behind.
+    """
+    with filling(out, FILES, overwrite) as folder, _logging_to(folder / LOG if config.saveLogOutput else None):
+        binned, record = load(inputs, config, defects=defects, processes=processes, progress=progress)
+        from bayesflat.fitting import fit
+
+        result = fit(binned, config, inputs=record)
+        _write(result, binned, folder)
+    return result
+
+
+def load(
+    inputs: Iterable[str | Path],
+    config: RunConfig,
+    *,
+    defects: str | Path | None = None,
+    processes: int = 1,
+    progress: Callable[[int], Callable[[], None]] | None = None,
+) -> tuple[BinnedFlat, list[dict[str, str]]]:
+    """Read a binned table, or bin flats.
+
+    Returns
+    -------
+    binned : BinnedFlat
+    record : list of dict
+        Name and SHA-256 of every file that was read.
+    """
+    camera = get_camera(config.camera)
+    inputs = [str(path) for path in inputs]
+    if len(inputs) == 1 and is_binned_table(inputs[0]):
+        if defects is not None:
+            raise InputError("--defects: the input is a binned table, whose defects were left out when it was made")
+        binned = BinnedFlat.read(inputs[0], camera)
+        return _with_filter(binned, config.physical_filter, inputs[0]), [_record(inputs[0])]
+    paths = find_flats(inputs)
+    boxes = find_defects(defects, camera) if defects is not None else None
+    log.info("binning %d flats by %d pixels", len(paths), config.bin_factor)
+    binned = bin_files(
+        paths,
+        camera,
+        defects=boxes,
+        bin_factor=config.bin_factor,
+        detector_boundary=config.detector_boundary,
+        mask_planes=config.mask_planes,
+        physical_filter=config.physical_filter,
+        use_non_science=config.do_use_non_science_detectors,
+        processes=processes,
+        progress=progress(len(paths)) if progress else None,
+    )
+    return binned, [_record(path) for path in paths]
+
+
+def _with_filter(binned: BinnedFlat, physical_filter: str | None, where: str) -> BinnedFlat:
+    """The table's own filter, or the one that the user names."""
+    from dataclasses import replace
+
+    if not physical_filter:
+        return binned
+    if binned.physical_filter not in ("", physical_filter):
+        raise InputError(
+            f"{where}: filter is {binned.physical_filter}, but --physical-filter {physical_filter} was given"
+        )
+    return replace(binned, physical_filter=physical_filter)
+
+
+def _record(path: str | Path) -> dict[str, str]:
+    with open(path, "rb") as file:
+        return {"name": str(path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _write(result, binned: BinnedFlat, folder: Path) -> None:
+    """Everything that a fit leaves."""
+    from bayesflat.plots import plot_model_residual, plot_radial_model, save_figure
+
+    config = result.config
+    log.info("drawing plots")
+    scale = config.fixed_model_residual_plot_scale
+    save_figure(plot_model_residual(result.data, result.gradient, scale=scale), folder / RESIDUAL_PLOT)
+    save_figure(plot_radial_model(result.data, result.gradient), folder / RADIAL_PLOT)
+    binned.write(folder / BINNED)
+    (folder / CONFIG).write_text(_resolved(config, binned).to_toml(), encoding="utf-8")
+    result.gradient.write(folder / (REFERENCE if config.do_reference_gradient else PRODUCT))
+
+
+def _resolved(config: RunConfig, binned: BinnedFlat) -> RunConfig:
+    """The configuration that repeats the fit from any folder: with the filter found, and a camera table's full path."""
+    camera = Path(config.camera)
+    return config.model_copy(
+        update={
+            "physical_filter": binned.physical_filter or None,
+            "camera": str(camera.resolve()) if camera.is_file() else config.camera,
+        }
+    )
+
+
+@contextmanager
+def _logging_to(path: Path | None):
+    """Write the package's log to a file, with times."""
+    if path is None:
+        yield
+        return
+    root = logging.getLogger("bayesflat")
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setLevel(logging.DEBUG)
+    root.addHandler(handler)
+    before = root.level
+    root.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        root.setLevel(before)
+        root.removeHandler(handler)
+        handler.close()
