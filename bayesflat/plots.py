@@ -30,7 +30,7 @@ from bayesflat.files import replacing
 from bayesflat.gradient import FlatGradient
 from bayesflat.prepare import FitData
 
-RASTER = 1600  # pixels along the longer side of the focal plane
+RASTER = 1280  # pixels along the longer side of the focal plane
 LIMITS = (0.5, 99.5)  # percentiles of the values that the colours span
 RESIDUAL_LIMIT = 99.0  # percentile of |data/model - 1| that the residual's colours span
 STEPS = 80  # of the running median over all radii, at most
@@ -75,7 +75,7 @@ def plot_model_residual(data: FitData, gradient: FlatGradient, *, scale: float |
     binned = data.binned
     model = gradient.compute_model(binned.xf, binned.yf, binned.itl)
     residual = np.divide(data.value, model, out=np.full(len(data), np.nan), where=model > 0)
-    raster = BinRaster.of(binned)
+    raster = BinRaster.of(binned, RASTER)
     left, right, bottom, top = raster.extent
 
     # inches: the panels keep the shape of the focal plane, all else has a fixed size
@@ -160,7 +160,7 @@ class BinRaster:
     extent: tuple[float, float, float, float]
 
     @classmethod
-    def of(cls, binned: BinnedFlat, size: int = RASTER) -> BinRaster:
+    def of(cls, binned: BinnedFlat, size: int) -> BinRaster:
         """The raster of a binned flat, ``size`` pixels along its longer side.
 
         It shows all detectors that have bins and the camera's other science detectors.
@@ -396,6 +396,7 @@ def plot_radial_model(
     for edge, label in ((low16, "16% to 84%"), (high84, None)):
         lower.plot(at, edge, color=_MEDIAN, linewidth=0.9, path_effects=halo, label=label)
     lower.set_ylabel("Residual (%)", fontsize=_MIDDLE)
+    lower.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10], prune="both"))
     lower.set_xlabel("Radius from the centroid (mm)", fontsize=_MIDDLE)
     lower.legend(loc="lower left", ncols=4, fontsize=_SMALL, framealpha=0.9, edgecolor="0.8")
 

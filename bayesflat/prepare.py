@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 # fewer bins than this at the centre cannot give a median that a dead bin leaves alone
 _FEWEST_AT_CENTRE = 3
+_DEAD = 0.05  # of the brighter half
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def _central_value(value: NDArray, centre: NDArray, config: FitConfig) -> float:
     if len(alive) == 0:
         raise InputError(f"no good bin {where} to normalize by; move the pivot, or enlarge the radius")
     # and others may be nearly dead: leave out what is far below the brighter half
-    alive = alive[alive >= config.min_flat_value * np.median(alive[alive >= np.median(alive)])]
+    alive = alive[alive >= _DEAD * np.median(alive[alive >= np.median(alive)])]
     if len(alive) < _FEWEST_AT_CENTRE:
         log.warning("only %d good bins %s: the normalization hangs on them", len(alive), where)
     return float(np.median(alive))
