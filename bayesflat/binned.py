@@ -141,7 +141,9 @@ class BinnedFlat:
 
         where = str(path)
         try:
-            table = Table.read(path, format=_format(path), **({"hdu": 1} if _format(path) == "fits" else {}))
+            # NaN is NaN here, not a missing value
+            options = {"hdu": 1, "mask_invalid": False} if _format(path) == "fits" else {}
+            table = Table.read(path, format=_format(path), **options)
         except FileNotFoundError:
             raise InputError(f"{where}: no such file") from None
         except Exception as error:

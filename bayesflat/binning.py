@@ -333,18 +333,18 @@ class _Roll:
                     "do_use_non_science_detectors=true takes the others"
                 )
             raise InputError("no flats given")
-        for number in sorted(binned):
-            if not len(binned[number]["value"]):
-                log.warning(
-                    "%s: detector %d (%s) has no bin with a good pixel and is left out",
-                    self.paths[number],
-                    number,
-                    self.camera[number].name,
-                )
+        empty = [number for number in sorted(binned) if not len(binned[number]["value"])]
+        if len(empty) == len(binned):
+            raise InputError(f"{self.paths[empty[0]]}: not one good pixel, as in all {len(empty)} flats given")
+        for number in empty:
+            log.warning(
+                "%s: detector %d (%s) has no bin with a good pixel and is left out",
+                self.paths[number],
+                number,
+                self.camera[number].name,
+            )
         parts = [binned[number] for number in sorted(binned)]
         columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        if not len(columns["value"]):
-            raise InputError(f"not one good pixel in any of the {len(parts)} flats")
         return BinnedFlat.from_columns(
             columns, self.camera, instrument=self.instrument[0], physical_filter=self.filter[0], where="flats"
         )

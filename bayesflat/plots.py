@@ -396,7 +396,7 @@ def plot_radial_model(
     for edge, label in ((low16, "16% to 84%"), (high84, None)):
         lower.plot(at, edge, color=_MEDIAN, linewidth=0.9, path_effects=halo, label=label)
     lower.set_ylabel("Residual (%)", fontsize=_MIDDLE)
-    lower.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10], prune="both"))
+    lower.yaxis.set_major_locator(MaxNLocator(9, steps=[1, 2, 2.5, 5, 10], prune="both"))
     lower.set_xlabel("Radius from the centroid (mm)", fontsize=_MIDDLE)
     lower.legend(loc="lower left", ncols=4, fontsize=_SMALL, framealpha=0.9, edgecolor="0.8")
 

@@ -71,7 +71,7 @@ def test_counts_what_is_left_out_and_why(caplog):
     values = [100, 100, np.nan, 1.0, 200.0, 50.0]
     with caplog.at_level(logging.INFO, "bayesflat"):
         data = prepare(flat(values, [0, 10, 50, 60, 70, 310]), FitConfig(radial_spline_nodes=[0, 150, 300]))
-    assert [n for n in data.dropped.values()] == [0, 1, 1, 1, 1]
+    assert list(data.dropped.values()) == [0, 1, 1, 1, 1]
     assert "1 of 6 bins left out: beyond 300 mm" in caplog.text
 
 

@@ -1,0 +1,33 @@
+# make demo   simulate sky and dome flats of LSSTCam, fit both, show truth beside estimate (in demo/)
+# make test   lint and tests
+# make lint   ruff alone
+# make clean  remove the environment and the demo's output
+# Each sets itself up in .venv, with uv where there is one, else with pip.
+
+PYTHON ?= $(shell command -v python3.12 || command -v python3)
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test lint clean
+
+demo: $(READY)
+	$(BIN)/bayesflat demo -o demo --overwrite -j 2
+
+test: lint
+	$(BIN)/pytest -n 2 --dist loadfile
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+$(READY): pyproject.toml
+	@if command -v uv >/dev/null; then \
+	    uv venv --quiet --allow-existing .venv && uv pip install --quiet --python $(BIN)/python -e '.[test]'; \
+	else \
+	    $(PYTHON) -c 'import sys; sys.version_info >= (3, 12) or sys.exit("bayesflat needs Python 3.12 or later, this is " + sys.version.split()[0])' \
+	    && $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet -e '.[test]'; \
+	fi
+	@touch $(READY)
+
+clean:
+	rm -rf .venv demo
