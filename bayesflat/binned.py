@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bayesflat.camera import Camera
-from bayesflat.errors import InputError
+from bayesflat.errors import InputError, first_line
 from bayesflat.files import replacing
 
 log = logging.getLogger(__name__)
@@ -147,8 +147,9 @@ class BinnedFlat:
         except FileNotFoundError:
             raise InputError(f"{where}: no such file") from None
         except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise InputError(f"{where}: cannot be read as a binned table in FITS or ECSV ({reason})") from None
+            raise InputError(
+                f"{where}: cannot be read as a binned table in FITS or ECSV ({first_line(error)})"
+            ) from None
         columns = {name: table[name] for name in table.colnames}
         text = {key: str(table.meta.get(key) or "").strip() for key in ("INSTRUME", "FILTER")}
         return cls.from_columns(

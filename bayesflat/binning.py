@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -20,6 +16,7 @@ from bayesflat.camera import Camera, Detector
 from bayesflat.defects import Box, apply_defects
 from bayesflat.errors import InputError
 from bayesflat.flats import DEFAULT_MASK_PLANES, Flat, read_flat, read_flat_header
+from bayesflat.processes import in_processes
 
 log = logging.getLogger(__name__)
 
@@ -241,7 +238,8 @@ def bin_files(
         detector_boundary=detector_boundary,
     )
     binned: dict[int, Columns] = {}
-    with closing(_run(work, tasks, processes)) as results:  # an interrupt in progress() must end the pool too
+    # an interrupt in progress() must end the pool too
+    with closing(in_processes(work, tasks, processes, "reading flats")) as results:
         for number, columns in results:
             binned[number] = columns
             progress()
@@ -259,34 +257,6 @@ def _read_and_bin(
     detector_boundary: int,
 ) -> Columns:
     return bin_flat(read_flat(path, camera, mask_planes, physical_filter), boxes, bin_factor, detector_boundary)
-
-
-def _run(work: Callable, tasks: Mapping[int, tuple], processes: int) -> Iterator[tuple[int, Columns]]:
-    """Yield the result of each task as it comes, from this process or from several."""
-    processes = min(processes, len(tasks))
-    if processes <= 1:
-        for number, task in tasks.items():
-            yield number, work(*task)
-        return
-    # fork would copy the threads' locks of whatever the caller has running
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_die_of_interrupts)
-    try:
-        futures = {pool.submit(work, *task): number for number, task in tasks.items()}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-            del futures[future]
-    except BrokenProcessPool:
-        raise InputError(
-            f"a process that was reading flats was killed, perhaps for want of memory; use fewer than {processes}"
-        ) from None
-    finally:  # also on an error or Ctrl-C: what has not begun never will
-        pool.shutdown(cancel_futures=True)
-
-
-def _die_of_interrupts() -> None:
-    """Let Ctrl-C end a worker on the spot and without a traceback; the parent is the one to speak of it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class _Roll:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bayesflat.errors import InputError
+from bayesflat.errors import InputError, first_line
 
 SCIENCE = "science"
 
@@ -233,7 +233,7 @@ class Camera:
                 f"camera {path}: no such file; accepted are {', '.join(NAMED_CAMERAS)} or a table in ECSV"
             ) from None
         except Exception as error:
-            raise InputError(f"camera {path}: not a table in ECSV ({_first_line(error)})") from None
+            raise InputError(f"camera {path}: not a table in ECSV ({first_line(error)})") from None
         missing = [key for key in _COLUMNS if key not in table.colnames and key not in _OPTIONAL]
         if missing:
             raise InputError(f"camera {path}: column {', '.join(missing)} missing; it has {', '.join(table.colnames)}")
@@ -270,19 +270,19 @@ _UNITS = {
 }
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def _detector_from_row(path: str | Path, number: int, row) -> Detector:
     """A detector from one row of the camera table, or an error that names the row and the column."""
     values = {}
     for key, kind in _COLUMNS.items():
         if key in _OPTIONAL and key not in row.colnames:
             continue
+        if np.ma.is_masked(row[key]):
+            raise InputError(f"camera {path}: row {number}, column {key} has no value")
         try:
             value = kind(row[key])
-        except (TypeError, ValueError):
+            if kind is int and value != float(row[key]):
+                raise ValueError
+        except (TypeError, ValueError, OverflowError):
             raise InputError(f"camera {path}: row {number}, column {key}: {row[key]} is not {kind.__name__}") from None
         if kind is not str and not math.isfinite(value):
             raise InputError(f"camera {path}: row {number}, column {key} is not finite")

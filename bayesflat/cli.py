@@ -114,7 +114,7 @@ def fit_command(
         stdout.print(fit_table(result.gradient))
         stdout.print(f"{result.map.message}\nwritten to {out}", highlight=False)
     if not result.converged:
-        click.echo(f"bayesflat: the fit did not converge ({result.map.message}); the product says so", err=True)
+        click.echo(f"bayesflat: {result.map.message}; the product says so", err=True)
         return NOT_CONVERGED
     return DONE
 
@@ -162,8 +162,8 @@ def simulate_command(
              (fraction in a bin of 1.28 mm), dead_columns (number a detector); defaults are the filter's
     """  # noqa: D301
     from bayesflat.camera import get_camera
-    from bayesflat.simulate import Noise, band_of, default_light
     from bayesflat.simulate_files import write_simulation
+    from bayesflat.truth import Noise, band_of, default_light
 
     light = _with_fields(default_light(kind, physical_filter), light_fields, "--light")
     noise = _with_fields(Noise.for_band(band_of(physical_filter)), noise_fields, "--noise")

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayesflat.camera import Camera, Detector
-from bayesflat.errors import InputError
-from bayesflat.flats import FITS_ENDINGS, find_detector, find_files, first_line, opened_fits
+from bayesflat.errors import InputError, first_line
+from bayesflat.flats import FITS_ENDINGS, find_detector, find_files, opened_fits
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""The one exception that stands for a user's mistake."""
+"""The one exception that stands for a user's mistake, and how another's message gets into its line."""
 
 from __future__ import annotations
 
@@ -8,3 +8,8 @@ class InputError(ValueError):
 
     The command line prints the message on stderr and ends with exit status 2.
     """
+
+
+def first_line(error: Exception | Warning | str) -> str:
+    """First line of a message, or the name of the exception where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayesflat.camera import NAMED_CAMERAS, Camera, Detector
-from bayesflat.errors import InputError
+from bayesflat.errors import InputError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -242,11 +242,6 @@ def _report(caught: list[warnings.WarningMessage], path: str | Path) -> None:
             warning.message
         ):
             log.warning("%s: %s", path, first_line(warning.message))
-
-
-def first_line(error: Exception | Warning | str) -> str:
-    """First line of a message, or the name of the exception where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def check_shape(shape: tuple[int, ...], detector: Detector, where: str | Path) -> None:

@@ -92,7 +92,7 @@ class FlatGradient:
     Raises
     ------
     ValueError
-        Nodes and values differ in number.
+        Nodes and values differ in number, nodes do not ascend, or values are not finite.
     """
 
     radial_spline_nodes: NDArray[np.float64]
@@ -118,6 +118,10 @@ class FlatGradient:
         nodes, values = self.radial_spline_nodes, self.radial_spline_values
         if nodes.ndim != 1 or nodes.shape != values.shape:
             raise ValueError(f"{nodes.size} spline nodes but {values.size} values; they must be equal in number")
+        if nodes.size < 2 or not np.all(np.diff(nodes) > 0):
+            raise ValueError(f"spline nodes must ascend, at least 2 of them, got {nodes.tolist()}")
+        if not np.all(np.isfinite(values)):
+            raise ValueError(f"spline values must be finite, got {values.tolist()}")
 
     @property
     def physical_filter(self) -> str:

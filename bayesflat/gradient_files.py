@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bayesflat.errors import InputError
+from bayesflat.errors import InputError, first_line
 from bayesflat.files import replacing
 from bayesflat.gradient import STATISTICS, Estimates, FlatGradient
 
@@ -70,8 +70,8 @@ def read(path: str | Path) -> FlatGradient:
     except InputError:
         raise
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: cannot be read as a flat gradient ({type(error).__name__}: {reason})") from None
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(f"{path}: cannot be read as a flat gradient ({reason})") from None
 
 
 def _kind(path: str | Path) -> str:
@@ -241,7 +241,8 @@ def _read_yaml(path: str | Path) -> FlatGradient:
     missing = [key for _, key in (_VECTORS | _SCALARS).values() if key not in content]
     if missing:
         raise InputError(f"{path}: not a flat gradient; key {missing[0]} missing")
-    values = {name: content[key] for name, (_, key) in (_VECTORS | _SCALARS | _OUTER).items() if key in content}
+    values = {name: content[key] for name, (_, key) in _VECTORS.items()}
+    values |= {name: float(content[key]) for name, (_, key) in (_SCALARS | _OUTER).items() if key in content}
     return FlatGradient(**values, metadata=metadata)
 
 

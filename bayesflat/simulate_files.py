@@ -11,7 +11,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,18 +21,9 @@ from numpy.typing import NDArray
 
 from bayesflat.camera import Camera, Detector, lsstcam
 from bayesflat.errors import InputError
-from bayesflat.simulate import (
-    CELL,
-    KINDS,
-    VIGNETTED_RADIUS,
-    Detectors,
-    Light,
-    Noise,
-    check_kind,
-    check_whole,
-    default_light,
-    true_parameters,
-)
+from bayesflat.processes import in_processes
+from bayesflat.simulate import CELL, VIGNETTED_RADIUS, Detectors, true_parameters
+from bayesflat.truth import KINDS, Light, Noise, check_kind, check_whole, default_light
 
 PARTLY_VIGNETTED_RADIUS = 317.0  # mm
 MASK_PLANES = {  # bit numbers as LSST's pipelines have them
@@ -231,46 +222,15 @@ def write_simulation(
         write = partial(
             _write_detector, new, detectors, light, kind=kind, coarse=coarse, filter_=physical_filter, compress=compress
         )
-        for done, _ in enumerate(_in_processes(write, [d.id for d in camera], processes), start=1):
-            if progress is not None:
-                progress(done, len(camera))
+        tasks = {d.id: (d.id,) for d in camera}
+        with closing(in_processes(write, tasks, processes, "writing flats")) as results:  # ends the pool on errors too
+            for done, _ in enumerate(results, start=1):
+                if progress is not None:
+                    progress(done, len(camera))
         small.write(new / "camera.ecsv")
         (new / "truth.json").write_text(json.dumps(truth, indent=1) + "\n")
         _put_in_place(new, out, Path(temporary) / "old")
     return truth
-
-
-def _in_processes(work: Callable, items: list, processes: int) -> Iterator:
-    """Results of the work on each item, in order."""
-    if processes == 1 or len(items) == 1:
-        yield from map(work, items)
-        return
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
-
-    # not forked: the caller may run threads
-    pool = ProcessPoolExecutor(min(processes, len(items)), mp_context=multiprocessing.get_context("spawn"))
-    try:
-        with _environment({"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}):
-            results = pool.map(work, items)  # starts the processes; threads of theirs would only contend
-        yield from results
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Environment variables for processes that start meanwhile."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _check_folder(out: Path, overwrite: bool) -> None:

@@ -180,12 +180,17 @@ def test_not_finite(name, bad):
 
 @pytest.mark.parametrize(
     ("name", "ending"),
-    # FITS's booleans know no missing value
-    [("xf", ".fits"), ("detector", ".fits"), ("xf", ".ecsv"), ("detector", ".ecsv"), ("itl", ".ecsv")],
+    # FITS knows no missing booleans, and has NaN for missing numbers with a point
+    [("detector", ".fits"), ("xf", ".ecsv"), ("detector", ".ecsv"), ("itl", ".ecsv")],
 )
 def test_missing_values(tmp_path, ending, name):
     path = save(tmp_path / f"b{ending}", columns(**{name: MaskedColumn(COLUMNS[name], mask=np.arange(5) == 2)}))
     assert message(BinnedFlat.read, path, CAMERA) == f"{path}: column {name} has missing values"
+
+
+def test_nan_in_a_file(tmp_path, ending):
+    path = save(tmp_path / f"b{ending}", columns(**change("xf", 2, np.nan)))
+    assert message(BinnedFlat.read, path, CAMERA) == f"{path}: column xf holds NaN or infinity in row 2"
 
 
 def test_missing_value_is_a_bin_without_one(tmp_path, ending):

@@ -327,7 +327,7 @@ def test_interrupt_ends_the_work(files, monkeypatch):
                 raise KeyboardInterrupt
 
     interrupted = []
-    monkeypatch.setattr("bayesflat.binning.ProcessPoolExecutor", Pool)
+    monkeypatch.setattr("bayesflat.processes.ProcessPoolExecutor", Pool)
     with pytest.raises(KeyboardInterrupt):
         bin_files(files, CAMERA, bin_factor=8, processes=2, progress=interrupt)
     assert shut == [{"cancel_futures": True}]

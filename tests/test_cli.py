@@ -15,8 +15,8 @@ from bayesflat.camera import Camera
 from bayesflat.cli import run
 from bayesflat.gradient import FlatGradient
 from bayesflat.inference import map as map_module
-from bayesflat.simulate import Light, Noise
 from bayesflat.simulate_files import write_simulation
+from bayesflat.truth import Light, Noise
 from tests.test_map import NODES, VALUES
 
 FIT = ["-c", "bin_factor=10", "-c", "detector_boundary=0", "-c", "radial_spline_nodes=0,20,35,45,52,60",
@@ -118,7 +118,7 @@ def test_not_converged_is_status_3_and_in_the_product(fitted, tmp_path, capsys, 
     monkeypatch.setattr(map_module, "_polish", lambda density, z, root: (z, density(z)[0], 5.0, 1))
     out = tmp_path / "out"
     arguments = ["fit", fitted / "binned_image.fits", "-C", fitted / "config.toml", "-o", out, "-q"]
-    assert "the fit did not converge" in complaint(arguments, capsys, status=3)
+    assert "bayesflat: not converged: another start ended" in complaint(arguments, capsys, status=3)
     assert FlatGradient.read(out / "flat_gradient.fits").estimates.converged is False
 
 

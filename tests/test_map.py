@@ -12,7 +12,8 @@ from bayesflat.inference import map as map_module
 from bayesflat.inference.map import find_map
 from bayesflat.model.build import build_model
 from bayesflat.prepare import prepare
-from bayesflat.simulate import Light, Noise, simulate_binned
+from bayesflat.simulate import simulate_binned
+from bayesflat.truth import Light, Noise
 from tests.test_model import NODES, VALUES, config_with, every_switch, small_flat
 
 LSST_NODES = [0.0, 100, 200, 250, 275, 290, 300, 310, 315, 320, 325, 333, 340, 350, 368]

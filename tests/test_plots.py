@@ -16,7 +16,6 @@ from bayesflat.camera import Camera, Detector
 from bayesflat.config import FitConfig
 from bayesflat.gradient import Estimates, FlatGradient
 from bayesflat.plots import (
-    BinRaster,
     adjusted_values,
     describe,
     plot_model_residual,
@@ -26,6 +25,7 @@ from bayesflat.plots import (
     save_figure,
 )
 from bayesflat.prepare import prepare
+from bayesflat.raster import BinRaster
 
 SIDE = 16  # of a bin (pixels)
 USUAL = plots.RASTER

@@ -11,17 +11,9 @@ from scipy.interpolate import Akima1DInterpolator
 
 from bayesflat.camera import Camera, Detector, lsstcam
 from bayesflat.errors import InputError
-from bayesflat.simulate import (
-    Detectors,
-    Light,
-    Noise,
-    band_itl_ratio,
-    band_of,
-    default_light,
-    simulate_binned,
-    true_parameters,
-)
+from bayesflat.simulate import Detectors, simulate_binned, true_parameters
 from bayesflat.simulate_files import detector_image, simulate_focal_plane, write_simulation
+from bayesflat.truth import Light, Noise, band_itl_ratio, band_of, default_light
 
 NODES = (0.0, 200.0, 250.0, 300.0, 310.0, 320.0, 330.0, 340.0, 350.0, 360.0, 368.0)
 VALUES = (1.0, 0.99, 0.97, 0.94, 0.91, 0.85, 0.74, 0.61, 0.5, 0.3, 0.1)

@@ -7,6 +7,7 @@ A second start must come to the same maximum, and the gradient of PyMC's log-den
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -19,6 +20,7 @@ from pytensor.compile.mode import OPT_FAST_RUN, Mode
 from pytensor.link.vm import VMLinker
 from scipy.linalg import cho_solve, solve_triangular
 from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
 
 from bayesflat.config import FitConfig
 from bayesflat.inference.objective import IndependentObjective
@@ -33,14 +35,15 @@ log = logging.getLogger(__name__)
 TOLERANCE = 1e-3
 # two starts agree when they end within this distance, in standard deviations ...
 AGREEMENT = 0.05
-# ... or, where the likelihood has a kink and the curvature says nothing, within this part of the cost
+# ... or, where the likelihood has a kink and the curvature says nothing, within this part of the absolute deviation
 COST_AGREEMENT = 1e-6
-_MOST_STARTS = 4
+_MOST_STARTS = 8
+_AT_THE_EDGE = 0.98
 _MOST_STEPS = 100
 # tightening of a smoothed absolute deviation, in units of the noise scale
 _SMOOTHING = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3)
 _FEW_BINS = 15_000
-_ROUGH, _FINE = 0.3, 0.1 * TOLERANCE
+_ROUGH, _FINE, _NEAR = 0.3, 0.2 * AGREEMENT, 1.0
 # Evaluating in Python costs nothing to compile, and a handful of evaluations is all that is needed here
 PYTHON = Mode(VMLinker(use_cloop=False, c_thunks=False), OPT_FAST_RUN.excluding("fusion"))
 
@@ -62,7 +65,8 @@ class MapResult:
     gradient_norm : float
         Of PyMC's log-density, whitened; NaN for ``likelihood = "laplace"``, whose gradient does not vanish.
     second_start : float
-        Distance to the end of another start, in standard deviations; for ``laplace`` the relative difference in cost.
+        Distance to the end of another start, in standard deviations; for ``laplace`` the relative difference in the
+        sum of absolute deviations.
     n_steps, n_evaluations : int
         Newton's steps over all starts; evaluations of PyMC's log-density.
     converged : bool
@@ -93,6 +97,13 @@ def find_map(model: pm.Model, data: FitData, config: FitConfig) -> MapResult:
     config : FitConfig
         ``fit_gtol`` is the whitened gradient norm at which Newton's steps end, ``seed`` that of the second start.
     """
+    # the products are of tall thin matrices: threads gain little alone, and on a busy machine wait for each other
+    with threadpool_limits(1, "blas"):
+        return _find_map(model, data, config)
+
+
+def _find_map(model: pm.Model, data: FitData, config: FitConfig) -> MapResult:
+    began = time.perf_counter()
     start = estimate(data, config)
     noise = noise_model(config)
     parameters = mean_parameters(data, config, start) + noise.parameters(data, config, start)
@@ -108,12 +119,13 @@ def find_map(model: pm.Model, data: FitData, config: FitConfig) -> MapResult:
         log.debug("start %d: cost %.6f after %d steps", len(ends), ends[-1].cost, ends[-1].steps)
         ends.sort(key=lambda end: end.cost)
         if len(ends) > 1:
-            apart = _apart(ends[0], ends[1], kinked)
+            apart = _apart(ends[0], ends[1], len(data) if kinked else None)
             if apart < (COST_AGREEMENT if kinked else AGREEMENT):
                 break
     agree = apart < (COST_AGREEMENT if kinked else AGREEMENT)
     best = _newton(objective, ends[0].z, config.fit_gtol)  # starts are compared before their last digits
 
+    log.info("maximum found in %.2f s", time.perf_counter() - began)
     density = compile_density(model)
     z, curvature, evaluations, norm = best.z, best.curvature, 1, np.nan
     value, gradient = density(z)
@@ -124,11 +136,15 @@ def find_map(model: pm.Model, data: FitData, config: FitConfig) -> MapResult:
             z, value, norm, evaluations = _polish(density, z, root)
             curvature = objective.derivatives(z)[2]
     converged = bool(agree and np.isfinite(value) and (kinked or norm < TOLERANCE))
-    judged = f"another start ended {apart:.1e} {'of the cost' if kinked else 'sd'} away" + (
+    judged = f"another start ended {apart:.1e} {'of the absolute deviation' if kinked else 'sd'} away" + (
         "" if kinked else f", whitened gradient norm {norm:.1e}"
     )
+    found = objective.to_parameters(z)
+    if np.hypot(*found.get("centroid_delta", (0.0, 0.0))) > _AT_THE_EDGE * config.centroid_max:
+        converged = False
+        judged += "; the centroid ran to centroid_max: the bins do not constrain it, so leave it out"
     return MapResult(
-        parameters=objective.to_parameters(z),
+        parameters=found,
         value=z,
         curvature=curvature,
         log_posterior=-value,
@@ -177,10 +193,15 @@ def _first_start(objective: IndependentObjective, start: Start) -> NDArray:
 
 
 def _other_start(objective: IndependentObjective, first: NDArray, rng: np.random.Generator) -> NDArray:
-    """Another start: the mean's parameters moved by a third of their scale, the noise much enlarged."""
+    """Another start: everything moved by a third of its scale, the noise enlarged.
+
+    The radial values move by half a per cent: enough to change the signs of the changes of slope, on which Akima's
+    weights depend with a kink, so that there are maxima beside each other.
+    """
     z = first + rng.normal(0.0, 0.3, len(first))
-    z[objective.slices["radial_spline_values"]] = first[objective.slices["radial_spline_values"]]
-    z[objective.slices["log_noise_scale"]] = first[objective.slices["log_noise_scale"]] + 1.0
+    radial, scale = objective.slices["radial_spline_values"], objective.slices["log_noise_scale"]
+    z[radial] = first[radial] + 0.05 * (z[radial] - first[radial])
+    z[scale] = first[scale] + 1.0
     return z
 
 
@@ -198,8 +219,12 @@ def _descend(objective: IndependentObjective, z: NDArray, kinked: bool) -> _End:
 
 
 def _newton(objective: IndependentObjective, z: NDArray, tolerance: float) -> _End:
-    """Newton's steps with halving, until the whitened gradient falls below the tolerance or no step helps."""
-    cost, gradient, curvature = objective.derivatives(z)
+    """Newton's steps with halving, until the whitened gradient falls below the tolerance or no step helps.
+
+    Near the end Gauss's curvature, which knows nothing of the residuals, is corrected by what the steps find (BFGS).
+    """
+    cost, gradient, gauss = objective.derivatives(z)
+    curvature = gauss
     steps = 0
     while steps < _MOST_STEPS:
         root = _root(curvature)
@@ -210,11 +235,20 @@ def _newton(objective: IndependentObjective, z: NDArray, tolerance: float) -> _E
         if new is None:
             break
         steps += 1
-        z, (cost, gradient, curvature) = new, objective.derivatives(new)
+        cost, ahead, gauss = objective.derivatives(new)
+        moved, turned = new - z, ahead - gradient
+        curvature = _corrected(curvature, moved, turned) if norm < _NEAR and turned @ moved > 0 else gauss
+        z, gradient = new, ahead
         # below this, rounding hides the gain in cost: go on only while the gradient still shrinks
         if norm < TOLERANCE and _whitened_norm(root, gradient) > 0.9 * norm:
             break
-    return _End(z, cost, gradient, curvature, steps)
+    return _End(z, cost, gradient, gauss, steps)
+
+
+def _corrected(curvature: NDArray, moved: NDArray, turned: NDArray) -> NDArray:
+    """The BFGS update: the curvature that explains how the gradient turned, and else changes least."""
+    pull = curvature @ moved
+    return curvature - np.outer(pull, pull) / (moved @ pull) + np.outer(turned, turned) / (turned @ moved)
 
 
 def _step(objective, z, cost, gradient, step) -> NDArray | None:
@@ -228,10 +262,14 @@ def _step(objective, z, cost, gradient, step) -> NDArray | None:
     return None
 
 
-def _apart(a: _End, b: _End, kinked: bool) -> float:
-    """How far two ends lie apart: in standard deviations, or for a kinked likelihood relative in cost."""
-    if kinked:
-        return abs(a.cost - b.cost) / max(abs(a.cost), 1.0)
+def _apart(a: _End, b: _End, n_kinked: int | None) -> float:
+    """How far two ends lie apart: in standard deviations, or for kinked bins in the sum of absolute deviations.
+
+    Minus Laplace's log-posterior is that sum over the scale, and the scale is their mean: in units of the sum, the
+    difference between two posteriors is that over the number of bins.
+    """
+    if n_kinked:
+        return abs(a.cost - b.cost) / n_kinked
     return float(np.linalg.norm(_root(a.curvature).T @ (a.z - b.z)))
 
 

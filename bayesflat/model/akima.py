@@ -164,13 +164,13 @@ def evaluate_cubic(coefficients, nodes, radius):
 
 @njit(cache=True)
 def evaluate_basis(coefficients, nodes, radius, out):
-    """As many cubics in each interval as ``out`` has columns: coefficients of shape (n_nodes - 1, 4, n_columns)."""
+    """As many cubics in each interval as ``out`` has rows: coefficients of shape (n_nodes - 1, 4, n_rows)."""
     k = 0
     for i in range(len(radius)):
         k = _step(nodes, radius[i], k)
         t = radius[i] - nodes[k]
-        for j in range(out.shape[1]):
-            out[i, j] = coefficients[k, 0, j] + t * (
+        for j in range(out.shape[0]):
+            out[j, i] = coefficients[k, 0, j] + t * (
                 coefficients[k, 1, j] + t * (coefficients[k, 2, j] + t * coefficients[k, 3, j])
             )
 

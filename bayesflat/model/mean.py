@@ -103,28 +103,24 @@ class Mean:
             name: slice(end - sizes[name], end)
             for name, end in zip([n for n in _ORDER if n in sizes], ends, strict=True)
         }
-        jacobian = np.empty((len(data), ends[-1]))
+        rows = np.empty((ends[-1], len(data)))  # written and read parameter by parameter
         radius, ux, uy = self._radius(parameters)
         coefficients, to_coefficients = akima_with_jacobian(nodes, parameters["radial_spline_values"])
         factor = self._factor(parameters)
         mean = evaluate_cubic(coefficients, nodes, radius) * factor
-        radial = jacobian[:, columns["radial_spline_values"]]
+        radial = rows[columns["radial_spline_values"]]
         evaluate_basis(to_coefficients, nodes, radius, radial)
-        radial *= factor[:, None]
+        radial *= factor
         if "itl_ratio" in columns:
-            jacobian[:, columns["itl_ratio"].start] = np.where(data.itl, mean / parameters["itl_ratio"], 0.0)
+            rows[columns["itl_ratio"]] = np.where(data.itl, mean / parameters["itl_ratio"], 0.0)
         if "centroid_delta" in columns:
             derivative = np.hstack([coefficients[:, 1:] * (1.0, 2.0, 3.0), np.zeros((len(nodes) - 1, 1))])
             slope = evaluate_cubic(derivative, nodes, radius) * factor
-            at = columns["centroid_delta"].start
-            jacobian[:, at] = -slope * ux
-            jacobian[:, at + 1] = -slope * uy
+            rows[columns["centroid_delta"]] = -slope * ux, -slope * uy
         for name, plane, here in self._planes(parameters):
             share = np.where(here, -mean / plane, 0.0)
-            at = columns[name].start
-            jacobian[:, at] = share * data.dx
-            jacobian[:, at + 1] = share * data.dy
-        return mean, jacobian, columns
+            rows[columns[name]] = share * data.dx, share * data.dy
+        return mean, rows.T, columns
 
     def _radius(self, parameters):
         """Radius from the moved centroid, clipped to the nodes, and its derivatives by position."""
