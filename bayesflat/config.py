@@ -35,6 +35,7 @@ PRIOR_NAMES = (
     "gradient",
     "outer_gradient",
     "log_noise_scale",
+    "log_noise_scales",
 )
 
 
@@ -102,8 +103,10 @@ class FitConfig(_Strict):
     do_fit_outer_gradient: bool = Field(False, description="fit a second plane beyond outer_gradient_radius")
     outer_gradient_radius: Number = Field(325.0, ge=0, description="where the outer plane begins (mm)")
 
-    noise: Literal["independent"] = Field("independent", description="noise model")
-    likelihood: Literal["normal", "student_t", "laplace"] = Field("student_t", description="distribution of a bin")
+    noise: Literal["independent", "hierarchical"] = Field("independent", description="noise model")
+    likelihood: Literal["normal", "student_t", "laplace"] | None = Field(
+        None, description="distribution of a bin; unset: student_t, or with hierarchical noise normal, its only one"
+    )
     priors: dict[str, NormalPrior | Literal["flat"]] = Field(
         {}, description='priors.NAME = {dist = "normal", mu = ..., sigma = ...} or "flat"'
     )
@@ -149,6 +152,12 @@ class FitConfig(_Strict):
 
     @model_validator(mode="after")
     def _consistent(self):
+        only = "normal" if self.noise == "hierarchical" else None
+        if only and self.likelihood not in (None, only):
+            raise ValueError(f"likelihood must be {only} with noise = {self.noise}, got {self.likelihood!r}")
+        if self.likelihood is None:
+            # not by assignment, which would validate again
+            self.__dict__["likelihood"] = only or "student_t"
         if self.min_flat_value >= self.max_flat_value:
             raise ValueError(
                 f"min_flat_value ({self.min_flat_value:g}) must be below max_flat_value ({self.max_flat_value:g})"

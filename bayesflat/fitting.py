@@ -6,7 +6,7 @@ import datetime
 import importlib.metadata
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from bayesflat.binned import BinnedFlat
 from bayesflat.config import FitConfig
 from bayesflat.gradient import SCALARS, STATISTICS, Estimates, FlatGradient
 from bayesflat.gradient_files import FIXED_METADATA
-from bayesflat.inference.map import MapResult, find_map
+from bayesflat.inference.map import MapResult, find_map, spoilt_bins
 from bayesflat.model.build import build_model
 from bayesflat.prepare import FitData, prepare
 
@@ -95,6 +95,10 @@ def fit(binned: BinnedFlat, config: FitConfig | None = None, *, inputs: Sequence
         config.noise,
         config.likelihood,
     )
+    if config.noise == "hierarchical":
+        spoilt = spoilt_bins(data, config)
+        log.info("%d bins are spoilt by dust or defects and weigh nothing", spoilt.sum())
+        data = replace(data, weight=(~spoilt).astype(float))
     model = build_model(data, config)
     found = find_map(model, data, config)
     log.log(logging.INFO if found.converged else logging.WARNING, "%s", found.message)
@@ -156,9 +160,10 @@ def _estimates(data: FitData, config: FitConfig, found: MapResult, scalars: dict
     values = found.parameters["radial_spline_values"]
     rows = {f"radial_spline_values[{i}]": float(value) for i, value in enumerate(values)}
     rows |= {name: scalars[name] for name in SCALARS}
-    rows |= {name: float(found.parameters[name]) for name in found.parameters if name.endswith("noise_scale")}
+    noise = {name: value for name, value in found.parameters.items() if name.startswith("log_noise_scale")}
+    rows |= {label: value for name in noise for label, value in _labelled(name, noise[name], data)}
     fitted = {name.removesuffix("_x").removesuffix("_y") for name in rows}
-    fitted = fitted & set(found.parameters) | {name for name in rows if name.startswith("radial")}
+    fitted = fitted & set(found.parameters) | {name for name in rows if name.startswith(("radial", "log_noise_scale"))}
     if config.do_constrain_zero:
         fitted.discard(f"radial_spline_values[{len(values) - 1}]")
     known = np.array([name.removesuffix("_x").removesuffix("_y") not in fitted for name in rows])
@@ -180,6 +185,7 @@ def _estimates(data: FitData, config: FitConfig, found: MapResult, scalars: dict
             "NOISE": (config.noise, "noise model"),
             "LIKELIHD": (config.likelihood, "distribution of a bin"),
             "NBINS": (len(data), "bins fitted"),
+            "NSPOILT": (int(np.sum(data.weight == 0)), "bins among them that weigh nothing"),
             "NDETECT": (len(np.unique(data.binned.detector)), "detectors with bins in the fit"),
             "LOGPOST": (found.log_posterior, "log-posterior at the maximum"),
             "GRADNORM": (found.gradient_norm, "its whitened gradient (standard deviations)"),
@@ -189,6 +195,15 @@ def _estimates(data: FitData, config: FitConfig, found: MapResult, scalars: dict
             **{key: (importlib.metadata.version(name), f"version of {name}") for key, name in _VERSIONS.items()},
         },
     )
+
+
+def _labelled(name: str, value: np.ndarray, data: FitData) -> list[tuple[str, float]]:
+    """Rows of a noise parameter: its name, or one with each of its labels."""
+    if np.ndim(value) == 0:
+        return [(name, float(value))]
+    from bayesflat.model.hierarchical import HierarchicalNoise
+
+    return [(f"{name}[{label}]", float(v)) for label, v in zip(HierarchicalNoise(data).labels, value, strict=True)]
 
 
 _VERSIONS = {"VBAYESFL": "bayesflat", "VPYMC": "pymc", "VPYTENS": "pytensor", "VNUMPY": "numpy"}

@@ -41,6 +41,8 @@ class FitData:
         Whether there are both ITL and other detectors.
     dropped : dict of str to int
         Bins left out, by reason.
+    weight : numpy.ndarray, shape (n_bins,)
+        How much hierarchical noise trusts a bin: 1, or 0 where dust or defects spoil it.
     """
 
     binned: BinnedFlat
@@ -51,6 +53,7 @@ class FitData:
     normalization: float
     level: float
     dropped: dict[str, int]
+    weight: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.value)
@@ -58,7 +61,12 @@ class FitData:
     def select(self, rows: NDArray | slice) -> FitData:
         """The same with some of the bins."""
         return replace(
-            self, binned=self.binned.select(rows), value=self.value[rows], dx=self.dx[rows], dy=self.dy[rows]
+            self,
+            binned=self.binned.select(rows),
+            value=self.value[rows],
+            dx=self.dx[rows],
+            dy=self.dy[rows],
+            weight=self.weight[rows],
         )
 
     @property
@@ -129,6 +137,7 @@ def prepare(binned: BinnedFlat, config: FitConfig) -> FitData:
         normalization=float(normalization),
         level=float(centre / normalization),
         dropped=dropped,
+        weight=np.ones(int(keep.sum())),
     )
 
 

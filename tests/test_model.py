@@ -156,7 +156,7 @@ def test_optimisers_objective_is_pymcs_density(small_camera, rng, likelihood, fl
     data = prepare(small_flat(small_camera, rng), config)
     model = build_model(data, config)
     density = compile_density(model)
-    noise, start = noise_model(config), estimate(data, config)
+    noise, start = noise_model(data, config), estimate(data, config)
     parameters = mean_parameters(data, config, start) + noise.parameters(data, config, start)
     assert [p.value_name for p in parameters] == [v.name for v in model.value_vars]
     objective = IndependentObjective(data, config, noise, parameters)
@@ -174,7 +174,7 @@ def test_gauss_newton_curvature_is_exact_for_normal_noise_met_exactly(small_came
     """With no residuals the terms that Gauss and Newton leave out vanish."""
     config = config_with("normal", **every_switch()[-1])
     data = prepare(small_flat(small_camera, rng), config)
-    noise, start = noise_model(config), estimate(data, config)
+    noise, start = noise_model(data, config), estimate(data, config)
     parameters = mean_parameters(data, config, start) + noise.parameters(data, config, start)
     objective = IndependentObjective(data, config, noise, parameters)
     z = rng.normal(0, 0.1, objective.size)

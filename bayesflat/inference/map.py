@@ -23,8 +23,8 @@ from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 
 from bayesflat.config import FitConfig
-from bayesflat.inference.objective import IndependentObjective
-from bayesflat.model.noise import LaplaceNoise, noise_model
+from bayesflat.inference.objective import HierarchicalObjective, IndependentObjective, Objective
+from bayesflat.model.noise import LaplaceNoise, StudentTNoise, noise_model
 from bayesflat.model.parameters import mean_parameters
 from bayesflat.model.start import Start, estimate
 from bayesflat.prepare import FitData
@@ -39,6 +39,8 @@ AGREEMENT = 0.05
 COST_AGREEMENT = 1e-6
 _MOST_STARTS = 8
 _AT_THE_EDGE = 0.98
+# a bin is spoilt this many robust standard deviations from the others, found in so many rounds
+_SPOILT, _WEIGHTINGS = 5.0, 2
 _MOST_STEPS = 100
 # tightening of a smoothed absolute deviation, in units of the noise scale
 _SMOOTHING = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3)
@@ -104,15 +106,11 @@ def find_map(model: pm.Model, data: FitData, config: FitConfig) -> MapResult:
 
 def _find_map(model: pm.Model, data: FitData, config: FitConfig) -> MapResult:
     began = time.perf_counter()
-    start = estimate(data, config)
-    noise = noise_model(config)
-    parameters = mean_parameters(data, config, start) + noise.parameters(data, config, start)
-    objective = IndependentObjective(data, config, noise, parameters)
-    kinked = isinstance(noise, LaplaceNoise)
+    objective, first = _objective_and_start(data, config)
+    kinked = isinstance(objective.noise, LaplaceNoise)
     rng = np.random.default_rng(config.seed)
 
     ends: list[_End] = []
-    first = _first_start(objective, start)
     while len(ends) < _MOST_STARTS:
         z = first if not ends else _other_start(objective, first, rng)
         ends.append(_descend(objective, z, kinked))
@@ -139,7 +137,7 @@ def _find_map(model: pm.Model, data: FitData, config: FitConfig) -> MapResult:
     judged = f"another start ended {apart:.1e} {'of the absolute deviation' if kinked else 'sd'} away" + (
         "" if kinked else f", whitened gradient norm {norm:.1e}"
     )
-    found = objective.to_parameters(z)
+    found = objective.product(z)
     if np.hypot(*found.get("centroid_delta", (0.0, 0.0))) > _AT_THE_EDGE * config.centroid_max:
         converged = False
         judged += "; the centroid ran to centroid_max: the bins do not constrain it, so leave it out"
@@ -181,6 +179,46 @@ class _End:
     steps: int
 
 
+def _objective_and_start(data: FitData, config: FitConfig) -> tuple[Objective, NDArray]:
+    """The objective, and where to begin: with hierarchical noise, where independent noise would end."""
+    start = estimate(data, config)
+    noise = noise_model(data, config)
+    of_mean = mean_parameters(data, config, start)
+    objective = (HierarchicalObjective if config.noise == "hierarchical" else IndependentObjective)(
+        data, config, noise, of_mean + noise.parameters(data, config, start)
+    )
+    if config.noise == "independent":
+        return objective, _first_start(objective, start)
+    simple = StudentTNoise()
+    simpler = IndependentObjective(data, config, simple, of_mean + simple.parameters(data, config, start))
+    rough = _newton(simpler.thinned(_FEW_BINS), _first_start(simpler, start), _ROUGH)
+    first = np.zeros(objective.size)
+    first[: objective.n_mean] = rough.z[: objective.n_mean]
+    return objective, first
+
+
+def spoilt_bins(data: FitData, config: FitConfig) -> NDArray[np.bool_]:
+    """Bins that dust or defects spoil: far from what a rough fit with hierarchical noise leaves of the others.
+
+    Parameters
+    ----------
+    data : FitData
+    config : FitConfig
+        With ``noise = "hierarchical"``.
+
+    Returns
+    -------
+    numpy.ndarray of bool, shape (n_bins,)
+    """
+    spoilt = np.zeros(len(data), dtype=bool)
+    with threadpool_limits(1, "blas"):
+        for _ in range(_WEIGHTINGS):
+            objective, first = _objective_and_start(replace(data, weight=(~spoilt).astype(float)), config)
+            _, rest = objective.effects(_newton(objective, first, _ROUGH).z)
+            spoilt = np.abs(rest) > _SPOILT * 1.4826 * np.median(np.abs(rest))
+    return spoilt
+
+
 def _first_start(objective: IndependentObjective, start: Start) -> NDArray:
     """The robust picture; terms that it does not know start at their priors' centre."""
     z = np.zeros(objective.size)
@@ -192,20 +230,20 @@ def _first_start(objective: IndependentObjective, start: Start) -> NDArray:
     return z
 
 
-def _other_start(objective: IndependentObjective, first: NDArray, rng: np.random.Generator) -> NDArray:
+def _other_start(objective: Objective, first: NDArray, rng: np.random.Generator) -> NDArray:
     """Another start: everything moved by a third of its scale, the noise enlarged.
 
     The radial values move by half a per cent: enough to change the signs of the changes of slope, on which Akima's
     weights depend with a kink, so that there are maxima beside each other.
     """
     z = first + rng.normal(0.0, 0.3, len(first))
-    radial, scale = objective.slices["radial_spline_values"], objective.slices["log_noise_scale"]
+    radial, scale = objective.slices["radial_spline_values"], slice(objective.n_mean, None)
     z[radial] = first[radial] + 0.05 * (z[radial] - first[radial])
     z[scale] = first[scale] + 1.0
     return z
 
 
-def _descend(objective: IndependentObjective, z: NDArray, kinked: bool) -> _End:
+def _descend(objective: Objective, z: NDArray, kinked: bool) -> _End:
     """Newton's way down: first on a few of the bins, then on all; with a kink, for ever less smoothing."""
     few = objective.thinned(_FEW_BINS)
     few.smoothing = objective.smoothing = _SMOOTHING[0] if kinked else 0.0
@@ -218,7 +256,7 @@ def _descend(objective: IndependentObjective, z: NDArray, kinked: bool) -> _End:
     return replace(end, steps=steps)
 
 
-def _newton(objective: IndependentObjective, z: NDArray, tolerance: float) -> _End:
+def _newton(objective: Objective, z: NDArray, tolerance: float) -> _End:
     """Newton's steps with halving, until the whitened gradient falls below the tolerance or no step helps.
 
     Near the end Gauss's curvature, which knows nothing of the residuals, is corrected by what the steps find (BFGS).

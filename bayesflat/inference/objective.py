@@ -5,24 +5,26 @@ PyMC's own log-density has the last word (`bayesflat.inference.map`); tests hold
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 from numpy.typing import NDArray
 
 from bayesflat.config import FitConfig
 from bayesflat.model.mean import Mean
-from bayesflat.model.noise import FLOOR, IndependentNoise
+from bayesflat.model.noise import FLOOR, NoiseModel, noise_model
 from bayesflat.model.parameters import Parameter
 from bayesflat.prepare import FitData
 
 
-class IndependentObjective:
-    """Minus the log-posterior with independent noise, but for constants, over the values of all parameters.
+class Objective(ABC):
+    """Minus the log-posterior, but for constants, over the values of all parameters.
 
     Parameters
     ----------
     data : FitData
     config : FitConfig
-    noise : IndependentNoise
+    noise : NoiseModel
     parameters : list of Parameter
         Those of the mean, then the noise's one.
 
@@ -32,7 +34,7 @@ class IndependentObjective:
         Rounds the kink of Laplace's density (units of the noise scale); 0 where there is none.
     """
 
-    def __init__(self, data: FitData, config: FitConfig, noise: IndependentNoise, parameters: list[Parameter]) -> None:
+    def __init__(self, data: FitData, config: FitConfig, noise: NoiseModel, parameters: list[Parameter]) -> None:
         self.data = data
         self.noise = noise
         self.parameters = parameters
@@ -42,11 +44,19 @@ class IndependentObjective:
         self.config = config
         self.slices = {p.name: slice(end - p.size, end) for p, end in zip(parameters, ends, strict=True)}
         self.size = int(ends[-1])
+        self.n_mean = self.size - parameters[-1].size
 
-    def thinned(self, most: int) -> IndependentObjective:
+    @abstractmethod
+    def __call__(self, z: NDArray) -> float:
+        """Minus the log-posterior; infinite where it has no value."""
+
+    @abstractmethod
+    def derivatives(self, z: NDArray) -> tuple[float, NDArray, NDArray]:
+        """Cost, gradient (n,) and a positive definite stand-in for the curvature (n, n): Gauss and Newton's."""
+
+    @abstractmethod
+    def thinned(self, most: int) -> Objective:
         """The objective of every k-th bin, so that at most about ``most`` remain."""
-        rows = slice(None, None, max(1, round(len(self.data) / most)))
-        return IndependentObjective(self.data.select(rows), self.config, self.noise, self.parameters)
 
     def to_parameters(self, z: NDArray) -> dict[str, NDArray]:
         """Product units, by name; the radial values with the fixed zero."""
@@ -54,6 +64,39 @@ class IndependentObjective:
         if self.config.do_constrain_zero:
             found["radial_spline_values"] = np.append(found["radial_spline_values"], 0.0)
         return found
+
+    def product(self, z: NDArray) -> dict[str, NDArray]:
+        """The parameters as the product holds them."""
+        return self.to_parameters(z)
+
+    def _chain(self, z: NDArray, columns: dict[str, slice]) -> NDArray[np.float64]:
+        """From the Jacobian by product units to that by values: without the node that is fixed to zero."""
+        chain = np.zeros((max(c.stop for c in columns.values()), self.n_mean))
+        for p in self.parameters[:-1]:
+            first = columns[p.name].start
+            chain[first : first + p.size, self.slices[p.name]] = p.transform.jacobian(z[self.slices[p.name]])
+        return chain
+
+    def _prior(self, z: NDArray) -> tuple[float, NDArray, NDArray]:
+        """Minus the log-prior, its gradient, and its curvature without the bend of the transforms."""
+        cost, gradient, curvature = 0.0, np.zeros(self.size), np.zeros((self.size, self.size))
+        for p in self.parameters:
+            here = self.slices[p.name]
+            pull = np.ravel((p.from_value(z[here]) - p.mu) / p.sigma)
+            jacobian = p.transform.jacobian(z[here]) / np.ravel(p.sigma)[:, None]
+            cost += 0.5 * pull @ pull
+            gradient[here] = jacobian.T @ pull
+            curvature[here, here] = jacobian.T @ jacobian
+        return cost, gradient, curvature
+
+
+class IndependentObjective(Objective):
+    """With independent noise."""
+
+    def thinned(self, most: int) -> IndependentObjective:
+        """The objective of every k-th bin, so that at most about ``most`` remain."""
+        rows = slice(None, None, max(1, round(len(self.data) / most)))
+        return IndependentObjective(self.data.select(rows), self.config, self.noise, self.parameters)
 
     def __call__(self, z: NDArray) -> float:
         """Minus the log-posterior; infinite where the mean is not finite."""
@@ -72,11 +115,7 @@ class IndependentObjective:
         u = (self.data.value - mean) / scale
         loss, slope, bend = self.noise.loss(u, self.smoothing)
         cost, gradient, curvature = self._prior(z)
-        # from product units to values: a small matrix, without the node that is fixed to zero
-        chain = np.zeros((jacobian.shape[1], self.size - 1))
-        for p in self.parameters[:-1]:
-            first = columns[p.name].start
-            chain[first : first + p.size, self.slices[p.name]] = p.transform.jacobian(z[self.slices[p.name]]) / scale
+        chain = self._chain(z, columns) / scale
         n = self.size - 1
         gradient[:n] -= chain.T @ (jacobian.T @ slope)
         curvature[:n, :n] += chain.T @ (jacobian.T @ (jacobian * bend[:, None])) @ chain
@@ -87,23 +126,62 @@ class IndependentObjective:
         cost += loss.sum() + len(u) * np.log(scale)
         return float(cost), gradient, curvature
 
-    def absolute_deviation(self, z: NDArray) -> float:
-        """Sum of ``|value - mean|``: LSST's cost."""
-        return float(np.abs(self.data.value - self.mean(self.to_parameters(z))).sum())
-
     def _scale(self, parameters: dict[str, NDArray]) -> tuple[float, float]:
         """Noise scale in units of the values, and d log(scale) / d log_noise_scale."""
         above = np.exp(float(parameters["log_noise_scale"]))
         return self.data.level * (FLOOR + above), above / (FLOOR + above)
 
-    def _prior(self, z: NDArray) -> tuple[float, NDArray, NDArray]:
-        """Minus the log-prior, its gradient, and its curvature without the bend of the transforms."""
-        cost, gradient, curvature = 0.0, np.zeros(self.size), np.zeros((self.size, self.size))
-        for p in self.parameters:
-            here = self.slices[p.name]
-            pull = np.ravel((p.from_value(z[here]) - p.mu) / p.sigma)
-            jacobian = p.transform.jacobian(z[here]) / np.ravel(p.sigma)[:, None]
-            cost += 0.5 * pull @ pull
-            gradient[here] = jacobian.T @ pull
-            curvature[here, here] = jacobian.T @ jacobian
-        return cost, gradient, curvature
+
+class HierarchicalObjective(Objective):
+    """With hierarchical noise: Gauss-Newton is generalised least squares; the scales have Fisher's information."""
+
+    def __call__(self, z: NDArray) -> float:
+        """Minus the log-posterior; infinite where the mean is not positive."""
+        parameters = self.to_parameters(z)
+        mean = self.mean(parameters)
+        if not np.all(mean > 0):
+            return np.inf
+        found = self.noise.covariance(parameters["log_noise_scales"]).of(np.log(self.data.value / mean))
+        return float(self._prior(z)[0] - found.log_likelihood)
+
+    def derivatives(self, z: NDArray) -> tuple[float, NDArray, NDArray]:
+        """Cost, gradient and curvature; mean and scales know nothing of each other's curvature."""
+        parameters = self.to_parameters(z)
+        log_scales = parameters["log_noise_scales"]
+        mean, jacobian, columns = self.mean.with_jacobian(parameters)
+        covariance = self.noise.covariance(log_scales)
+        found = covariance.of(np.log(self.data.value / mean))
+        cost, gradient, curvature = self._prior(z)
+        n = self.n_mean
+        relative = (jacobian / mean[:, None]) @ self._chain(z, columns)
+        gradient[:n] += found.by_residual @ relative
+        curvature[:n, :n] += covariance.information(relative)
+        stretch = self.parameters[-1].transform.scale
+        gradient[n:] -= stretch * self.noise.by_log_scales(covariance, found, log_scales)
+        curvature[n:, n:] += np.outer(stretch, stretch) * self.noise.information(covariance, log_scales)
+        return float(cost - found.log_likelihood), gradient, curvature
+
+    def thinned(self, most: int) -> HierarchicalObjective:
+        """The objective of every k-th bin, so that at most about ``most`` remain."""
+        rows = slice(None, None, max(1, round(len(self.data) / most)))
+        data = self.data.select(rows)
+        return HierarchicalObjective(data, self.config, noise_model(data, self.config), self.parameters)
+
+    def effects(self, z: NDArray):
+        """Conditional means of the effects, and what they leave of the log-residuals, shape (n_bins,)."""
+        parameters = self.to_parameters(z)
+        residual = np.log(self.data.value / self.mean(parameters))
+        found = self.noise.covariance(parameters["log_noise_scales"]).of(residual)
+        x = found.own + found.shared[self.noise.effects.vendor]
+        return found, residual - self.noise.effects.expand(x)
+
+    def product(self, z: NDArray) -> dict[str, NDArray]:
+        """The ratio is that of the detectors that are there, and the level that of the others (or of ITL alone)."""
+        parameters = self.to_parameters(z)
+        throughput = self.noise.throughput(self.effects(z)[0])
+        means = {name: throughput[self.noise.effects.vendor == v].mean() for v, name in enumerate(self.noise.vendors)}
+        level = means.get("rest", means.get("itl"))
+        parameters["radial_spline_values"] = parameters["radial_spline_values"] * level
+        if "itl_ratio" in parameters:
+            parameters["itl_ratio"] = parameters["itl_ratio"] * means["itl"] / level
+        return parameters

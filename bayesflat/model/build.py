@@ -43,8 +43,9 @@ def build_model(binned: BinnedFlat | FitData, config: FitConfig) -> pm.Model:
     """
     data = binned if isinstance(binned, FitData) else prepare(binned, config)
     start = estimate(data, config)
-    noise = noise_model(config)
+    noise = noise_model(data, config)
     coords = {"node": data.nodes, "free_node": data.nodes[:-1], "axis": ["x", "y"], "bin": np.arange(len(data))}
+    coords |= noise.coords()
     with pm.Model(coords=coords) as model:
         parameters = {p.name: p.add() for p in mean_parameters(data, config, start)}
         if config.do_constrain_zero:

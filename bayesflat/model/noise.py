@@ -23,6 +23,10 @@ STUDENT_T_NU = 4.0
 class NoiseModel(ABC):
     """A noise model has parameters of its own and adds the likelihood to the model in context."""
 
+    def coords(self) -> dict[str, list[str]]:
+        """Coordinates that its variables need."""
+        return {}
+
     @abstractmethod
     def parameters(self, data: FitData, config: FitConfig, start: Start) -> list[Parameter]:
         """Its parameters, in the order of the product's rows."""
@@ -128,6 +132,10 @@ class LaplaceNoise(IndependentNoise):
 _INDEPENDENT = {"normal": NormalNoise, "student_t": StudentTNoise, "laplace": LaplaceNoise}
 
 
-def noise_model(config: FitConfig) -> NoiseModel:
-    """The noise model that the config names."""
+def noise_model(data: FitData, config: FitConfig) -> NoiseModel:
+    """The noise model that the config names, for these bins."""
+    if config.noise == "hierarchical":
+        from bayesflat.model.hierarchical import HierarchicalNoise  # which builds on this module
+
+        return HierarchicalNoise(data)
     return _INDEPENDENT[config.likelihood]()

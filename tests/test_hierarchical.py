@@ -1,0 +1,175 @@
+"""Hierarchical noise: PyMC's density against a dense covariance, and a focal plane whose detectors scatter."""
+
+import numpy as np
+import pytest
+from numpy.polynomial.legendre import Legendre
+from scipy.stats import multivariate_normal, norm
+
+from bayesflat.camera import lsstcam
+from bayesflat.config import FitConfig
+from bayesflat.errors import InputError
+from bayesflat.fitting import fit
+from bayesflat.inference.map import compile_density, spoilt_bins
+from bayesflat.inference.objective import HierarchicalObjective
+from bayesflat.model.build import build_model
+from bayesflat.model.hierarchical import HierarchicalNoise
+from bayesflat.model.mean import Mean
+from bayesflat.model.noise import FLOOR
+from bayesflat.model.parameters import mean_parameters
+from bayesflat.model.start import estimate
+from bayesflat.prepare import prepare
+from bayesflat.simulate import Detectors, simulate_binned, true_parameters
+from bayesflat.truth import Light, Noise
+from tests.test_map import LSST_NODES, LSST_VALUES
+from tests.test_model import config_with, every_switch, small_flat
+
+
+def hierarchical(**more):
+    return config_with(None, noise="hierarchical", **more)
+
+
+@pytest.fixture(params=["both", "itl"])
+def case(request, small_camera, rng):
+    config = hierarchical(**every_switch()[-1])
+    data = prepare(small_flat(small_camera, rng, n=150, vendors=request.param), config)
+    data.weight[rng.choice(len(data), 10, replace=False)] = 0.0
+    return data, config
+
+
+def objective_of(data, config):
+    noise, start = HierarchicalNoise(data), estimate(data, config)
+    parameters = mean_parameters(data, config, start) + noise.parameters(data, config, start)
+    return HierarchicalObjective(data, config, noise, parameters)
+
+
+def dense_log_likelihood(data, mean, scales):
+    """Written out bin by bin from the labels of the scales; the density of the values, not of their logs."""
+    camera, n = data.binned.camera, len(data)
+    vendor = np.where(data.itl, "itl", "rest")
+    surfaces, degrees = [], []
+    px, py = np.empty(n), np.empty(n)
+    for i in range(n):
+        px[i], py[i] = camera[int(data.binned.detector[i])].focal_plane_to_pixel(data.binned.xf[i], data.binned.yf[i])
+    u, v = (px + 0.5) / 100 - 1, (py + 0.5) / 100 - 1  # detectors of 200 x 200 pixels
+    for total in (1, 2, 3, 4):
+        for a in range(total + 1):
+            b = total - a
+            surfaces.append(np.sqrt((2 * a + 1) * (2 * b + 1)) * Legendre.basis(a)(u) * Legendre.basis(b)(v))
+            degrees.append(total)
+    covariance = np.zeros((n, n))
+    for i in range(n):
+        for j in range(n):
+            if vendor[i] != vendor[j]:
+                continue
+            same_amplifier = data.binned.amplifier[i] == data.binned.amplifier[j]
+            smooth = np.array([s[i] * s[j] for s in surfaces])
+            covariance[i, j] += scales[f"shared amplifier {vendor[i]}"] ** 2 * same_amplifier
+            covariance[i, j] += scales[f"shared surface {vendor[i]}"] ** 2 * smooth.sum()
+            if data.binned.detector[i] == data.binned.detector[j]:
+                covariance[i, j] += scales[f"detector {vendor[i]}"] ** 2 + scales["amplifier"] ** 2 * same_amplifier
+                covariance[i, j] += sum(scales[f"surface {d}"] ** 2 * s for d, s in zip(degrees, smooth, strict=True))
+    covariance += np.eye(n) * (FLOOR + scales["white"]) ** 2
+    good = data.weight > 0
+    logs = np.log(data.value[good])
+    return multivariate_normal(np.log(mean[good]), covariance[np.ix_(good, good)]).logpdf(logs) - logs.sum()
+
+
+def test_pymcs_density_equals_the_dense_one(case, rng):
+    data, config = case
+    model = build_model(data, config)
+    density, objective = compile_density(model), objective_of(data, config)
+    assert [p.value_name for p in objective.parameters] == [v.name for v in model.value_vars]
+    offsets = []
+    for _ in range(3):
+        z = rng.normal(0, 0.2, objective.size)
+        p = objective.to_parameters(z)
+        scales = dict(zip(objective.noise.labels, np.exp(p["log_noise_scales"]), strict=True))
+        expected = dense_log_likelihood(data, Mean(data, config)(p), scales)
+        expected += sum(
+            norm(q.mu, q.sigma).logpdf(q.from_value(z[objective.slices[q.name]])).sum() for q in objective.parameters
+        )
+        value, gradient = density(z)
+        assert -value == pytest.approx(expected, rel=1e-8)
+        cost, ours, _ = objective.derivatives(z)
+        np.testing.assert_allclose(ours, gradient, rtol=1e-7, atol=1e-7 * np.abs(gradient).max())
+        assert objective(z) == pytest.approx(cost, rel=1e-12)
+        offsets.append(cost - value)
+    assert np.ptp(offsets) < 1e-6  # they differ by a constant
+
+
+def test_gradient_agrees_with_finite_differences(case, rng):
+    objective = objective_of(*case)
+    z = rng.normal(0, 0.2, objective.size)
+    expected = [(objective(z + 1e-5 * e) - objective(z - 1e-5 * e)) / 2e-5 for e in np.eye(objective.size)]
+    gradient = objective.derivatives(z)[1]
+    np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6 * np.abs(gradient).max())
+
+
+def test_generalised_least_squares_is_the_curvature_where_the_data_are_met(case, rng):
+    data, config = case
+    objective = objective_of(data, config)
+    z = rng.normal(0, 0.1, objective.size)
+    data.value[:] = Mean(data, config)(objective.to_parameters(z))
+    n = objective.n_mean
+    rows = [
+        (objective.derivatives(z + 1e-6 * e)[1] - objective.derivatives(z - 1e-6 * e)[1])[:n] / 2e-6
+        for e in np.eye(objective.size)[:n]
+    ]
+    curvature = objective.derivatives(z)[2][:n, :n]
+    np.testing.assert_allclose(curvature, rows, atol=1e-4 * np.abs(curvature).max())
+
+
+@pytest.fixture(scope="module")
+def lsst():
+    """All of LSSTCam in the i band, with bins of 256 pixels."""
+    truth = {"centroid_delta": (0.8, -0.5), "gradient": (3e-5, -2e-5)}
+    light, noise, seed = Light(radial=(LSST_NODES, LSST_VALUES), itl_ratio=1.02, **truth), Noise.for_band("i"), 2
+    binned = simulate_binned(lsstcam(), light, noise, seed, kind="dome", bin_factor=256)
+    config = FitConfig(radial_spline_nodes=LSST_NODES, do_fit_centroid=True, do_fit_gradient=True, noise="hierarchical")
+    return true_parameters(light, Detectors(lsstcam().science(), noise, seed)), fit(binned, config)
+
+
+def test_truth_of_the_detectors_that_are_there(lsst):
+    """Honest errors of such data: ratio 0.3%, plane 4e-6/mm, centroid 0.01 to 0.02 mm; bounds of three times these."""
+    truth, result = lsst
+    found = result.gradient
+    assert result.converged
+    for axis in "xy":
+        name = f"centroid_delta_{axis}"
+        assert getattr(found, name) == pytest.approx(truth[name], abs=0.06)
+        assert getattr(found, f"gradient_{axis}") == pytest.approx(truth[f"gradient_{axis}"], abs=1.2e-5)
+    assert found.itl_ratio == pytest.approx(truth["itl_ratio"], abs=0.003)
+    radii = np.array([100.0, 250.0, 310.0, 330.0])
+    light = Light(radial=(LSST_NODES, LSST_VALUES))
+    expected = light.radial_function(radii) * truth["group_throughput"] * 20000
+    np.testing.assert_allclose(found.compute_radial(radii) * found.normalization_factor, expected, rtol=0.003)
+
+
+def test_scales_are_those_of_the_simulation(lsst):
+    estimates = lsst[1].gradient.estimates
+    scale = {name: np.exp(estimates[f"log_noise_scales[{name}]"]["map"]) for name in ("detector itl", "detector rest")}
+    # 0.9% and 1.0%, from 72 and 117 detectors: four standard errors
+    assert scale["detector itl"] == pytest.approx(0.009, rel=4 / (2 * 72) ** 0.5)
+    assert scale["detector rest"] == pytest.approx(0.010, rel=4 / (2 * 117) ** 0.5)
+    assert estimates.header["NSPOILT"][0] == np.sum(lsst[1].data.weight == 0)
+
+
+def test_spoilt_bins_are_found(small_camera):
+    light = Light(radial=(LSST_NODES, LSST_VALUES))
+    noise = Noise(white=0.0005, detector_scatter=0.01, amplifier_scatter=0.003)
+    binned = simulate_binned(small_camera, light, noise, 1, bin_factor=10, detector_boundary=0)
+    rng = np.random.default_rng(7)
+    spoilt = rng.random(len(binned)) < 0.01
+    binned.value[spoilt] *= 0.97
+    config = FitConfig(noise="hierarchical", radial_spline_nodes=[0, 30, 80], do_constrain_zero=False)
+    found = spoilt_bins(prepare(binned, config), config)
+    assert found[spoilt].all()
+    # of 10,000 normal ones, hardly one beyond five sigma; amplifiers that bins straddle add a few
+    assert found[~spoilt].mean() < 0.002
+
+
+def test_hierarchical_noise_is_normal():
+    with pytest.raises(InputError, match="likelihood must be normal with noise = hierarchical, got 'laplace'"):
+        FitConfig.make({"noise": "hierarchical", "likelihood": "laplace"})
+    assert FitConfig(noise="hierarchical").likelihood == "normal"
+    assert FitConfig().likelihood == "student_t"
