@@ -209,7 +209,9 @@ def _with_fields(defaults, texts, option):
             values[key] = tuple(value)
     try:
         return dataclasses.replace(defaults, **values)
-    except TypeError as error:
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:
         raise InputError(f"{option} {' '.join(texts)}: {error}") from None
 
 

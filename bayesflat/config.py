@@ -44,10 +44,13 @@ class _Strict(BaseModel):
 
 
 class NormalPrior(_Strict):
-    """A normal prior in the parameter's own units; ``mu`` and ``sigma`` are one number or one a component."""
+    """A normal prior in the parameter's own units; ``mu`` and ``sigma`` are one number or one a component.
+
+    Without ``mu`` it is centred where the default prior is.
+    """
 
     dist: Literal["normal"] = "normal"
-    mu: Number | list[Number] = 0.0
+    mu: Number | list[Number] | None = None
     sigma: Number | list[Number]
 
     @field_validator("sigma")

@@ -10,9 +10,10 @@ from rich.table import Table
 
 from bayesflat.camera import get_camera
 from bayesflat.config import RunConfig
+from bayesflat.files import check_free
 from bayesflat.fitting import FitResult
-from bayesflat.run import run_fit
-from bayesflat.simulate_files import write_simulation
+from bayesflat.run import FILES, run_fit
+from bayesflat.simulate_files import CONTENTS, write_simulation
 
 PHYSICAL_FILTER = "i_39"
 # LSST's present nodes, and one that bounds the centroid's moves: bins are used out to the last node less centroid_max
@@ -47,6 +48,9 @@ def run_demo(
         Prints text and rich tables.
     """
     out = Path(out)
+    for kind in ("sky", "dome"):  # before anything is written
+        check_free(out / kind, CONTENTS, overwrite)
+        check_free(out / f"{kind}_fit", FILES, overwrite)
     results = []
     for kind in ("sky", "dome"):
         say(f"{kind}: simulating flats of {coarse * 0.01:g} mm pixels, seed {seed}")

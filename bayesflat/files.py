@@ -30,6 +30,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_free(folder: str | Path, names: Sequence[str], overwrite: bool) -> list[str]:
+    """Which of these files a folder holds already; an `InputError` unless they may be replaced."""
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; -o needs a folder")
+    present = [name for name in names if (folder / name).exists()]
+    if present and not overwrite:
+        raise InputError(f"{folder}: holds {present[-1]} already; give another folder, or --overwrite")
+    return present
+
+
 @contextmanager
 def filling(folder: str | Path, names: Sequence[str], overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary folder; on success its files move to ``folder``, on failure nothing is left behind.
@@ -50,11 +61,7 @@ def filling(folder: str | Path, names: Sequence[str], overwrite: bool = False) -
         ``folder`` is a file, cannot be written, or holds one of the files without ``overwrite``.
     """
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: is a file; -o needs a folder")
-    present = [name for name in names if (folder / name).exists()]
-    if present and not overwrite:
-        raise InputError(f"{folder}: holds {present[-1]} already; give another folder, or --overwrite")
+    present = check_free(folder, names, overwrite)
     # the nearest folder that is there: on the same disk as the target, or files would not move in one step
     home = folder.absolute()
     while not home.exists():

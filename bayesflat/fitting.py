@@ -117,7 +117,11 @@ def _warn(data: FitData, config: FitConfig) -> None:
     counts, _ = np.histogram(radius, edges)
     empty = [f"{node:g}" for node, n in zip(free, counts, strict=False) if n < _FEWEST_AT_NODE]
     if empty:
-        log.warning("fewer than %d bins near node %s mm: its value is the prior's", _FEWEST_AT_NODE, ", ".join(empty))
+        log.warning(
+            "fewer than %d bins near node %s mm: little but its prior holds its value",
+            _FEWEST_AT_NODE,
+            ", ".join(empty),
+        )
 
 
 def _gradient(data: FitData, config: FitConfig, found: MapResult, inputs: Sequence[dict[str, Any]]) -> FlatGradient:

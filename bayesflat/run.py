@@ -95,6 +95,7 @@ def load(
         if defects is not None:
             raise InputError("--defects: the input is a binned table, whose defects were left out when it was made")
         binned = BinnedFlat.read(inputs[0], camera)
+        log.info("the input is binned already: bin_factor, detector_boundary and mask_planes do nothing")
         return _with_filter(binned, config.physical_filter, inputs[0]), [_record(inputs[0])]
     paths = find_flats(inputs)
     boxes = find_defects(defects, camera) if defects is not None else None

@@ -41,7 +41,7 @@ MASK_PLANES = {  # bit numbers as LSST's pipelines have them
 }
 _DEAD = (0.0, np.nan, 1.5)  # what dead columns hold, in turn; in levels of the light
 _BLOCK = 2**20  # pixels that are worked on at once
-_CONTENTS = ("truth.json", "camera.ecsv", "defects", "flats")
+CONTENTS = ("truth.json", "camera.ecsv", "defects", "flats")
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ def write_simulation(
 def _check_folder(out: Path, overwrite: bool) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file, a folder is needed")
-    present = [name for name in _CONTENTS if (out / name).exists()]
+    present = [name for name in CONTENTS if (out / name).exists()]
     if present and not overwrite:
         raise InputError(f"{out}: holds {', '.join(present)} already; give another folder, or overwrite")
     if present and "truth.json" not in present:
@@ -252,10 +252,10 @@ def _put_in_place(new: Path, out: Path, old: Path) -> None:
         os.rename(new, out)
         return
     old.mkdir()
-    for name in _CONTENTS:
+    for name in CONTENTS:
         if (out / name).exists():
             shutil.move(out / name, old / name)
-    for name in reversed(_CONTENTS):
+    for name in reversed(CONTENTS):
         os.rename(new / name, out / name)
 
 

@@ -269,6 +269,21 @@ def test_simulate_with_chosen_truth(simulation, tmp_path):
     assert truth["itl_ratio"] == pytest.approx(0.8, rel=0.01)  # amplifiers scatter still
 
 
+def test_demo_checks_before_it_writes(tmp_path, capsys):
+    (tmp_path / "dome_fit").mkdir()
+    (tmp_path / "dome_fit" / "flat_gradient.fits").write_text("")
+    assert "holds flat_gradient.fits already" in complaint(["demo", "-o", tmp_path], capsys)
+    assert [p.name for p in tmp_path.iterdir()] == ["dome_fit"]
+
+
+@pytest.mark.parametrize("option", [["--light", "gradient=a,b"], ["--noise", "detector_scatter=a,b"]])
+def test_simulate_with_text_for_a_number(tmp_path, capsys, option):
+    assert f"{option[0]} {option[1]}: could not convert" in complaint(
+        ["simulate", "-o", tmp_path / "s", *option], capsys
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_simulate_names_an_unknown_field(tmp_path, capsys):
     line = complaint(["simulate", "-o", tmp_path / "s", "--light", "tilt=1"], capsys)
     assert "--light: unknown key 'tilt'; known keys: radial," in line

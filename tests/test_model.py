@@ -211,6 +211,52 @@ def test_prior_of_the_wrong_size_is_named(small_camera, rng):
         build_model(small_flat(small_camera, rng), config)
 
 
+def test_prior_beyond_the_disc_is_refused(small_camera, rng):
+    config = config_with(do_fit_centroid=True, priors={"centroid_delta": NormalPrior(mu=[20, 0], sigma=1)})
+    with pytest.raises(
+        InputError, match=r"priors\.centroid_delta\.mu: \[20\.0, 0\.0\] lies beyond centroid_max = 2 mm"
+    ):
+        build_model(small_flat(small_camera, rng), config)
+
+
+def test_prior_without_mu_keeps_the_default_centre(small_camera, rng):
+    config = config_with(priors={"itl_ratio": NormalPrior(sigma=0.01)})
+    data = prepare(small_flat(small_camera, rng), config)
+    ratio = mean_parameters(data, config, estimate(data, config))[1]
+    assert (float(ratio.mu), float(ratio.sigma)) == (estimate(data, config).itl_ratio, 0.01)
+
+
+def test_gradient_is_finite_where_a_bin_lies_on_the_centroid(small_camera, rng):
+    config = config_with(do_fit_centroid=True)
+    data = prepare(small_flat(small_camera, rng), config)
+    data.dx[0] = data.dy[0] = 0.0
+    model = build_model(data, config)
+    z = flattened(model, model.initial_point())
+    value, gradient = compile_density(model)(z)
+    step = np.zeros(len(z))
+    step[7] = 1e-6  # a component of the centroid
+    density = compile_density(model)
+    assert gradient[7] == pytest.approx((density(z + step)[0] - density(z - step)[0]) / 2e-6, rel=1e-4, abs=1e-2)
+    assert np.isfinite(value)
+    assert np.all(np.isfinite(gradient))
+
+
+@pytest.mark.parametrize("likelihood", ["normal", "student_t", "laplace"])
+def test_pymc_can_do_all_with_the_model(small_camera, rng, likelihood):
+    """Prior and posterior draws and log-likelihood, with dims; nothing is stored for each bin and draw but the data."""
+    config = config_with(likelihood, do_fit_centroid=True, do_constrain_zero=False)
+    model = build_model(small_flat(small_camera, rng, n=60), config)
+    with model:
+        prior = pm.sample_prior_predictive(200, random_seed=1)
+    assert set(prior["prior"].data_vars) == {
+        "radial_spline_values", "itl_ratio", "centroid_delta", "log_noise_scale", "noise_scale"
+    }  # fmt: skip
+    assert prior["prior_predictive"]["value"].dims == ("chain", "draw", "bin")
+    assert prior["constant_data"]["dx"].dims == ("bin",)
+    ratio = prior["prior"]["itl_ratio"]
+    assert float(ratio.std()) == pytest.approx(0.2, rel=5 / 400**0.5)
+
+
 def test_prior_in_the_config_is_the_models(small_camera, rng):
     prior = NormalPrior(mu=[1e-4, -1e-4], sigma=[1e-5, 2e-5])
     binned = small_flat(small_camera, rng)

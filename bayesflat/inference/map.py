@@ -23,6 +23,7 @@ from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 
 from bayesflat.config import FitConfig
+from bayesflat.errors import InputError
 from bayesflat.inference.objective import HierarchicalObjective, IndependentObjective, Objective
 from bayesflat.model.noise import LaplaceNoise, StudentTNoise, noise_model
 from bayesflat.model.parameters import mean_parameters
@@ -100,19 +101,26 @@ def find_map(model: pm.Model, data: FitData, config: FitConfig) -> MapResult:
         ``fit_gtol`` is the whitened gradient norm at which Newton's steps end, ``seed`` that of the second start.
     """
     # the products are of tall thin matrices: threads gain little alone, and on a busy machine wait for each other
-    with threadpool_limits(1, "blas"):
+    # and where a step goes too far, numbers overflow before it is refused
+    with threadpool_limits(1, "blas"), np.errstate(all="ignore"):
         return _find_map(model, data, config)
 
 
 def _find_map(model: pm.Model, data: FitData, config: FitConfig) -> MapResult:
     began = time.perf_counter()
     objective, first = _objective_and_start(data, config)
+    if len(data) < objective.size:
+        raise InputError(
+            f"{len(data)} bins are left to fit {objective.size} parameters; there must be as many at least"
+        )
     kinked = isinstance(objective.noise, LaplaceNoise)
     rng = np.random.default_rng(config.seed)
 
     ends: list[_End] = []
     while len(ends) < _MOST_STARTS:
-        z = first if not ends else _other_start(objective, first, rng)
+        # two starts of their own; where these disagree, others beside the better one, until one comes back to it
+        near = len(ends) > 1
+        z = first if not ends else _other_start(objective, ends[0].z if near else first, rng, near)
         ends.append(_descend(objective, z, kinked))
         log.debug("start %d: cost %.6f after %d steps", len(ends), ends[-1].cost, ends[-1].steps)
         ends.sort(key=lambda end: end.cost)
@@ -230,16 +238,16 @@ def _first_start(objective: IndependentObjective, start: Start) -> NDArray:
     return z
 
 
-def _other_start(objective: Objective, first: NDArray, rng: np.random.Generator) -> NDArray:
-    """Another start: everything moved by a third of its scale, the noise enlarged.
+def _other_start(objective: Objective, first: NDArray, rng: np.random.Generator, near: bool) -> NDArray:
+    """Another start: everything moved by a third of its scale and the noise enlarged, or a tenth of that if ``near``.
 
-    The radial values move by half a per cent: enough to change the signs of the changes of slope, on which Akima's
-    weights depend with a kink, so that there are maxima beside each other.
+    The radial values move by half a per cent (a twentieth): enough to change the signs of the changes of slope, on
+    which Akima's weights depend with a kink, so that there are maxima beside each other.
     """
-    z = first + rng.normal(0.0, 0.3, len(first))
+    z = first + rng.normal(0.0, 0.03 if near else 0.3, len(first))
     radial, scale = objective.slices["radial_spline_values"], slice(objective.n_mean, None)
     z[radial] = first[radial] + 0.05 * (z[radial] - first[radial])
-    z[scale] = first[scale] + 1.0
+    z[scale] = first[scale] + (0.1 if near else 1.0)
     return z
 
 
@@ -262,6 +270,8 @@ def _newton(objective: Objective, z: NDArray, tolerance: float) -> _End:
     Near the end Gauss's curvature, which knows nothing of the residuals, is corrected by what the steps find (BFGS).
     """
     cost, gradient, gauss = objective.derivatives(z)
+    if not np.isfinite(gauss).all():
+        return _End(z, np.inf, np.zeros_like(z), np.eye(len(z)), 0)
     curvature = gauss
     steps = 0
     while steps < _MOST_STEPS:
@@ -273,7 +283,10 @@ def _newton(objective: Objective, z: NDArray, tolerance: float) -> _End:
         if new is None:
             break
         steps += 1
-        cost, ahead, gauss = objective.derivatives(new)
+        cost_there, ahead, gauss_there = objective.derivatives(new)
+        if not np.isfinite(gauss_there).all():
+            break
+        cost, gauss = cost_there, gauss_there
         moved, turned = new - z, ahead - gradient
         curvature = _corrected(curvature, moved, turned) if norm < _NEAR and turned @ moved > 0 else gauss
         z, gradient = new, ahead

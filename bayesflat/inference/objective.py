@@ -52,7 +52,7 @@ class Objective(ABC):
 
     @abstractmethod
     def derivatives(self, z: NDArray) -> tuple[float, NDArray, NDArray]:
-        """Cost, gradient (n,) and a positive definite stand-in for the curvature (n, n): Gauss and Newton's."""
+        """Cost, gradient (n,) and Gauss and Newton's stand-in for the curvature (n, n)."""
 
     @abstractmethod
     def thinned(self, most: int) -> Objective:
@@ -108,7 +108,7 @@ class IndependentObjective(Objective):
         return float(cost) if np.isfinite(cost) else np.inf
 
     def derivatives(self, z: NDArray) -> tuple[float, NDArray, NDArray]:
-        """Cost, gradient (n,) and a positive definite stand-in for the curvature (n, n): Gauss and Newton's."""
+        """Cost, gradient (n,) and Gauss and Newton's stand-in for the curvature (n, n)."""
         parameters = self.to_parameters(z)
         scale, relative = self._scale(parameters)
         mean, jacobian, columns = self.mean.with_jacobian(parameters)

@@ -67,21 +67,24 @@ def expected_values(parameters: dict[str, TensorVariable], data: FitData, config
     data : FitData
     config : FitConfig
     """
-    dx, dy = pm.Data("dx", data.dx), pm.Data("dy", data.dy)
+    dx, dy = pm.Data("dx", data.dx, dims="bin"), pm.Data("dy", data.dy, dims="bin")
     if "centroid_delta" in parameters:
         centroid = parameters["centroid_delta"]
-        radius = pt.sqrt((dx - centroid[0]) ** 2 + (dy - centroid[1]) ** 2)
+        square = (dx - centroid[0]) ** 2 + (dy - centroid[1]) ** 2
+        # the root has no derivative where a bin lies on the centroid; where() differentiates both branches
+        apart = square > 0
+        radius = pt.where(apart, pt.sqrt(pt.where(apart, square, 1.0)), 0.0)
     else:
-        radius = pm.Data("radius", data.radius)
+        radius = pm.Data("radius", data.radius, dims="bin")
 
     mean = akima(data.nodes, parameters["radial_spline_values"], radius)
     if "itl_ratio" in parameters:
-        mean *= 1 + (parameters["itl_ratio"] - 1) * pm.Data("itl", data.itl.astype(float))
+        mean *= 1 + (parameters["itl_ratio"] - 1) * pm.Data("itl", data.itl.astype(float), dims="bin")
     if "gradient" in parameters:
         gradient = parameters["gradient"]
         mean /= 1 + gradient[0] * dx + gradient[1] * dy
     if "outer_gradient" in parameters:
         gradient = parameters["outer_gradient"]
-        beyond = pm.Data("beyond", (data.radius >= config.outer_gradient_radius).astype(float))
+        beyond = pm.Data("beyond", (data.radius >= config.outer_gradient_radius).astype(float), dims="bin")
         mean /= 1 + beyond * (gradient[0] * dx + gradient[1] * dy)
     return mean

@@ -45,6 +45,11 @@ class NoiseModel(ABC):
         """
 
 
+def _observed(data: FitData) -> TensorVariable:
+    # shared, not a constant: constants of this size defeat the compilation cache
+    return pm.Data("observed", data.value, dims="bin")
+
+
 class IndependentNoise(NoiseModel):
     """Every bin scatters on its own, with one scale: ``noise_scale = FLOOR + exp(log_noise_scale)`` of the level.
 
@@ -80,7 +85,7 @@ class NormalNoise(IndependentNoise):
 
     def likelihood(self, mean, scale, data):
         """pm.Normal."""
-        pm.Normal("value", mean, scale, observed=data.value, dims="bin")
+        pm.Normal("value", mean, scale, observed=_observed(data), dims="bin")
 
     def loss(self, u, smoothing):
         """Half the square."""
@@ -92,7 +97,7 @@ class StudentTNoise(IndependentNoise):
 
     def likelihood(self, mean, scale, data):
         """pm.StudentT."""
-        pm.StudentT("value", nu=STUDENT_T_NU, mu=mean, sigma=scale, observed=data.value, dims="bin")
+        pm.StudentT("value", nu=STUDENT_T_NU, mu=mean, sigma=scale, observed=_observed(data), dims="bin")
 
     def loss(self, u, smoothing):
         """(nu + 1)/2 log(1 + u**2/nu)."""
@@ -118,10 +123,10 @@ class LaplaceNoise(IndependentNoise):
         def logp(value, mean, scale):
             return -pt.log(2 * scale) - pt.sqrt((value - mean) ** 2 + smoothing**2) / scale
 
-        def random(mean, scale, rng=None, size=None):
-            return rng.laplace(mean, scale, size=size)
+        def draws(mean, scale, size):
+            return pm.Laplace.dist(mean, scale, size=size)
 
-        pm.CustomDist("value", mean, scale, logp=logp, random=random, observed=data.value, dims="bin")
+        pm.CustomDist("value", mean, scale, logp=logp, dist=draws, observed=_observed(data), dims="bin")
 
     def loss(self, u, smoothing):
         """sqrt(u**2 + smoothing**2)."""

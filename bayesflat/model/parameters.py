@@ -169,7 +169,7 @@ def make_parameter(
     Raises
     ------
     InputError
-        The config's ``mu`` or ``sigma`` has not as many components as the parameter.
+        The config's ``mu`` or ``sigma`` has not as many components as the parameter, or ``mu`` lies beyond the disc.
     """
     mu = np.asarray(mu, dtype=float)
     sigma = np.broadcast_to(np.asarray(sigma, dtype=float), mu.shape)
@@ -178,8 +178,11 @@ def make_parameter(
     if prior == "flat":
         prior_sigma = np.full(mu.shape, np.inf)
     elif isinstance(prior, NormalPrior):
-        prior_mu = _components(f"priors.{name}.mu", prior.mu, mu.shape)
+        if prior.mu is not None:
+            prior_mu = _components(f"priors.{name}.mu", prior.mu, mu.shape)
         prior_sigma = _components(f"priors.{name}.sigma", prior.sigma, mu.shape)
+    if disc and np.hypot(*prior_mu) >= disc:
+        raise InputError(f"priors.{name}.mu: {prior_mu.tolist()} lies beyond centroid_max = {disc:g} mm")
     # a prior narrower than the default sets the scale; a wider one does not, for then the data do
     scale = np.minimum(sigma, prior_sigma)
     transform = Disc(scale.min(), disc) if disc else Scaled(prior_mu, scale)
