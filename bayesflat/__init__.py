@@ -23,6 +23,7 @@ _HOMES = {
     "FlatGradient": "gradient",
     "InputError": "errors",
     "NormalPrior": "config",
+    "RunConfig": "config",
     "bin_files": "binning",
     "bin_focal_plane": "binning",
     "build_model": "model.build",

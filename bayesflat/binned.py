@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -108,6 +109,15 @@ class BinnedFlat:
                 "%s: column itl differs from camera %s for detector %s; the table's is used", where, camera.name, name
             )
         arrays.setdefault("amplifier", amplifier)
+        most = max(camera[int(number)].n_amplifiers for number in np.unique(arrays["detector"]))
+        beyond = np.flatnonzero((arrays["amplifier"] < 0) | (arrays["amplifier"] >= most))
+        if len(beyond):
+            raise InputError(
+                f"{where}: column amplifier is {arrays['amplifier'][beyond[0]]} in row {beyond[0]}; "
+                f"camera {camera.name} has amplifiers 0 to {most - 1}"
+            )
+        if instrument and instrument != camera.name:
+            log.warning("%s: is of %s, the camera is %s", where, instrument, camera.name)
         return cls(camera=camera, instrument=instrument, physical_filter=physical_filter, **arrays)
 
     def select(self, rows: NDArray | slice) -> BinnedFlat:
@@ -143,7 +153,9 @@ class BinnedFlat:
         try:
             # NaN is NaN here, not a missing value
             options = {"hdu": 1, "mask_invalid": False} if _format(path) == "fits" else {}
-            table = Table.read(path, format=_format(path), **options)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", message=".*truncated.*")
+                table = Table.read(path, format=_format(path), **options)
         except FileNotFoundError:
             raise InputError(f"{where}: no such file") from None
         except Exception as error:
@@ -216,8 +228,10 @@ def is_binned_table(path: str | Path) -> bool:
     from astropy.io import fits
 
     try:
-        with fits.open(path) as hdus:
-            found = hdus[1].columns.names if len(hdus) > 1 and type(hdus[1]) is fits.BinTableHDU else []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # whoever reads the file says what is wrong with it
+            with fits.open(path) as hdus:
+                found = hdus[1].columns.names if len(hdus) > 1 and type(hdus[1]) is fits.BinTableHDU else []
     except Exception:
         return False  # no FITS at all: the reader of flats says what is wrong with it
     return any(name in found for name in REQUIRED)

@@ -33,6 +33,9 @@ def run(arguments: list[str]) -> int:
         return cli.main(arguments, prog_name="bayesflat", standalone_mode=False) or DONE
     except click.exceptions.Exit as error:
         return error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return WRONG_INPUT
     except click.ClickException as error:
         return _fail(error.format_message())
     except InputError as error:
@@ -96,7 +99,7 @@ def fit_command(
     \b
     Config fields (-c KEY=VALUE; lists 0,200,300 or [0, 200, 300]; true, false, none; nested keys with dots):
     """  # noqa: D301
-    values = read_toml(config_file) if config_file else {}
+    values = read_toml(config_file) if config_file is not None else {}
     values = merge_overrides(values, overrides)
     for key, value in {"camera": camera, "physical_filter": physical_filter, "seed": seed}.items():
         if value is not None:
@@ -200,11 +203,14 @@ def _with_fields(defaults, texts, option):
     """A dataclass with some of its fields set from key=value texts."""
     import dataclasses
 
-    values = merge_overrides({}, texts)
+    values = merge_overrides({}, texts, option)
     known = [f.name for f in dataclasses.fields(defaults)]
     for key, value in values.items():
         if key not in known:
             raise InputError(f"{option}: unknown key {key!r}; known keys: {', '.join(known)}")
+        numbers = value if isinstance(value, list) else [value]
+        if key != "radial" and not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
+            raise InputError(f"{option} {key}: needs a number, or two with a comma, got {value!r}")
         if isinstance(value, list):
             values[key] = tuple(value)
     try:

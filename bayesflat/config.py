@@ -207,7 +207,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise InputError(f"config {path}: not TOML ({error})") from None
 
 
-def merge_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+def merge_overrides(values: Mapping[str, Any], overrides: Iterable[str], option: str = "-c") -> dict[str, Any]:
     """Put ``key=value`` texts over a mapping; nested keys with dots, later ones win.
 
     A value is a list (``0,200,300`` or ``[0, 200, 300]``), a boolean in any case, ``none``, or anything else
@@ -218,7 +218,7 @@ def merge_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict
         key, equals, value = text.partition("=")
         key = key.strip()
         if not equals or not key:
-            raise InputError(f"-c {text}: needs the form key=value")
+            raise InputError(f"{option} {text}: needs the form key=value")
         *parents, last = key.split(".")
         place = result
         for parent in parents:
@@ -258,8 +258,12 @@ def _nearest(key: str, known: Iterable[str]) -> str:
 
 def _explain(cls: type[BaseModel], error: ValidationError) -> str:
     """The first mistake in one line: the key, what was found, what is accepted."""
-    first = error.errors()[0]
-    path = [str(part) for part in first["loc"]]
+    # a key that is not known explains best why another one is missing
+    errors = error.errors()
+    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
+    path = [str(part) for part in first["loc"] if part not in ("NormalPrior", "literal['flat']")]
+    if first["type"] in ("model_type", "literal_error") and path[0] == "priors" and len(path) == 2:
+        return f'priors.{path[1]}: needs {{dist = "normal", mu = ..., sigma = ...}} or "flat", got {first["input"]!r}'
     key = ".".join(path)
     if first["type"] == "extra_forbidden":
         owner = cls

@@ -205,6 +205,7 @@ def opened_fits(path: str | Path) -> Iterator:
         warnings.simplefilter("always")
         try:
             with fits.open(path, memmap=False) as hdus:
+                len(hdus)  # reads all headers: a file cut short behind what is used is damaged all the same
                 yield hdus
         except Exception as error:
             damage = _damage(caught)

@@ -110,7 +110,10 @@ def _write_fits(gradient: FlatGradient, path: Path) -> None:
     if gradient.estimates is not None:
         hdus += _estimates_to_hdus(gradient.estimates)
     if gradient.config:
-        rows = Table({"key": list(gradient.config), "value": [json.dumps(v) for v in gradient.config.values()]})
+        # a row for each input: columns are as wide as their widest value
+        config = {key: value for key, value in gradient.config.items() if key != "inputs"}
+        config |= {f"inputs[{i}]": value for i, value in enumerate(gradient.config.get("inputs", []))}
+        rows = Table({"key": list(config), "value": [json.dumps(v) for v in config.values()]})
         hdus.append(fits.BinTableHDU(rows, name="CONFIG"))
     fits.HDUList(hdus).writeto(path)
 
@@ -151,7 +154,10 @@ def _read_fits(path: str | Path) -> FlatGradient:
         estimates = _estimates_from_hdus(hdus) if "PARAMETERS" in hdus and "COVARIANCE" in hdus else None
         config = {}
         if "CONFIG" in hdus:
-            config = {str(row["key"]): json.loads(row["value"]) for row in hdus["CONFIG"].data}
+            rows = {str(row["key"]): json.loads(row["value"]) for row in hdus["CONFIG"].data}
+            config = {key: value for key, value in rows.items() if not key.startswith("inputs[")}
+            if len(config) < len(rows):
+                config["inputs"] = [value for key, value in rows.items() if key.startswith("inputs[")]
     return _from_table(first, metadata, path, estimates=estimates, config=config)
 
 

@@ -91,7 +91,10 @@ def load(
     """
     camera = get_camera(config.camera)
     inputs = [str(path) for path in inputs]
-    if len(inputs) == 1 and is_binned_table(inputs[0]):
+    tables = [path for path in inputs if is_binned_table(path)]
+    if tables and len(inputs) > 1:
+        raise InputError(f"{tables[0]}: a binned table must be the only input, {len(inputs)} were given")
+    if tables:
         if defects is not None:
             raise InputError("--defects: the input is a binned table, whose defects were left out when it was made")
         binned = BinnedFlat.read(inputs[0], camera)

@@ -138,7 +138,7 @@ def _find_map(model: pm.Model, data: FitData, config: FitConfig) -> MapResult:
     if not kinked:
         root = _root(curvature)
         norm = _whitened_norm(root, gradient)
-        if not norm < TOLERANCE:
+        if not norm < TOLERANCE and np.isfinite(gradient).all():
             z, value, norm, evaluations = _polish(density, z, root)
             curvature = objective.derivatives(z)[2]
     converged = bool(agree and np.isfinite(value) and (kinked or norm < TOLERANCE))
@@ -270,7 +270,7 @@ def _newton(objective: Objective, z: NDArray, tolerance: float) -> _End:
     Near the end Gauss's curvature, which knows nothing of the residuals, is corrected by what the steps find (BFGS).
     """
     cost, gradient, gauss = objective.derivatives(z)
-    if not np.isfinite(gauss).all():
+    if not (np.isfinite(gauss).all() and np.isfinite(gradient).all()):
         return _End(z, np.inf, np.zeros_like(z), np.eye(len(z)), 0)
     curvature = gauss
     steps = 0
@@ -284,11 +284,12 @@ def _newton(objective: Objective, z: NDArray, tolerance: float) -> _End:
             break
         steps += 1
         cost_there, ahead, gauss_there = objective.derivatives(new)
-        if not np.isfinite(gauss_there).all():
+        if not (np.isfinite(gauss_there).all() and np.isfinite(ahead).all()):
             break
         cost, gauss = cost_there, gauss_there
         moved, turned = new - z, ahead - gradient
-        curvature = _corrected(curvature, moved, turned) if norm < _NEAR and turned @ moved > 0 else gauss
+        corrected = _corrected(curvature, moved, turned) if norm < _NEAR and turned @ moved > 0 else gauss
+        curvature = corrected if np.isfinite(corrected).all() else gauss
         z, gradient = new, ahead
         # below this, rounding hides the gain in cost: go on only while the gradient still shrinks
         if norm < TOLERANCE and _whitened_norm(root, gradient) > 0.9 * norm:
@@ -326,16 +327,18 @@ def _apart(a: _End, b: _End, n_kinked: int | None) -> float:
 
 def _root(curvature: NDArray) -> NDArray:
     """Lower triangular root of the curvature, enlarged a little where nothing constrains a direction."""
-    diagonal = np.diag(curvature)
-    ridge = 0.0
-    while True:
+    diagonal = np.abs(np.diag(curvature))
+    for ridge in (0.0, *np.logspace(-14, 0, 15)):
         try:
             return np.linalg.cholesky(curvature + ridge * np.diag(diagonal + diagonal.max()))
         except np.linalg.LinAlgError:
-            ridge = max(10 * ridge, 1e-14)
+            continue
+    return np.diag(np.sqrt(diagonal + diagonal.max()))  # nothing but the scale of each parameter
 
 
 def _whitened_norm(root: NDArray, gradient: NDArray) -> float:
+    if not np.isfinite(gradient).all():
+        return np.inf
     return float(np.linalg.norm(solve_triangular(root, gradient, lower=True)))
 
 
