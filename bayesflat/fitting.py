@@ -101,8 +101,9 @@ def fit(binned: BinnedFlat, config: FitConfig | None = None, *, inputs: Sequence
         data = replace(data, weight=(~spoilt).astype(float))
     model = build_model(data, config)
     found = find_map(model, data, config)
+    labels = model.coords.get("noise_scale", ())
     log.log(logging.INFO if found.converged else logging.WARNING, "%s", found.message)
-    return FitResult(data, config, model, found, _gradient(data, config, found, inputs))
+    return FitResult(data, config, model, found, _gradient(data, config, found, labels, inputs))
 
 
 def _warn(data: FitData, config: FitConfig) -> None:
@@ -124,7 +125,9 @@ def _warn(data: FitData, config: FitConfig) -> None:
         )
 
 
-def _gradient(data: FitData, config: FitConfig, found: MapResult, inputs: Sequence[dict[str, Any]]) -> FlatGradient:
+def _gradient(
+    data: FitData, config: FitConfig, found: MapResult, labels: Sequence[str], inputs: Sequence[dict[str, Any]]
+) -> FlatGradient:
     """The product of a fit."""
     scalars = {"itl_ratio": float(found.parameters.get("itl_ratio", 1.0))}
     for name in ("centroid_delta", "gradient", "outer_gradient"):
@@ -139,7 +142,7 @@ def _gradient(data: FitData, config: FitConfig, found: MapResult, inputs: Sequen
         outer_gradient_radius=config.outer_gradient_radius,
         normalization_factor=data.normalization,
         metadata=_metadata(data.binned.instrument or data.binned.camera.name, data.binned.physical_filter),
-        estimates=_estimates(data, config, found, scalars),
+        estimates=_estimates(data, config, found, scalars, labels),
         config={**config.model_dump(mode="json"), "inputs": list(inputs)},
     )
 
@@ -159,13 +162,15 @@ def _metadata(instrument: str, physical_filter: str) -> dict[str, Any]:
     }
 
 
-def _estimates(data: FitData, config: FitConfig, found: MapResult, scalars: dict[str, float]) -> Estimates:
+def _estimates(
+    data: FitData, config: FitConfig, found: MapResult, scalars: dict[str, float], labels: Sequence[str]
+) -> Estimates:
     """A row for every parameter: the MAP, and nothing of its uncertainty yet; what is held fixed has an sd of 0."""
     values = found.parameters["radial_spline_values"]
     rows = {f"radial_spline_values[{i}]": float(value) for i, value in enumerate(values)}
     rows |= {name: scalars[name] for name in SCALARS}
     noise = {name: value for name, value in found.parameters.items() if name.startswith("log_noise_scale")}
-    rows |= {label: value for name in noise for label, value in _labelled(name, noise[name], data)}
+    rows |= {label: value for name in noise for label, value in _labelled(name, noise[name], labels)}
     fitted = {name.removesuffix("_x").removesuffix("_y") for name in rows}
     fitted = fitted & set(found.parameters) | {name for name in rows if name.startswith(("radial", "log_noise_scale"))}
     if config.do_constrain_zero:
@@ -201,13 +206,11 @@ def _estimates(data: FitData, config: FitConfig, found: MapResult, scalars: dict
     )
 
 
-def _labelled(name: str, value: np.ndarray, data: FitData) -> list[tuple[str, float]]:
+def _labelled(name: str, value: np.ndarray, labels: Sequence[str]) -> list[tuple[str, float]]:
     """Rows of a noise parameter: its name, or one with each of its labels."""
     if np.ndim(value) == 0:
         return [(name, float(value))]
-    from bayesflat.model.hierarchical import HierarchicalNoise
-
-    return [(f"{name}[{label}]", float(v)) for label, v in zip(HierarchicalNoise(data).labels, value, strict=True)]
+    return [(f"{name}[{label}]", float(v)) for label, v in zip(labels, value, strict=True)]
 
 
 _VERSIONS = {"VBAYESFL": "bayesflat", "VPYMC": "pymc", "VPYTENS": "pytensor", "VNUMPY": "numpy"}
