@@ -95,7 +95,9 @@ class FitConfig(_Strict):
     min_flat_value: Number = Field(0.05, description="lowest value used, relative to the centre")
     max_flat_value: Number = Field(1.5, description="highest value used, relative to the centre")
 
-    radial_spline_nodes: list[Number] = Field(NODES, description="radii of the spline nodes, ascending (mm)")
+    radial_spline_nodes: list[Number] | Literal["auto"] = Field(
+        NODES, description='radii of the spline nodes, ascending (mm), or "auto": placed where the data need them'
+    )
     radial_spline_nodes_initial: list[Number] | None = Field(
         None, description="nodes for the starting values only (mm); unset: the nodes themselves"
     )
@@ -106,7 +108,7 @@ class FitConfig(_Strict):
     do_fit_outer_gradient: bool = Field(False, description="fit a second plane beyond outer_gradient_radius")
     outer_gradient_radius: Number = Field(325.0, ge=0, description="where the outer plane begins (mm)")
 
-    noise: Literal["independent", "hierarchical"] = Field("independent", description="noise model")
+    noise: Literal["independent", "hierarchical"] = Field("hierarchical", description="noise model")
     likelihood: Literal["normal", "student_t", "laplace"] | None = Field(
         None, description="distribution of a bin; unset: student_t, or with hierarchical noise normal, its only one"
     )
@@ -128,7 +130,7 @@ class FitConfig(_Strict):
     @field_validator("radial_spline_nodes", "radial_spline_nodes_initial")
     @classmethod
     def _nodes(cls, nodes):
-        if nodes is None:
+        if nodes is None or nodes == "auto":
             return nodes
         if len(nodes) < 3:
             raise ValueError(f"needs at least 3 nodes, got {len(nodes)}")
@@ -165,7 +167,8 @@ class FitConfig(_Strict):
             raise ValueError(
                 f"min_flat_value ({self.min_flat_value:g}) must be below max_flat_value ({self.max_flat_value:g})"
             )
-        if self.do_fit_centroid and self.centroid_max >= self.radial_spline_nodes[-1]:
+        placed = self.radial_spline_nodes != "auto"
+        if self.do_fit_centroid and placed and self.centroid_max >= self.radial_spline_nodes[-1]:
             raise ValueError(
                 f"centroid_max ({self.centroid_max:g} mm) must be below the last node "
                 f"({self.radial_spline_nodes[-1]:g} mm): bins are used out to their difference"

@@ -10,13 +10,19 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.stats import norm
 
 from bayesflat.binned import BinnedFlat
 from bayesflat.config import FitConfig
-from bayesflat.gradient import SCALARS, STATISTICS, Estimates, FlatGradient
+from bayesflat.gradient import STATISTICS, Estimates, FlatGradient, Offsets
 from bayesflat.gradient_files import FIXED_METADATA
-from bayesflat.inference.map import MapResult, find_map, spoilt_bins
+from bayesflat.inference.laplace import Laplace, laplace
+from bayesflat.inference.map import MapResult, find_map, make_objective
+from bayesflat.inference.nodes import warn_of_misfit, with_nodes
+from bayesflat.inference.objective import Objective
+from bayesflat.inference.rough import rough_fit
 from bayesflat.model.build import build_model
+from bayesflat.model.noise import noise_model
 from bayesflat.prepare import FitData, prepare
 
 if TYPE_CHECKING:
@@ -44,10 +50,15 @@ class FitResult:
     data : FitData
         The bins that were fitted.
     config : FitConfig
+        As it was used: with the nodes that were placed.
     model : pymc.Model
         The model itself, for all that PyMC can do with it.
+    objective : Objective
+        Minus the log-posterior in NumPy.
     map : MapResult
         The maximum of the posterior, and how it was judged.
+    laplace : Laplace or None
+        The normal approximation of the posterior; None for ``likelihood = "laplace"``, which has no curvature.
     gradient : FlatGradient
         The product.
     """
@@ -55,7 +66,9 @@ class FitResult:
     data: FitData
     config: FitConfig
     model: pm.Model
+    objective: Objective
     map: MapResult
+    laplace: Laplace | None
     gradient: FlatGradient
 
     @property
@@ -87,7 +100,6 @@ def fit(binned: BinnedFlat, config: FitConfig | None = None, *, inputs: Sequence
     """
     config = config or FitConfig()
     data = prepare(binned, config)
-    _warn(data, config)
     log.info(
         "fitting %d bins of %d detectors, %s noise (%s)",
         len(data),
@@ -95,15 +107,25 @@ def fit(binned: BinnedFlat, config: FitConfig | None = None, *, inputs: Sequence
         config.noise,
         config.likelihood,
     )
+    rough = None
+    if config.noise == "hierarchical" or config.radial_spline_nodes == "auto":
+        rough = rough_fit(data, config)
+    if config.radial_spline_nodes == "auto":
+        data, config, _ = with_nodes(data, config, rough)
+    elif rough is not None:
+        warn_of_misfit(rough, data.nodes, config.do_constrain_zero)
+    _warn(data, config)
     if config.noise == "hierarchical":
-        spoilt = spoilt_bins(data, config)
-        log.info("%d bins are spoilt by dust or defects and weigh nothing", spoilt.sum())
-        data = replace(data, weight=(~spoilt).astype(float))
-    model = build_model(data, config)
-    found = find_map(model, data, config)
-    labels = model.coords.get("noise_scale", ())
+        log.info("%d bins are spoilt by dust or defects and weigh nothing", rough.spoilt.sum())
+        data = replace(data, weight=(~rough.spoilt).astype(float))
+    noise = noise_model(data, config)
+    model = build_model(data, config, noise)
+    objective = make_objective(data, config, noise)
+    found = find_map(model, objective, rough)
     log.log(logging.INFO if found.converged else logging.WARNING, "%s", found.message)
-    return FitResult(data, config, model, found, _gradient(data, config, found, labels, inputs))
+    approximation = None if config.likelihood == "laplace" else laplace(objective, found)
+    gradient = _gradient(objective, found, approximation, inputs)
+    return FitResult(data, config, model, objective, found, approximation, gradient)
 
 
 def _warn(data: FitData, config: FitConfig) -> None:
@@ -126,9 +148,10 @@ def _warn(data: FitData, config: FitConfig) -> None:
 
 
 def _gradient(
-    data: FitData, config: FitConfig, found: MapResult, labels: Sequence[str], inputs: Sequence[dict[str, Any]]
+    objective: Objective, found: MapResult, approximation: Laplace | None, inputs: Sequence[dict[str, Any]]
 ) -> FlatGradient:
     """The product of a fit."""
+    data, config = objective.data, objective.config
     scalars = {"itl_ratio": float(found.parameters.get("itl_ratio", 1.0))}
     for name in ("centroid_delta", "gradient", "outer_gradient"):
         x, y = found.parameters.get(name, (0.0, 0.0))
@@ -142,7 +165,8 @@ def _gradient(
         outer_gradient_radius=config.outer_gradient_radius,
         normalization_factor=data.normalization,
         metadata=_metadata(data.binned.instrument or data.binned.camera.name, data.binned.physical_filter),
-        estimates=_estimates(data, config, found, scalars, labels),
+        estimates=_estimates(objective, found, approximation),
+        offsets=_offsets(objective, found, approximation),
         config={**config.model_dump(mode="json"), "inputs": list(inputs)},
     )
 
@@ -162,32 +186,40 @@ def _metadata(instrument: str, physical_filter: str) -> dict[str, Any]:
     }
 
 
-def _estimates(
-    data: FitData, config: FitConfig, found: MapResult, scalars: dict[str, float], labels: Sequence[str]
-) -> Estimates:
-    """A row for every parameter: the MAP, and nothing of its uncertainty yet; what is held fixed has an sd of 0."""
-    values = found.parameters["radial_spline_values"]
-    rows = {f"radial_spline_values[{i}]": float(value) for i, value in enumerate(values)}
-    rows |= {name: scalars[name] for name in SCALARS}
-    noise = {name: value for name, value in found.parameters.items() if name.startswith("log_noise_scale")}
-    rows |= {label: value for name in noise for label, value in _labelled(name, noise[name], labels)}
-    fitted = {name.removesuffix("_x").removesuffix("_y") for name in rows}
-    fitted = fitted & set(found.parameters) | {name for name in rows if name.startswith(("radial", "log_noise_scale"))}
+def _estimates(objective: Objective, found: MapResult, approximation: Laplace | None) -> Estimates:
+    """A row for every parameter; what is off or held fixed has an sd of 0."""
+    data, config = objective.data, objective.config
+    # (parameter, component) of every row, its name, and its value where it is not fitted
+    n_nodes = len(data.nodes)
+    rows = [("radial_spline_values", k, f"radial_spline_values[{k}]", 0.0) for k in range(n_nodes)]
+    rows.append(("itl_ratio", 0, "itl_ratio", 1.0))
+    for name in ("centroid_delta", "gradient", "outer_gradient"):
+        rows += [(name, k, f"{name}_{axis}", 0.0) for k, axis in enumerate("xy")]
+    labels = objective.noise.coords().get("noise_scale")
+    noise = objective.parameters[-1].name
+    rows += (
+        [(noise, k, f"{noise}[{label}]", 0.0) for k, label in enumerate(labels)] if labels else [(noise, 0, noise, 0.0)]
+    )
+    names = tuple(name for _, _, name, _ in rows)
+    point = np.array([np.ravel(found.parameters[p])[k] if p in found.parameters else fixed for p, k, _, fixed in rows])
+    held = np.array([p not in found.parameters for p, *_ in rows])
     if config.do_constrain_zero:
-        fitted.discard(f"radial_spline_values[{len(values) - 1}]")
-    known = np.array([name.removesuffix("_x").removesuffix("_y") not in fitted for name in rows])
-    point = np.array(list(rows.values()))
-    columns = {key: np.full(len(rows), np.nan) for key in STATISTICS} | {"map": point}
-    columns["sd"] = np.where(known, 0.0, np.nan)
-    for key in ("mean", "q05", "q50", "q95"):
-        columns[key] = np.where(known, point, np.nan)
-    covariance = np.where(known[:, None] | known[None, :], 0.0, np.nan)
+        held[n_nodes - 1] = True
+    covariance = np.where(held[:, None] | held[None, :], 0.0, np.nan)
+    if approximation is not None:
+        at = {where: i for i, where in enumerate(approximation.names)}
+        index = [at[p, k] for (p, k, *_), fixed in zip(rows, held, strict=True) if not fixed]
+        covariance[np.ix_(~held, ~held)] = approximation.product[np.ix_(index, index)]
+    sd = np.sqrt(np.diag(covariance))
+    columns = {key: np.full(len(rows), np.nan) for key in STATISTICS}
+    columns |= {"map": point, "mean": point + 0 * sd, "sd": sd}
+    columns |= {key: point + norm.ppf(level) * sd for key, level in (("q05", 0.05), ("q50", 0.5), ("q95", 0.95))}
     return Estimates(
-        names=tuple(rows),
-        units=tuple(_UNITS.get(name, "") for name in rows),
+        names=names,
+        units=tuple(_UNITS.get(name, "") for name in names),
         columns=columns,
         covariance=covariance,
-        method="map",
+        method="map" if approximation is None else "laplace",
         converged=found.converged,
         reference=config.do_reference_gradient,
         header={
@@ -200,17 +232,28 @@ def _estimates(
             "GRADNORM": (found.gradient_norm, "its whitened gradient (standard deviations)"),
             "STARTSEP": (found.second_start, "how far another start ended"),
             "NSTEPS": (found.n_steps, "steps of the optimiser"),
+            "EXACTCUR": (approximation is not None and approximation.exact, "exact curvature (else Gauss-Newton)"),
             "SEED": (config.seed, "seed of all random numbers"),
             **{key: (importlib.metadata.version(name), f"version of {name}") for key, name in _VERSIONS.items()},
         },
     )
 
 
-def _labelled(name: str, value: np.ndarray, labels: Sequence[str]) -> list[tuple[str, float]]:
-    """Rows of a noise parameter: its name, or one with each of its labels."""
-    if np.ndim(value) == 0:
-        return [(name, float(value))]
-    return [(f"{name}[{label}]", float(v)) for label, v in zip(labels, value, strict=True)]
+def _offsets(objective: Objective, found: MapResult, approximation: Laplace | None) -> Offsets | None:
+    """Throughput of each detector and amplifier, relative to the product's model."""
+    if found.throughput is None or approximation is None:
+        return None
+    camera, noise = objective.data.binned.camera, objective.noise
+    # amplifiers are numbered by their own detector's columns; the array by the camera's most
+    amp_ny, amp_nx = noise.amp_shape
+    rows = []
+    for d, number in enumerate(noise.detectors.tolist()):
+        detector = camera[number]
+        rows.append((number, -1, d, 0))
+        for j in range(detector.amp_ny):
+            rows += [(number, i + detector.amp_nx * j, d, 1 + i + amp_nx * j) for i in range(detector.amp_nx)]
+    detector, amplifier, d, a = np.array(rows).T
+    return Offsets(detector, amplifier, found.throughput[d, a], approximation.throughput_sd[d, a])
 
 
 _VERSIONS = {"VBAYESFL": "bayesflat", "VPYMC": "pymc", "VPYTENS": "pytensor", "VNUMPY": "numpy"}

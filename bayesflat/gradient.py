@@ -63,6 +63,25 @@ class Estimates:
 
 
 @dataclass(frozen=True)
+class Offsets:
+    """Throughput of detectors and amplifiers relative to the model of a `FlatGradient`: the rows of ``OFFSETS``.
+
+    Attributes
+    ----------
+    detector : numpy.ndarray of int, shape (n,)
+    amplifier : numpy.ndarray of int, shape (n,)
+        -1: the detector as a whole.
+    mean, sd : numpy.ndarray, shape (n,)
+        The detectors of a vendor have a mean of 1; an amplifier's throughput contains its detector's.
+    """
+
+    detector: NDArray[np.int64]
+    amplifier: NDArray[np.int64]
+    mean: NDArray[np.float64]
+    sd: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class FlatGradient:
     """Large-scale gradients of a flat.
 
@@ -86,6 +105,8 @@ class FlatGradient:
         Header of the product.
     estimates : Estimates or None
         Uncertainties and diagnostics; None where a file has none.
+    offsets : Offsets or None
+        Throughput of detectors and amplifiers; None where a file has none, or the noise was independent.
     config : dict
         Configuration and inputs of the fit.
 
@@ -110,6 +131,7 @@ class FlatGradient:
     normalization_factor: float = 1.0
     metadata: dict[str, Any] = field(default_factory=dict)
     estimates: Estimates | None = None
+    offsets: Offsets | None = None
     config: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -150,6 +172,29 @@ class FlatGradient:
         nodes = self.radial_spline_nodes
         spline = Akima1DInterpolator(nodes, self.radial_spline_values, method="akima")
         return spline(np.clip(np.asarray(radius, dtype=float), nodes[0], nodes[-1]))
+
+    def compute_radial_sd(self, radius: ArrayLike) -> NDArray[np.float64]:
+        """Standard deviation of the radial function, from the covariance of the spline's values.
+
+        Parameters
+        ----------
+        radius : array_like
+            Radius from the moved centroid (mm).
+
+        Returns
+        -------
+        numpy.ndarray, of the shape of ``radius``
+            NaN where the product has no uncertainties.
+        """
+        from bayesflat.spline import akima_basis
+
+        radius = np.asarray(radius, dtype=float)
+        if self.estimates is None:
+            return np.full(radius.shape, np.nan)
+        n = self.radial_spline_nodes.size
+        basis = akima_basis(self.radial_spline_nodes, self.radial_spline_values, radius.ravel())
+        covariance = self.estimates.covariance[:n, :n]
+        return np.sqrt(np.einsum("ri,ij,rj->r", basis, covariance, basis)).reshape(radius.shape)
 
     def radius(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
         """Radius from the moved centroid (mm) of positions on the focal plane (mm)."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from bayesflat.errors import InputError, first_line
 from bayesflat.files import replacing
-from bayesflat.gradient import STATISTICS, Estimates, FlatGradient
+from bayesflat.gradient import STATISTICS, Estimates, FlatGradient, Offsets
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ FIXED_METADATA = {
     "CALIBCLS": "lsst.ip.isr.FlatGradient",
 }
 _EMPTY = ("DETECTOR", "DET_NAME", "DET_SER", "RAFTNAME", "SLOTNAME", "SEQFILE", "SEQNAME", "SEQCKSUM")
+_OFFSETS = ("detector", "amplifier", "mean", "sd")
 _PROPERTY_LIST = "lsst.daf.base.PropertyList"
 
 
@@ -115,6 +116,9 @@ def _write_fits(gradient: FlatGradient, path: Path) -> None:
         config |= {f"inputs[{i}]": value for i, value in enumerate(gradient.config.get("inputs", []))}
         rows = Table({"key": list(config), "value": [json.dumps(v) for v in config.values()]})
         hdus.append(fits.BinTableHDU(rows, name="CONFIG"))
+    if gradient.offsets is not None:
+        columns = {key: getattr(gradient.offsets, key) for key in _OFFSETS}
+        hdus.append(fits.BinTableHDU(Table(columns), name="OFFSETS"))
     fits.HDUList(hdus).writeto(path)
 
 
@@ -158,7 +162,14 @@ def _read_fits(path: str | Path) -> FlatGradient:
             config = {key: value for key, value in rows.items() if not key.startswith("inputs[")}
             if len(config) < len(rows):
                 config["inputs"] = [value for key, value in rows.items() if key.startswith("inputs[")]
-    return _from_table(first, metadata, path, estimates=estimates, config=config)
+        offsets = None
+        if "OFFSETS" in hdus:
+            rows = hdus["OFFSETS"].data
+            offsets = Offsets(
+                *(np.array(rows[key], dtype=np.int64) for key in _OFFSETS[:2]),
+                *(np.array(rows[key], dtype=float) for key in _OFFSETS[2:]),
+            )
+    return _from_table(first, metadata, path, estimates=estimates, offsets=offsets, config=config)
 
 
 def _cards(header) -> dict[str, tuple[Any, str]]:

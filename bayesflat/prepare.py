@@ -43,6 +43,8 @@ class FitData:
         Bins left out, by reason.
     weight : numpy.ndarray, shape (n_bins,)
         How much hierarchical noise trusts a bin: 1, or 0 where dust or defects spoil it.
+    bin_size : float
+        Side of the bins (pixels), from their distances; 0 where no two bins of a detector lie in a row.
     """
 
     binned: BinnedFlat
@@ -54,6 +56,7 @@ class FitData:
     level: float
     dropped: dict[str, int]
     weight: NDArray[np.float64]
+    bin_size: float
 
     def __len__(self) -> int:
         return len(self.value)
@@ -90,7 +93,8 @@ def prepare(binned: BinnedFlat, config: FitConfig) -> FitData:
 
     The normalization is the median of the good bins within ``normalize_center_radius`` of the pivot.  Bins are used
     out to the last node, less ``centroid_max`` where the centroid is fitted: then no centroid that the prior allows
-    moves a bin beyond the last node, where the clipped radial function would pull the centroid.
+    moves a bin beyond the last node, where the clipped radial function would pull the centroid.  With nodes still
+    to be placed (``auto``) all bins are kept.
 
     Raises
     ------
@@ -107,7 +111,13 @@ def prepare(binned: BinnedFlat, config: FitConfig) -> FitData:
 
     centre = _central_value(binned.value, science & finite & (radius <= config.normalize_center_radius), config)
     normalization = centre if config.do_normalize_center else 1.0
-    nodes = np.asarray(config.radial_spline_nodes)
+    usable = science & finite & ~(binned.value > config.max_flat_value * centre)
+    usable &= binned.value >= config.min_flat_value * centre
+    nodes = np.asarray(
+        provisional_nodes(radius[usable].max(initial=1.0), config)
+        if config.radial_spline_nodes == "auto"
+        else config.radial_spline_nodes
+    )
     reach = nodes[-1] - (config.centroid_max if config.do_fit_centroid else 0.0)
     relative = np.divide(binned.value, centre, where=finite, out=np.full(len(binned), np.nan))
     cuts = {
@@ -138,7 +148,24 @@ def prepare(binned: BinnedFlat, config: FitConfig) -> FitData:
         level=float(centre / normalization),
         dropped=dropped,
         weight=np.ones(int(keep.sum())),
+        bin_size=_bin_size(binned.select(keep)),
     )
+
+
+def provisional_nodes(reach: float, config: FitConfig) -> list[float]:
+    """Nodes that hold all bins within a radius (mm), until better ones are placed."""
+    return [0.0, 0.5 * reach, float(np.ceil(reach + (config.centroid_max if config.do_fit_centroid else 0.0)))]
+
+
+def _bin_size(binned: BinnedFlat) -> float:
+    """Side of the bins (pixels): the least distance between columns or rows of bins of a detector."""
+    least = np.inf
+    for number in np.unique(binned.detector):
+        rows = binned.detector == number
+        for pixels in binned.camera[int(number)].focal_plane_to_pixel(binned.xf[rows], binned.yf[rows]):
+            steps = np.diff(np.unique(np.round(pixels, 3)))
+            least = min(least, steps.min(initial=np.inf))
+    return float(least) if np.isfinite(least) else 0.0
 
 
 def _central_value(value: NDArray, centre: NDArray, config: FitConfig) -> float:

@@ -25,9 +25,10 @@ from threadpoolctl import threadpool_limits
 from bayesflat.config import FitConfig
 from bayesflat.errors import InputError
 from bayesflat.inference.objective import HierarchicalObjective, IndependentObjective, Objective
-from bayesflat.model.noise import LaplaceNoise, StudentTNoise, noise_model
+from bayesflat.inference.rough import Rough
+from bayesflat.model.noise import LaplaceNoise, NoiseModel, noise_model
 from bayesflat.model.parameters import mean_parameters
-from bayesflat.model.start import Start, estimate
+from bayesflat.model.start import estimate
 from bayesflat.prepare import FitData
 
 log = logging.getLogger(__name__)
@@ -40,8 +41,6 @@ AGREEMENT = 0.05
 COST_AGREEMENT = 1e-6
 _MOST_STARTS = 8
 _AT_THE_EDGE = 0.98
-# a bin is spoilt this many robust standard deviations from the others, found in so many rounds
-_SPOILT, _WEIGHTINGS = 5.0, 2
 _MOST_STEPS = 100
 # tightening of a smoothed absolute deviation, in units of the noise scale
 _SMOOTHING = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3)
@@ -59,6 +58,9 @@ class MapResult:
     ----------
     parameters : dict of str to numpy.ndarray
         Product units, by name; terms that are off are absent.
+    throughput : numpy.ndarray, shape (n_detectors, 1 + n_amplifiers), or None
+        Conditional means of the throughput of each detector (first) and its amplifiers, relative to the vendor's mean;
+        hierarchical noise only.
     value : numpy.ndarray, shape (n,)
         The same in the model's own coordinates.
     curvature : numpy.ndarray, shape (n, n)
@@ -78,6 +80,7 @@ class MapResult:
     """
 
     parameters: dict[str, NDArray]
+    throughput: NDArray | None
     value: NDArray
     curvature: NDArray
     log_posterior: float
@@ -89,30 +92,38 @@ class MapResult:
     message: str
 
 
-def find_map(model: pm.Model, data: FitData, config: FitConfig) -> MapResult:
+def find_map(model: pm.Model, objective: Objective, rough: Rough | None = None) -> MapResult:
     """Maximise the posterior.
 
     Parameters
     ----------
     model : pymc.Model
-        As `build_model` makes it of ``data`` and ``config``.
-    data : FitData
-    config : FitConfig
-        ``fit_gtol`` is the whitened gradient norm at which Newton's steps end, ``seed`` that of the second start.
+        As `build_model` makes it of the objective's data and config.
+    objective : Objective
+        As `make_objective` makes it.  In its config, ``fit_gtol`` is the whitened gradient norm at which Newton's
+        steps end, ``seed`` that of the second start.
+    rough : Rough, optional
+        Where to begin; by default with medians.
+
+    Raises
+    ------
+    InputError
+        Fewer bins than parameters.
     """
     # the products are of tall thin matrices: threads gain little alone, and on a busy machine wait for each other
     # and where a step goes too far, numbers overflow before it is refused
     with threadpool_limits(1, "blas"), np.errstate(all="ignore"):
-        return _find_map(model, data, config)
+        return _find_map(model, objective, rough)
 
 
-def _find_map(model: pm.Model, data: FitData, config: FitConfig) -> MapResult:
+def _find_map(model: pm.Model, objective: Objective, rough: Rough | None) -> MapResult:
     began = time.perf_counter()
-    objective, first = _objective_and_start(data, config)
+    data, config = objective.data, objective.config
     if len(data) < objective.size:
         raise InputError(
             f"{len(data)} bins are left to fit {objective.size} parameters; there must be as many at least"
         )
+    first = _first_start(objective, rough)
     kinked = isinstance(objective.noise, LaplaceNoise)
     rng = np.random.default_rng(config.seed)
 
@@ -136,7 +147,7 @@ def _find_map(model: pm.Model, data: FitData, config: FitConfig) -> MapResult:
     z, curvature, evaluations, norm = best.z, best.curvature, 1, np.nan
     value, gradient = density(z)
     if not kinked:
-        root = _root(curvature)
+        root = root_of(curvature)
         norm = _whitened_norm(root, gradient)
         if not norm < TOLERANCE and np.isfinite(gradient).all():
             z, value, norm, evaluations = _polish(density, z, root)
@@ -146,11 +157,13 @@ def _find_map(model: pm.Model, data: FitData, config: FitConfig) -> MapResult:
         "" if kinked else f", whitened gradient norm {norm:.1e}"
     )
     found = objective.product(z)
+    throughput = found.pop("throughput", None)
     if np.hypot(*found.get("centroid_delta", (0.0, 0.0))) > _AT_THE_EDGE * config.centroid_max:
         converged = False
         judged += "; the centroid ran to centroid_max: the bins do not constrain it, so leave it out"
     return MapResult(
         parameters=found,
+        throughput=throughput,
         value=z,
         curvature=curvature,
         log_posterior=-value,
@@ -187,51 +200,28 @@ class _End:
     steps: int
 
 
-def _objective_and_start(data: FitData, config: FitConfig) -> tuple[Objective, NDArray]:
-    """The objective, and where to begin: with hierarchical noise, where independent noise would end."""
+def make_objective(data: FitData, config: FitConfig, noise: NoiseModel | None = None) -> Objective:
+    """The objective of these bins."""
     start = estimate(data, config)
-    noise = noise_model(data, config)
-    of_mean = mean_parameters(data, config, start)
-    objective = (HierarchicalObjective if config.noise == "hierarchical" else IndependentObjective)(
-        data, config, noise, of_mean + noise.parameters(data, config, start)
+    noise = noise or noise_model(data, config)
+    parameters = mean_parameters(data, config, start) + noise.parameters(data, config, start)
+    return (HierarchicalObjective if config.noise == "hierarchical" else IndependentObjective)(
+        data, config, noise, parameters
     )
-    if config.noise == "independent":
-        return objective, _first_start(objective, start)
-    simple = StudentTNoise()
-    simpler = IndependentObjective(data, config, simple, of_mean + simple.parameters(data, config, start))
-    rough = _newton(simpler.thinned(_FEW_BINS), _first_start(simpler, start), _ROUGH)
-    first = np.zeros(objective.size)
-    first[: objective.n_mean] = rough.z[: objective.n_mean]
-    return objective, first
 
 
-def spoilt_bins(data: FitData, config: FitConfig) -> NDArray[np.bool_]:
-    """Bins that dust or defects spoil: far from what a rough fit with hierarchical noise leaves of the others.
-
-    Parameters
-    ----------
-    data : FitData
-    config : FitConfig
-        With ``noise = "hierarchical"``.
-
-    Returns
-    -------
-    numpy.ndarray of bool, shape (n_bins,)
-    """
-    spoilt = np.zeros(len(data), dtype=bool)
-    with threadpool_limits(1, "blas"):
-        for _ in range(_WEIGHTINGS):
-            objective, first = _objective_and_start(replace(data, weight=(~spoilt).astype(float)), config)
-            _, rest = objective.effects(_newton(objective, first, _ROUGH).z)
-            spoilt = np.abs(rest) > _SPOILT * 1.4826 * np.median(np.abs(rest))
-    return spoilt
-
-
-def _first_start(objective: IndependentObjective, start: Start) -> NDArray:
-    """The robust picture; terms that it does not know start at their priors' centre."""
-    z = np.zeros(objective.size)
+def _first_start(objective: Objective, rough: Rough | None) -> NDArray:
+    """The robust picture, or a rough fit; terms that are not known start at their priors' centre."""
+    data = objective.data
+    start = estimate(data, objective.config)
     known = {"radial_spline_values": start.radial_spline_values, "itl_ratio": start.itl_ratio}
     known["log_noise_scale"] = np.log(start.scatter)
+    if rough is not None:
+        known |= rough.parameters
+        seen = (data.nodes >= rough.radius[0] - 1) & (data.nodes <= rough.radius[-1])
+        profile = np.exp(np.interp(data.nodes, rough.radius, rough.log_radial))
+        known["radial_spline_values"] = np.where(seen, profile, start.radial_spline_values)
+    z = np.zeros(objective.size)
     for p in objective.parameters:
         if p.name in known:
             z[objective.slices[p.name]] = p.to_value(np.ravel(known[p.name])[: p.size].reshape(p.mu.shape))
@@ -275,7 +265,7 @@ def _newton(objective: Objective, z: NDArray, tolerance: float) -> _End:
     curvature = gauss
     steps = 0
     while steps < _MOST_STEPS:
-        root = _root(curvature)
+        root = root_of(curvature)
         norm = _whitened_norm(root, gradient)
         if norm < tolerance:
             break
@@ -322,10 +312,10 @@ def _apart(a: _End, b: _End, n_kinked: int | None) -> float:
     """
     if n_kinked:
         return abs(a.cost - b.cost) / n_kinked
-    return float(np.linalg.norm(_root(a.curvature).T @ (a.z - b.z)))
+    return float(np.linalg.norm(root_of(a.curvature).T @ (a.z - b.z)))
 
 
-def _root(curvature: NDArray) -> NDArray:
+def root_of(curvature: NDArray) -> NDArray:
     """Lower triangular root of the curvature, enlarged a little where nothing constrains a direction."""
     diagonal = np.abs(np.diag(curvature))
     for ridge in (0.0, *np.logspace(-14, 0, 15)):

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayesflat.config import FitConfig
+from bayesflat.model.marginal import Covariance, Marginal
 from bayesflat.model.mean import Mean
 from bayesflat.model.noise import FLOOR, NoiseModel, noise_model
 from bayesflat.model.parameters import Parameter
@@ -55,6 +56,10 @@ class Objective(ABC):
         """Cost, gradient (n,) and Gauss and Newton's stand-in for the curvature (n, n)."""
 
     @abstractmethod
+    def gradient(self, z: NDArray) -> tuple[NDArray, dict[str, NDArray]]:
+        """The gradient (n,), without the curvature at a fraction of its cost, and `product` there."""
+
+    @abstractmethod
     def thinned(self, most: int) -> Objective:
         """The objective of every k-th bin, so that at most about ``most`` remain."""
 
@@ -69,13 +74,23 @@ class Objective(ABC):
         """The parameters as the product holds them."""
         return self.to_parameters(z)
 
-    def _chain(self, z: NDArray, columns: dict[str, slice]) -> NDArray[np.float64]:
+    def chain(self, z: NDArray, columns: dict[str, slice]) -> NDArray[np.float64]:
         """From the Jacobian by product units to that by values: without the node that is fixed to zero."""
         chain = np.zeros((max(c.stop for c in columns.values()), self.n_mean))
         for p in self.parameters[:-1]:
             first = columns[p.name].start
             chain[first : first + p.size, self.slices[p.name]] = p.transform.jacobian(z[self.slices[p.name]])
         return chain
+
+    def _mean_gradient(self, z: NDArray, pulled: NDArray) -> NDArray[np.float64]:
+        """Gradient by the values of the mean's parameters, from that by product units."""
+        out = np.zeros(self.n_mean)
+        first = 0
+        for p in self.parameters[:-1]:
+            out[self.slices[p.name]] = p.transform.jacobian(z[self.slices[p.name]]).T @ pulled[first : first + p.size]
+            # the node that is fixed to zero is not moved
+            first += p.size + (p.name == "radial_spline_values" and self.config.do_constrain_zero)
+        return out
 
     def _prior(self, z: NDArray) -> tuple[float, NDArray, NDArray]:
         """Minus the log-prior, its gradient, and its curvature without the bend of the transforms."""
@@ -115,7 +130,7 @@ class IndependentObjective(Objective):
         u = (self.data.value - mean) / scale
         loss, slope, bend = self.noise.loss(u, self.smoothing)
         cost, gradient, curvature = self._prior(z)
-        chain = self._chain(z, columns) / scale
+        chain = self.chain(z, columns) / scale
         n = self.size - 1
         gradient[:n] -= chain.T @ (jacobian.T @ slope)
         curvature[:n, :n] += chain.T @ (jacobian.T @ (jacobian * bend[:, None])) @ chain
@@ -125,6 +140,18 @@ class IndependentObjective(Objective):
         curvature[n, n] += stretch**2 * (slope @ u + bend @ (u * u))
         cost += loss.sum() + len(u) * np.log(scale)
         return float(cost), gradient, curvature
+
+    def gradient(self, z: NDArray) -> tuple[NDArray, dict[str, NDArray]]:
+        """The gradient (n,), without the curvature at a fraction of its cost, and `product` there."""
+        parameters = self.to_parameters(z)
+        scale, relative = self._scale(parameters)
+        mean, pull = self.mean.with_pull(parameters)
+        u = (self.data.value - mean) / scale
+        _, slope, _ = self.noise.loss(u, self.smoothing)
+        _, gradient, _ = self._prior(z)
+        gradient[: self.n_mean] -= self._mean_gradient(z, pull(slope)) / scale
+        gradient[-1] += relative * self.parameters[-1].transform.scale * (len(u) - slope @ u)
+        return gradient, parameters
 
     def _scale(self, parameters: dict[str, NDArray]) -> tuple[float, float]:
         """Noise scale in units of the values, and d log(scale) / d log_noise_scale."""
@@ -153,7 +180,7 @@ class HierarchicalObjective(Objective):
         found = covariance.of(np.log(self.data.value / mean))
         cost, gradient, curvature = self._prior(z)
         n = self.n_mean
-        relative = (jacobian / mean[:, None]) @ self._chain(z, columns)
+        relative = (jacobian / mean[:, None]) @ self.chain(z, columns)
         gradient[:n] += found.by_residual @ relative
         curvature[:n, :n] += covariance.information(relative)
         stretch = self.parameters[-1].transform.scale
@@ -161,27 +188,39 @@ class HierarchicalObjective(Objective):
         curvature[n:, n:] += np.outer(stretch, stretch) * self.noise.information(covariance, log_scales)
         return float(cost - found.log_likelihood), gradient, curvature
 
+    def gradient(self, z: NDArray) -> tuple[NDArray, dict[str, NDArray]]:
+        """The gradient (n,), without the curvature at a fraction of its cost, and `product` there."""
+        parameters = self.to_parameters(z)
+        log_scales = parameters["log_noise_scales"]
+        mean, pull = self.mean.with_pull(parameters)
+        covariance = self.noise.covariance(log_scales)
+        found = covariance.of(np.log(self.data.value / mean))
+        _, gradient, _ = self._prior(z)
+        n = self.n_mean
+        gradient[:n] += self._mean_gradient(z, pull(found.by_residual / mean))
+        gradient[n:] -= self.parameters[-1].transform.scale * self.noise.by_log_scales(covariance, found, log_scales)
+        return gradient, self._product(parameters, covariance, found)
+
     def thinned(self, most: int) -> HierarchicalObjective:
         """The objective of every k-th bin, so that at most about ``most`` remain."""
         rows = slice(None, None, max(1, round(len(self.data) / most)))
         data = self.data.select(rows)
         return HierarchicalObjective(data, self.config, noise_model(data, self.config), self.parameters)
 
-    def effects(self, z: NDArray):
-        """Conditional means of the effects, and what they leave of the log-residuals, shape (n_bins,)."""
+    def effects(self, z: NDArray) -> tuple[dict[str, NDArray], Covariance, Marginal]:
+        """The parameters, the covariance of the log-residuals there, and what it makes of them."""
         parameters = self.to_parameters(z)
-        residual = np.log(self.data.value / self.mean(parameters))
-        found = self.noise.covariance(parameters["log_noise_scales"]).of(residual)
-        x = found.own + found.shared[self.noise.effects.vendor]
-        return found, residual - self.noise.effects.expand(x)
+        covariance = self.noise.covariance(parameters["log_noise_scales"])
+        return parameters, covariance, covariance.of(np.log(self.data.value / self.mean(parameters)))
 
     def product(self, z: NDArray) -> dict[str, NDArray]:
-        """The ratio is that of the detectors that are there, and the level that of the others (or of ITL alone)."""
-        parameters = self.to_parameters(z)
-        throughput = self.noise.throughput(self.effects(z)[0])
-        means = {name: throughput[self.noise.effects.vendor == v].mean() for v, name in enumerate(self.noise.vendors)}
-        level = means.get("rest", means.get("itl"))
-        parameters["radial_spline_values"] = parameters["radial_spline_values"] * level
-        if "itl_ratio" in parameters:
-            parameters["itl_ratio"] = parameters["itl_ratio"] * means["itl"] / level
-        return parameters
+        """The ratio is that of the detectors that are there, and the level that of the others (or of ITL alone).
+
+        Beside the parameters, ``throughput`` is that of each detector and amplifier, relative to its vendor's mean:
+        shape (n_detectors, 1 + n_amplifiers), the detector first.
+        """
+        return self._product(*self.effects(z))
+
+    def _product(self, parameters: dict, covariance: Covariance, found: Marginal) -> dict[str, NDArray]:
+        throughput = self.noise.throughput(covariance.all_effects(found.own, found.shared))
+        return self.noise.of_those_that_are_there(parameters, throughput)

@@ -123,7 +123,7 @@ class PiecewiseMoments(Op):
 
     def perform(self, node, inputs, output_storage):
         """One compiled pass, for PyTensor's Python mode."""
-        output_storage[0][0] = _moments(*inputs)
+        output_storage[0][0] = collect_moments(*inputs)
 
     def pullback(self, inputs, outputs, cotangents):
         """The cotangents are coefficients of cubics: evaluate them."""
@@ -176,7 +176,8 @@ def evaluate_basis(coefficients, nodes, radius, out):
 
 
 @njit(cache=True)
-def _moments(nodes, radius, weight):
+def collect_moments(nodes, radius, weight):
+    """Sum of ``weight * t**power`` over the radii of each interval: shape (n_nodes - 1, 4)."""
     moments = np.zeros((len(nodes) - 1, 4))
     k = 0
     for i in range(len(radius)):
@@ -200,4 +201,4 @@ def _numba_piecewise_cubic(op, node, **kwargs):
 
 @register_funcify_default_op_cache_key(PiecewiseMoments)
 def _numba_piecewise_moments(op, node, **kwargs):
-    return numba_njit(_moments.py_func), 2
+    return numba_njit(collect_moments.py_func), 2

@@ -10,13 +10,13 @@ from pytensor.tensor.variable import TensorVariable
 from bayesflat.binned import BinnedFlat
 from bayesflat.config import FitConfig
 from bayesflat.model.akima import akima
-from bayesflat.model.noise import noise_model
+from bayesflat.model.noise import NoiseModel, noise_model
 from bayesflat.model.parameters import mean_parameters
 from bayesflat.model.start import estimate
 from bayesflat.prepare import FitData, prepare
 
 
-def build_model(binned: BinnedFlat | FitData, config: FitConfig) -> pm.Model:
+def build_model(binned: BinnedFlat | FitData, config: FitConfig, noise: NoiseModel | None = None) -> pm.Model:
     """The model of a binned focal plane.
 
     ``value = radial(radius) * (itl_ratio if itl else 1) / plane / outer_plane``, with the radius counted from the moved
@@ -30,6 +30,9 @@ def build_model(binned: BinnedFlat | FitData, config: FitConfig) -> pm.Model:
     binned : BinnedFlat or FitData
         A focal plane, or one that `prepare` has normalized and cut already.
     config : FitConfig
+        With ``radial_spline_nodes = "auto"`` the nodes are placed first.
+    noise : NoiseModel, optional
+        That of these bins, where it is at hand: making it takes a moment.
 
     Returns
     -------
@@ -42,8 +45,12 @@ def build_model(binned: BinnedFlat | FitData, config: FitConfig) -> pm.Model:
         As `prepare`; or a prior with the wrong number of components.
     """
     data = binned if isinstance(binned, FitData) else prepare(binned, config)
+    if config.radial_spline_nodes == "auto":
+        from bayesflat.inference.nodes import with_nodes  # a rough fit, which knows the noise model
+
+        data, config, _ = with_nodes(data, config)
     start = estimate(data, config)
-    noise = noise_model(data, config)
+    noise = noise or noise_model(data, config)
     coords = {"node": data.nodes, "free_node": data.nodes[:-1], "axis": ["x", "y"], "bin": np.arange(len(data))}
     coords |= noise.coords()
     with pm.Model(coords=coords) as model:

@@ -5,6 +5,8 @@ The log of value over mean is normal, with a covariance that `bayesflat.model.ma
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
@@ -18,65 +20,89 @@ from bayesflat.model.noise import FLOOR, NoiseModel
 from bayesflat.model.parameters import make_parameter
 from bayesflat.prepare import FitData
 
-DEGREE = 4  # of a detector's surface
+DEGREE = 6  # of a detector's surface
+RIM_WIDTH = 1.0  # mm, within which a detector's rim fades
 SIGMA_LOG_SCALE = 1.5
-# typical sizes, as fractions: where the priors of the scales are centred
-_TYPICAL = {"white": 5e-4, "detector": 1e-2, "amplifier": 3e-3, "surface": 1e-3, "shared": 1e-3}
-_POWERS = [(i, total - i) for total in range(1, DEGREE + 1) for i in range(total + 1)]
+
+
+def _degree(name: str) -> int:
+    """Degree of a surface, 0 of any other effect."""
+    return int(name.split()[1]) if name.startswith("surface") else 0
+
+
+def _shared_label(name: str, vendor: str) -> str:
+    """The scale of a shared effect: four slopes are too few for a scale each."""
+    return "shared slope" if _degree(name) == 1 else f"shared {name.split()[0]} {vendor}"
+
+
+def _typical(label: str) -> float:
+    """Size of a scale, as a fraction: where its prior is centred."""
+    kind, *rest = label.split()
+    if kind == "surface":
+        return 1e-3 * 0.5 ** int(rest[0])  # smooth fields have less and less of the higher degrees
+    return {"white": 5e-4, "detector": 1e-2, "amplifier": 3e-3, "shared": 1e-3}[kind]
 
 
 class HierarchicalNoise(NoiseModel):
-    """Detector offsets with a scatter per vendor, amplifier offsets, a quartic surface, and vendors' shared patterns.
+    """Detector offsets with a scatter per vendor, amplifier offsets, a surface, and vendors' shared patterns.
 
     The one parameter is a vector, ``log_noise_scales``: white noise, then the standard deviations of the effects.
 
     Attributes
     ----------
     effects : Effects
+        The detector; its amplifiers, by the share of a bin that lies in each; Legendre polynomials over its pixels, of
+        rms 1; its four rims (shared only).
     detectors : numpy.ndarray of int, shape (n_detectors,)
         Ids, in the order of the effects.
+    vendors : list of str
+        ``itl``, ``rest``, or both.
     labels : list of str, length n_scales
         What each scale belongs to.
     """
 
     def __init__(self, data: FitData) -> None:
+        self.camera = camera = data.binned.camera
         self.detectors, index = np.unique(data.binned.detector, return_inverse=True)
-        camera = data.binned.camera
         itl = np.zeros(len(self.detectors), dtype=bool)
         itl[index] = data.itl
         # vendors that are there, numbered from 0
         vendors, vendor = np.unique(~itl, return_inverse=True)
         self.vendors = ["rest" if other else "itl" for other in vendors]
-        surface = np.empty((len(data), len(_POWERS)))
-        for d, number in enumerate(self.detectors):
-            rows, detector = index == d, camera[int(number)]
-            px, py = detector.focal_plane_to_pixel(data.binned.xf[rows], data.binned.yf[rows])
-            surface[rows] = _surface((2 * px + 1) / detector.nx - 1, (2 * py + 1) / detector.ny - 1)
-        n_amplifiers = max(camera[int(number)].n_amplifiers for number in self.detectors)
-        self.effects = Effects(index, data.binned.amplifier, surface, data.weight, vendor, n_amplifiers)
+        self.amp_shape = tuple(
+            max(getattr(camera[int(number)], name) for number in self.detectors) for name in ("amp_ny", "amp_nx")
+        )
+        self.effects, names = _effects(data, self.detectors, index, vendor, self.amp_shape)
         self.labels = ["white"]
-        # which scale rules which column of the effects, own and shared; -1: none
-        self.own_scale = np.full((len(self.vendors), self.effects.size), -1)
-        self.shared_scale = self.own_scale.copy()
-        amplifiers, degrees = slice(1, 1 + n_amplifiers), np.array([i + j for i, j in _POWERS])
-        columns = 1 + n_amplifiers + np.arange(len(_POWERS))
-        for v, name in enumerate(self.vendors):
-            self.own_scale[v, 0] = self._add(f"detector {name}")
-        self.own_scale[:, amplifiers] = self._add("amplifier")
-        for degree in (1, 2, 3, 4):
-            self.own_scale[:, columns[degrees == degree]] = self._add(f"surface {degree}")
-        for v, name in enumerate(self.vendors):
-            self.shared_scale[v, amplifiers] = self._add(f"shared amplifier {name}")
-            self.shared_scale[v, columns] = self._add(f"shared surface {name}")
+        n_own = self.effects.own.stop
+        # which scale rules which effect of which vendor
+        self.own_scale = np.array(
+            [[self._scale(f"detector {v}" if name == "detector" else name) for name in names[:n_own]]
+             for v in self.vendors]
+        )  # fmt: skip
+        self.shared_scale = np.array(
+            [[self._scale(_shared_label(name, v)) for name in names[1:]] for v in self.vendors]
+        )
+        # a pattern that is smooth has less of the higher degrees; its slope has a scale of its own
+        self.shared_size = np.array([0.5 ** max(0, _degree(name) - 2) for name in names[1:]])
 
-    def _add(self, label: str) -> int:
-        self.labels.append(label)
-        return len(self.labels) - 1
+    @property
+    def n_amplifiers(self) -> int:
+        """Amplifiers of the detector that has most."""
+        return self.amp_shape[0] * self.amp_shape[1]
+
+    def _scale(self, label: str) -> int:
+        if label not in self.labels:
+            self.labels.append(label)
+        return self.labels.index(label)
 
     def parameters(self, data, config, start):
         """The logs of all scales."""
-        typical = np.log([_TYPICAL[label.split()[0]] for label in self.labels])
-        return [make_parameter("log_noise_scales", config, typical, SIGMA_LOG_SCALE, dims="noise_scale")]
+        return [make_parameter("log_noise_scales", config, self.typical_scales(), SIGMA_LOG_SCALE, dims="noise_scale")]
+
+    def typical_scales(self) -> NDArray[np.float64]:
+        """Logs of the scales' usual sizes, where their priors are centred."""
+        return np.log([_typical(label) for label in self.labels])
 
     def coords(self):
         """The scales' names."""
@@ -91,17 +117,19 @@ class HierarchicalNoise(NoiseModel):
 
     def covariance(self, log_scales: NDArray) -> Covariance:
         """The covariance of the log-residuals."""
-        squares = np.append(np.exp(2 * log_scales), 0.0)  # the last is what -1 points to
+        squares = np.exp(2 * log_scales)
         white = (FLOOR + np.exp(log_scales[0])) ** 2
-        return Covariance(self.effects, squares[self.own_scale], squares[self.shared_scale], white)
+        return Covariance(
+            self.effects, squares[self.own_scale], squares[self.shared_scale] * self.shared_size**2, white
+        )
 
     def by_log_scales(self, covariance: Covariance, found, log_scales: NDArray) -> NDArray[np.float64]:
         """Derivatives of the log-likelihood by the logs of the scales, shape (n_scales,)."""
-        out = np.zeros(len(self.labels) + 1)
+        out = np.zeros(len(self.labels))
         np.add.at(out, self.own_scale, 2 * covariance.own * found.by_own)
         np.add.at(out, self.shared_scale, 2 * covariance.shared * found.by_shared)
         out[0] = found.by_white * 2 * (FLOOR + np.exp(log_scales[0])) * np.exp(log_scales[0])
-        return out[:-1]
+        return out
 
     def information(self, covariance: Covariance, log_scales: NDArray) -> NDArray[np.float64]:
         """Fisher information of the logs of the scales, but for what passes between detectors: (n_scales, n_scales).
@@ -113,30 +141,156 @@ class HierarchicalNoise(NoiseModel):
         vendor = self.effects.vendor
         for v in range(len(self.vendors)):
             square = (covariance.by_detector[vendor == v] ** 2).sum(0)
+            total = covariance.total[v]
+            of_vendor = (total - total @ covariance.kq[v] @ total) ** 2
             for scale, variance, weight in (
                 (self.own_scale[v], covariance.own[v], square),
-                (self.shared_scale[v], covariance.shared[v], covariance.by_vendor[v] ** 2),
+                (self.shared_scale[v], covariance.shared[v], of_vendor),
             ):
-                of = np.zeros((n + 1, len(scale)))
+                of = np.zeros((n, len(scale)))
                 of[scale, np.arange(len(scale))] = variance
-                out += 2 * (of @ weight @ of.T)[:n, :n]
-        free = covariance.n_good - np.einsum("dii->", covariance.gk)
+                out += 2 * of @ weight @ of.T
+        taken = np.einsum("dij,dji->", self.effects.gram[:, self.effects.own, self.effects.own], covariance.k)
+        free = covariance.n_good - taken
         out[0] = out[:, 0] = 0.0
         out[0, 0] = 2 * free * (np.exp(log_scales[0]) / (FLOOR + np.exp(log_scales[0]))) ** 2
         return out
 
-    def throughput(self, found) -> NDArray[np.float64]:
-        """Relative throughput of each detector: its offset and the mean of its amplifiers', own and shared."""
-        x = found.own + found.shared[self.effects.vendor]
-        return np.exp(x[:, 0] + x[:, 1 : 1 + self.effects.n_amplifiers].mean(axis=1))
+    @cached_property
+    def areas(self) -> NDArray[np.float64]:
+        """What each effect adds to the log of the throughput of a detector (first) and of each of its amplifiers.
+
+        Shape (n_detectors, 1 + n_amplifiers, size): means of the effects over their areas; amplifiers that a detector
+        does not have are zero.
+        """
+        out = np.zeros((len(self.detectors), 1 + self.n_amplifiers, self.effects.size))
+        amp_ny, amp_nx = self.amp_shape
+        x_of, y_of = self.effects.terms.T
+        for d, number in enumerate(self.detectors):
+            detector = self.camera[int(number)]
+            mx, my = (
+                _means(length, n, most, detector.pixel_size)
+                for length, n, most in ((detector.nx, detector.amp_nx, amp_nx), (detector.ny, detector.amp_ny, amp_ny))
+            )
+            of_amplifiers = my[:, None, y_of] * mx[None, :, x_of]  # (amp_ny, amp_nx, size)
+            there = of_amplifiers[: detector.amp_ny, : detector.amp_nx]
+            out[d, 0] = there.mean((0, 1))
+            out[d, 1:].reshape(amp_ny, amp_nx, -1)[: detector.amp_ny, : detector.amp_nx] = there
+        return out
+
+    def throughput(self, x: NDArray) -> NDArray[np.float64]:
+        """Throughput of each detector and its amplifiers, of effects of shape (n_detectors, size): as `areas`."""
+        return np.exp(np.einsum("dak,dk->da", self.areas, x))
+
+    def of_those_that_are_there(self, parameters: dict[str, NDArray], throughput: NDArray) -> dict[str, NDArray]:
+        """Parameters as the product holds them, and ``throughput`` relative to the vendor's mean.
+
+        The level becomes the mean response of the detectors that are not ITL (of ITL where there is no other), the
+        ratio that of the two means: inside, the offsets do not sum to zero.
+        """
+        vendor = self.effects.vendor
+        means = np.array([throughput[vendor == v, 0].mean() for v in range(len(self.vendors))])
+        level = means[-1]  # "itl" comes before "rest"
+        out = parameters | {"radial_spline_values": parameters["radial_spline_values"] * level}
+        if "itl_ratio" in parameters:
+            out["itl_ratio"] = parameters["itl_ratio"] * means[0] / level
+        return out | {"throughput": throughput / means[vendor][:, None]}
+
+    def spread(self, covariance: Covariance, throughput: NDArray) -> tuple[NDArray, NDArray]:
+        """Variances that are left when all parameters are known.
+
+        Returns
+        -------
+        of_means : numpy.ndarray, shape (n_vendors,)
+            Of the log of each vendor's mean throughput.
+        of_each : numpy.ndarray, shape (n_detectors, 1 + n_amplifiers)
+            Of the log of the throughput of each detector and amplifier.
+        """
+        effects = self.effects
+        o, s, vendor = effects.own, effects.shared, effects.vendor
+        of_own = self.areas[:, :, o]
+        k = covariance.k * covariance.white
+        own = np.einsum("dai,dij,daj->da", of_own, k, of_own, optimize=True)
+        # the own effects take back part of what the shared pattern adds
+        by_pattern = self.areas[:, :, s] - of_own @ covariance.k @ effects.gram[:, o, s]
+        shared = np.einsum("dai,dij,daj->da", by_pattern, covariance.kq[vendor], by_pattern, optimize=True)
+        of_means = np.empty(len(self.vendors))
+        for v in range(len(self.vendors)):
+            share = throughput[vendor == v, 0] / throughput[vendor == v, 0].sum()
+            pattern = share @ by_pattern[vendor == v, 0]
+            of_means[v] = share**2 @ own[vendor == v, 0] + pattern @ covariance.kq[v] @ pattern
+        return of_means, own + shared
 
 
-def _surface(u: NDArray, v: NDArray) -> NDArray[np.float64]:
-    """Legendre polynomials over the detector, of rms 1: shape (n_bins, n_surface)."""
-    one = np.eye(DEGREE + 1)
-    pu = [np.sqrt(2 * i + 1) * legval(u, one[i]) for i in range(DEGREE + 1)]
-    pv = [np.sqrt(2 * i + 1) * legval(v, one[i]) for i in range(DEGREE + 1)]
-    return np.stack([pu[i] * pv[j] for i, j in _POWERS], axis=1)
+def _effects(data: FitData, detectors: NDArray, index: NDArray, vendor: NDArray, amp_shape: tuple[int, int]):
+    """The effects on the bins, and the name of each: its scale's, but for the vendor."""
+    camera = data.binned.camera
+    amp_ny, amp_nx = amp_shape
+    order = np.arange(DEGREE + 1)
+    names, terms = ["detector"], [(0, 0)]
+    names += ["amplifier"] * (amp_nx * amp_ny)
+    terms += [(DEGREE + 1 + i, DEGREE + 1 + j) for j in range(amp_ny) for i in range(amp_nx)]
+    for degree in order[1:]:
+        names += [f"surface {degree}"] * (degree + 1)
+        terms += [(i, degree - i) for i in range(degree + 1)]
+    n_own = len(terms)
+    names += ["rim"] * 4
+    terms += [(DEGREE + 1 + amp_nx + k, 0) for k in range(2)] + [(0, DEGREE + 1 + amp_ny + k) for k in range(2)]
+
+    pixels = np.empty((2, len(data)))
+    for d, number in enumerate(detectors):
+        rows = index == d
+        pixels[:, rows] = camera[int(number)].focal_plane_to_pixel(data.binned.xf[rows], data.binned.yf[rows])
+    places = np.round(pixels, 3)
+    x, y = [], []
+    column, row = np.empty(len(data), dtype=np.int64), np.empty(len(data), dtype=np.int64)
+    for d, number in enumerate(detectors):
+        detector, rows = camera[int(number)], np.flatnonzero(index == d)
+        for k, (which, functions, length, n, most) in enumerate(
+            ((column, x, detector.nx, detector.amp_nx, amp_nx), (row, y, detector.ny, detector.amp_ny, amp_ny))
+        ):
+            places_here, which_here = np.unique(places[k, rows], return_inverse=True)
+            which[rows] = which_here + sum(len(f) for f in functions)
+            functions.append(_functions(places_here + 0.5, length, n, most, data.bin_size, detector.pixel_size))
+    effects = Effects(
+        index, column, row, np.concatenate(x), np.concatenate(y), np.array(terms),
+        slice(0, n_own), slice(1, len(terms)), data.weight, vendor,
+    )  # fmt: skip
+    return effects, names
+
+
+def _functions(
+    edge: NDArray, length: int, n_amplifiers: int, most: int, size: float, pixel_size: float
+) -> NDArray[np.float64]:
+    """Functions of the column, or the row: Legendre's polynomials of rms 1, share in each amplifier, the two rims.
+
+    ``edge`` counts pixels from the detector's edge.
+    """
+    u = 2 * edge / length - 1
+    legendre = [np.sqrt(2 * i + 1) * legval(u, np.eye(DEGREE + 1)[i]) for i in range(DEGREE + 1)]
+    amplifier = np.clip(np.floor(edge * n_amplifiers / length), 0, n_amplifiers - 1)
+    shares = np.zeros((most, len(edge)))
+    for k in range(n_amplifiers):
+        first, last = length * k / n_amplifiers, length * (k + 1) / n_amplifiers
+        if size > 0:
+            inside = np.minimum(edge + size / 2, last) - np.maximum(edge - size / 2, first)
+            shares[k] = np.clip(inside, 0.0, None) / size
+        else:
+            shares[k] = amplifier == k
+    shares /= np.maximum(shares.sum(0), 1e-9)  # a bin may overhang
+    width = RIM_WIDTH / pixel_size
+    rims = [np.exp(-distance / width) - width / length for distance in (edge, length - edge)]
+    return np.stack([*legendre, *shares, *rims], axis=1)
+
+
+def _means(length: int, n_amplifiers: int, most: int, pixel_size: float) -> NDArray[np.float64]:
+    """Means of `_functions` over each amplifier's extent: shape (most, n_functions)."""
+    steps = 40
+    edge = (np.arange(n_amplifiers * steps) + 0.5) * length / (n_amplifiers * steps)
+    functions = _functions(edge, length, n_amplifiers, most, 0.0, pixel_size)
+    out = np.zeros((most, functions.shape[1]))
+    out[:n_amplifiers] = functions.reshape(n_amplifiers, steps, -1).mean(1)
+    return out
 
 
 class LogLikelihood(Op):

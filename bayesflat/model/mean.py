@@ -2,62 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bayesflat.config import FitConfig
-from bayesflat.model.akima import evaluate_basis, evaluate_cubic
+from bayesflat.model.akima import collect_moments, evaluate_basis, evaluate_cubic
 from bayesflat.prepare import FitData
+from bayesflat.spline import akima_with_jacobian
 
-_TIED = 1e-9  # as in bayesflat.model.akima
 _ORDER = ("radial_spline_values", "itl_ratio", "centroid_delta", "gradient", "outer_gradient")
-
-
-def akima_with_jacobian(nodes: NDArray, values: NDArray) -> tuple[NDArray, NDArray]:
-    """Coefficients of Akima's cubics, and their derivatives by the node values.
-
-    Returns
-    -------
-    coefficients : numpy.ndarray, shape (n_nodes - 1, 4)
-        Of each interval, in powers of the distance from its left node, lowest first.
-    jacobian : numpy.ndarray, shape (n_nodes - 1, 4, n_nodes)
-    """
-    n = len(nodes)
-    h = np.diff(nodes)
-    identity = np.eye(n)
-    # rows: the slopes of the intervals, two extrapolated ones beyond each end; all are linear in the values
-    inner = np.diff(identity, axis=0) / h[:, None]
-    before = 2 * inner[0] - inner[1]
-    after = 2 * inner[-1] - inner[-2]
-    to_slopes = np.vstack([2 * before - inner[0], before, inner, after, 2 * after - inner[-1]])
-    m = to_slopes @ values
-    to_change = np.diff(to_slopes, axis=0)
-    signed = to_change @ values
-    to_size = np.sign(signed)[:, None] * to_change
-    change = np.abs(signed)
-    left, right = change[:-2], change[2:]
-    total = left + right
-    defined = total > _TIED * total.max()
-    safe = np.where(defined, total, 1.0)
-    weight = left / safe
-    step, to_step = m[2:-1] - m[1:-2], to_slopes[2:-1] - to_slopes[1:-2]
-    to_weight = (to_size[:-2] * right[:, None] - left[:, None] * to_size[2:]) / safe[:, None] ** 2
-    t = np.where(defined, m[1:-2] + weight * step, 0.5 * (m[:-3] + m[3:]))
-    to_t = np.where(
-        defined[:, None],
-        to_slopes[1:-2] + weight[:, None] * to_step + step[:, None] * to_weight,
-        0.5 * (to_slopes[:-3] + to_slopes[3:]),
-    )
-
-    def cubics(v, t, s, h):
-        return np.stack([v[:-1], t[:-1], (3 * s - 2 * t[:-1] - t[1:]) / h, (t[:-1] + t[1:] - 2 * s) / h**2], axis=1)
-
-    return (
-        cubics(values, t, np.diff(values) / h, h),
-        cubics(identity, to_t, inner, h[:, None]),
-    )
 
 
 class Mean:
@@ -121,6 +76,38 @@ class Mean:
             share = np.where(here, -mean / plane, 0.0)
             rows[columns[name]] = share * data.dx, share * data.dy
         return mean, rows.T, columns
+
+    def with_pull(self, parameters: Mapping[str, NDArray]) -> tuple[NDArray, Callable[[NDArray], NDArray]]:
+        """The mean, and a function that multiplies its transposed Jacobian by a weight per bin.
+
+        Returns
+        -------
+        mean : numpy.ndarray, shape (n_bins,)
+        pull : callable
+            From weights, shape (n_bins,), to sums in the order of `with_jacobian`'s columns, shape (n,); the Jacobian
+            itself is never made.
+        """
+        data, nodes = self.data, self.data.nodes
+        radius, ux, uy = self._radius(parameters)
+        coefficients, to_coefficients = akima_with_jacobian(nodes, parameters["radial_spline_values"])
+        factor = self._factor(parameters)
+        mean = evaluate_cubic(coefficients, nodes, radius) * factor
+
+        def pull(weight: NDArray) -> NDArray[np.float64]:
+            moments = collect_moments(nodes, radius, weight * factor)
+            found = [np.einsum("kp,kpn->n", moments, to_coefficients)]
+            if "itl_ratio" in parameters:
+                found.append([(weight @ np.where(data.itl, mean, 0.0)) / float(parameters["itl_ratio"])])
+            if "centroid_delta" in parameters:
+                derivative = np.hstack([coefficients[:, 1:] * (1.0, 2.0, 3.0), np.zeros((len(nodes) - 1, 1))])
+                slope = weight * evaluate_cubic(derivative, nodes, radius) * factor
+                found.append([-slope @ ux, -slope @ uy])
+            for _, plane, here in self._planes(parameters):
+                share = weight * np.where(here, -mean / plane, 0.0)
+                found.append([share @ data.dx, share @ data.dy])
+            return np.concatenate(found)
+
+        return mean, pull
 
     def _radius(self, parameters):
         """Radius from the moved centroid, clipped to the nodes, and its derivatives by position."""

@@ -1,0 +1,109 @@
+"""Laplace's approximation: a normal posterior with the exact curvature at its maximum, carried over to product units."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from bayesflat.inference.map import MapResult, root_of
+from bayesflat.inference.objective import HierarchicalObjective, Objective
+
+log = logging.getLogger(__name__)
+
+# whitened, one step fits all parameters; so small that the curvature is that at the maximum itself, so large that the
+# gradient's rounding (1e-9 or so) does not show
+_STEP = 1e-2
+
+
+@dataclass(frozen=True)
+class Laplace:
+    """The normal approximation of the posterior.
+
+    Attributes
+    ----------
+    covariance : numpy.ndarray, shape (n, n)
+        Of the model's own coordinates.
+    names : list of (str, int)
+        Parameter and component of each row of ``product``, in product units.
+    product : numpy.ndarray, shape (m, m)
+        Covariance of the parameters as the product holds them.
+    throughput_sd : numpy.ndarray, shape (n_detectors, 1 + n_amplifiers), or None
+        Of the relative throughput of each detector (first) and its amplifiers; hierarchical noise only.
+    exact : bool
+        Whether the curvature is the exact one; where that is not positive definite (at a kink of the Akima spline) it
+        is Gauss's and Newton's.
+    """
+
+    covariance: NDArray[np.float64]
+    names: list[tuple[str, int]]
+    product: NDArray[np.float64]
+    throughput_sd: NDArray[np.float64] | None
+    exact: bool
+
+
+def laplace(objective: Objective, found: MapResult) -> Laplace:
+    """Curvature at the maximum, and what follows from it.
+
+    The curvature is taken by central differences of the exact gradient along directions in which the posterior has
+    unit width.  The same steps give the derivatives of the product.  With hierarchical noise the level and the ratio
+    are those of the detectors that are there: what their throughputs scatter at given parameters is added.
+    """
+    with threadpool_limits(1, "blas"), np.errstate(all="ignore"):
+        z, root = found.value, root_of(found.curvature)
+        directions = np.linalg.inv(root)  # rows: whitened unit steps
+        bends, slopes = [], []
+        for direction in directions:
+            (up, product_up), (down, product_down) = (objective.gradient(z + s * _STEP * direction) for s in (1, -1))
+            bends.append((up - down) / (2 * _STEP))
+            slopes.append((_flat(product_up) - _flat(product_down)) / (2 * _STEP))
+        whitened = np.array(bends) @ directions.T  # curvature in whitened coordinates
+        whitened = 0.5 * (whitened + whitened.T)
+        exact = bool(np.isfinite(whitened).all() and np.linalg.eigvalsh(whitened)[0] > 0)
+        if not exact:
+            log.warning(
+                "the exact curvature at the maximum is not positive definite (a kink of the spline): "
+                "uncertainties are from Gauss's and Newton's instead"
+            )
+            whitened = np.eye(len(z))
+        inverse = np.linalg.inv(whitened)
+        slopes = np.array(slopes).T  # (m, n) by whitened coordinates
+        product = objective.product(z)
+        names = [(name, k) for name, value in product.items() if name != "throughput" for k in range(np.size(value))]
+        m = len(names)
+        covariance = slopes[:m] @ inverse @ slopes[:m].T
+        throughput_sd = None
+        if isinstance(objective, HierarchicalObjective):
+            throughput = product["throughput"]
+            _, at_map, _ = objective.effects(z)
+            of_means, of_each = objective.noise.spread(at_map, throughput)
+            covariance += _of_those_that_are_there(names, product, of_means)
+            variance = np.einsum("ij,jk,ik->i", slopes[m:], inverse, slopes[m:], optimize=True)
+            throughput_sd = np.sqrt(variance.reshape(throughput.shape) + throughput**2 * of_each)
+        return Laplace(
+            covariance=directions.T @ inverse @ directions,
+            names=names,
+            product=0.5 * (covariance + covariance.T),
+            throughput_sd=throughput_sd,
+            exact=exact,
+        )
+
+
+def _flat(product: dict[str, NDArray]) -> NDArray[np.float64]:
+    """Parameters first, then throughputs."""
+    values = [np.ravel(value) for name, value in product.items() if name != "throughput"]
+    return np.concatenate([*values, np.ravel(product.get("throughput", []))])
+
+
+def _of_those_that_are_there(names, product, of_means: NDArray) -> NDArray[np.float64]:
+    """Covariance from the vendors' mean throughputs, which scale the radial function and the ratio."""
+    by_means = np.zeros((len(names), len(of_means)))
+    for row, (name, k) in enumerate(names):
+        if name == "radial_spline_values":
+            by_means[row, -1] = product[name][k]
+        elif name == "itl_ratio":
+            by_means[row] = float(product[name]), -float(product[name])
+    return by_means * of_means @ by_means.T

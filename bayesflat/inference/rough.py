@@ -1,0 +1,236 @@
+"""A rough fit with hierarchical noise that needs no spline nodes: where the search begins, and what nodes are worth.
+
+The log of the radial function is a fine cubic B-spline.  Then all but the centroid is linear in the log of the value,
+and generalised least squares gives everything in a few steps, with the noise scales and the spoilt bins in between.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.interpolate import BSpline
+
+from bayesflat.config import FitConfig
+from bayesflat.model.hierarchical import SIGMA_LOG_SCALE, HierarchicalNoise
+from bayesflat.model.parameters import RIM_GRADIENT, RIM_OUTER_GRADIENT, SIGMA_CENTROID, SIGMA_RADIAL, SIGMA_RATIO
+from bayesflat.prepare import FitData
+
+log = logging.getLogger(__name__)
+
+FINE = 120  # intervals of the B-spline, at most
+_FEW_BINS = 60_000
+_BINS_PER_INTERVAL = 20
+_ROUNDS = 3
+_SCALE_STEPS = 8
+# a bin is spoilt this many robust standard deviations from the others; before the first fit, from the rings' medians
+_SPOILT, _SPOILT_AT_FIRST = 5.0, 10.0
+
+
+@dataclass(frozen=True)
+class Rough:
+    """A rough fit.
+
+    Attributes
+    ----------
+    radius : numpy.ndarray, shape (n,)
+        mm, from the moved centroid, ascending.
+    log_radial : numpy.ndarray, shape (n,)
+        Log of the radial function there.
+    information : numpy.ndarray, shape (n, n)
+        Inverse covariance of ``log_radial``, everything else being free.
+    parameters : dict of str to numpy.ndarray
+        The other parameters of the mean, and ``log_noise_scales``.
+    spoilt : numpy.ndarray of bool, shape (n_bins,)
+        Bins far from what the fit leaves of the others: dust and defects.
+    """
+
+    radius: NDArray[np.float64]
+    log_radial: NDArray[np.float64]
+    information: NDArray[np.float64]
+    parameters: dict[str, NDArray]
+    spoilt: NDArray[np.bool_]
+
+
+def rough_fit(data: FitData, config: FitConfig) -> Rough:
+    """Fit roughly, and find the spoilt bins.
+
+    Parameters
+    ----------
+    data : FitData
+        Its nodes and weights are not used.
+    config : FitConfig
+        Which terms are fitted.
+    """
+    positive = np.where(data.value > 0, data.value, np.nan)
+    y = np.log(positive)
+    spline, outlying = _rings(data, y)
+    spoilt = outlying | ~np.isfinite(y)
+    y = np.where(np.isfinite(y), y, 0.0)
+    names = [n for n in ("centroid_delta", "gradient", "outer_gradient") if getattr(config, _SWITCH[n])]
+    parameters = {name: np.zeros(2) for name in names} | ({"itl_ratio": np.ones(())} if data.has_ratio else {})
+    every = max(1, round(len(data) / _FEW_BINS))
+    scales = None
+    for _ in range(_ROUNDS):
+        some = replace(data, weight=(~spoilt).astype(float)).select(slice(None, None, every))
+        noise = HierarchicalNoise(some)
+        typical = noise.typical_scales()
+        scales = typical if scales is None else scales
+        residual, design = _linearised(some, y[::every], config, spline, parameters)
+        covariance = noise.covariance(scales)
+        information = covariance.information(design)
+        n = design.shape[1] - sum(np.size(p) for p in parameters.values())
+        information += np.diag(1.0 / _widths(data, config, parameters, n) ** 2)
+        solved = np.linalg.solve(information, -design.T @ covariance.of(residual).by_residual)
+        spline = BSpline(spline.t, spline.c + solved[:n], 3)
+        start = n
+        for name, value in parameters.items():
+            step = solved[start : start + value.size].reshape(value.shape)
+            start += value.size
+            parameters[name] = value * np.exp(step) if name == "itl_ratio" else value + step
+        parameters |= _inside(parameters, config)
+        scales = _fit_scales(noise, _residual(some, y[::every], config, spline, parameters), scales, typical)
+        full = HierarchicalNoise(replace(data, weight=(~spoilt).astype(float)))
+        residual = _residual(data, y, config, spline, parameters)
+        found = full.covariance(scales)
+        marginal = found.of(residual)
+        rest = residual - full.effects.expand(found.all_effects(marginal.own, marginal.shared))
+        spoilt = (np.abs(rest) > _SPOILT * 1.4826 * np.median(np.abs(rest[~spoilt]))) | ~np.isfinite(positive)
+    t = spline.t
+    places = (t[1:-3] + t[2:-2] + t[3:-1]) / 3  # Greville's: one for each coefficient
+    inverse = np.linalg.inv(BSpline.design_matrix(places, t, 3).toarray())
+    marginal = information[:n, :n] - information[:n, n:] @ np.linalg.solve(information[n:, n:], information[n:, :n])
+    parameters["log_noise_scales"] = scales
+    return Rough(places, spline(places), inverse.T @ marginal @ inverse, parameters, spoilt)
+
+
+_SWITCH = {
+    "centroid_delta": "do_fit_centroid",
+    "gradient": "do_fit_gradient",
+    "outer_gradient": "do_fit_outer_gradient",
+}
+
+
+def _rings(data: FitData, y: NDArray) -> tuple[BSpline, NDArray[np.bool_]]:
+    """A B-spline through the medians of rings, the vendors apart, and the bins far from them."""
+    radius = data.radius
+    first, last = radius.min(), radius.max()
+    margin = 1e-9 * last + 1e-9
+    intervals = int(np.clip(len(data) // _BINS_PER_INTERVAL, 4, FINE))
+    edges = np.linspace(first - margin, last + margin, intervals + 1)
+    knots = np.concatenate([np.full(3, edges[0]), edges, np.full(3, edges[-1])])
+    ring = np.clip(np.searchsorted(edges, radius) - 1, 0, intervals - 1)
+    offset = 0.0
+    if data.has_ratio:
+        offset = np.where(data.itl, np.nanmedian(y[data.itl]) - np.nanmedian(y[~data.itl]), 0.0)
+        medians = [(np.nanmedian(y[(ring == k) & data.itl]), np.nanmedian(y[(ring == k) & ~data.itl]))
+                   for k in range(intervals) if _both(ring == k, data.itl, y)]  # fmt: skip
+        if medians:
+            offset = np.where(data.itl, np.median([a - b for a, b in medians]), 0.0)
+    at, values = [], []
+    for k in range(intervals):
+        here = y[ring == k] - (offset[ring == k] if data.has_ratio else 0.0)
+        if np.isfinite(here).any():
+            at.append(0.5 * (edges[k] + edges[k + 1]))
+            values.append(np.nanmedian(here))
+    places = (knots[1:-3] + knots[2:-2] + knots[3:-1]) / 3
+    # Schoenberg's: coefficients are values at these places
+    spline = BSpline(knots, np.interp(places, at, values), 3)
+    off = y - offset - spline(radius)
+    scatter = 1.4826 * np.nanmedian(np.abs(off))
+    return spline, np.abs(np.nan_to_num(off)) > _SPOILT_AT_FIRST * max(scatter, 1e-6)
+
+
+def _both(ring: NDArray, itl: NDArray, y: NDArray) -> bool:
+    good = ring & np.isfinite(y)
+    return min(np.sum(good & itl), np.sum(good & ~itl)) >= 5
+
+
+def _inside(parameters: dict[str, NDArray], config: FitConfig) -> dict[str, NDArray]:
+    """The centroid, pulled back well inside its disc where a rough step left it."""
+    if "centroid_delta" not in parameters:
+        return {}
+    centroid = parameters["centroid_delta"]
+    return {"centroid_delta": centroid * min(1.0, 0.8 * config.centroid_max / max(np.hypot(*centroid), 1e-9))}
+
+
+def _residual(data: FitData, y: NDArray, config: FitConfig, spline: BSpline, parameters: dict) -> NDArray:
+    """Log of value over mean."""
+    dx, dy = data.dx, data.dy
+    centroid = parameters.get("centroid_delta", np.zeros(2))
+    radius = np.clip(np.hypot(dx - centroid[0], dy - centroid[1]), spline.t[0], spline.t[-1])
+    out = y - spline(radius)
+    if "itl_ratio" in parameters:
+        out = out - np.where(data.itl, np.log(parameters["itl_ratio"]), 0.0)
+    for name in ("gradient", "outer_gradient"):
+        if name in parameters:
+            out = out + np.log(np.maximum(_plane(name, data, config, parameters), 1e-3))
+    return out
+
+
+def _plane(name: str, data: FitData, config: FitConfig, parameters: dict) -> NDArray:
+    g = parameters[name]
+    here = data.radius >= config.outer_gradient_radius if name == "outer_gradient" else True
+    return np.where(here, 1 + g[0] * data.dx + g[1] * data.dy, 1.0)
+
+
+def _linearised(data: FitData, y: NDArray, config: FitConfig, spline: BSpline, parameters: dict):
+    """Residuals, and derivatives of the log of the mean: by the spline's coefficients, then by the parameters."""
+    dx, dy = data.dx, data.dy
+    centroid = parameters.get("centroid_delta", np.zeros(2))
+    ux, uy = dx - centroid[0], dy - centroid[1]
+    radius = np.hypot(ux, uy)
+    clipped = np.clip(radius, spline.t[0], spline.t[-1])
+    columns = [BSpline.design_matrix(clipped, spline.t, 3).toarray()]
+    for name in parameters:
+        if name == "itl_ratio":
+            columns.append(data.itl[:, None].astype(float))
+        elif name == "centroid_delta":
+            slope = np.where(radius == clipped, spline.derivative()(clipped), 0.0) / np.maximum(radius, 1e-9)
+            columns.append(np.stack([-slope * ux, -slope * uy], axis=1))
+        else:
+            plane = np.maximum(_plane(name, data, config, parameters), 1e-3)
+            share = np.where(data.radius >= config.outer_gradient_radius, 1.0, 0.0) if name == "outer_gradient" else 1.0
+            columns.append(np.stack([-share * dx / plane, -share * dy / plane], axis=1))
+    return _residual(data, y, config, spline, parameters), np.hstack(columns)
+
+
+def _widths(data: FitData, config: FitConfig, parameters: dict, n: int) -> NDArray[np.float64]:
+    """Widths of the priors of a step: loose, to hold what the bins do not."""
+    rim = data.radius.max()
+    widths = {
+        "itl_ratio": SIGMA_RATIO,
+        "centroid_delta": SIGMA_CENTROID * config.centroid_max,
+        "gradient": RIM_GRADIENT / rim,
+        "outer_gradient": RIM_OUTER_GRADIENT / rim,
+    }
+    others = [np.full(value.size, widths[name]) for name, value in parameters.items()]
+    return np.concatenate([np.full(n, SIGMA_RADIAL), *others])
+
+
+def _fit_scales(noise: HierarchicalNoise, residual: NDArray, scales: NDArray, typical: NDArray) -> NDArray[np.float64]:
+    """A few steps of Fisher's scoring for the logs of the noise scales, the mean held."""
+
+    def cost(at):
+        return np.sum(((at - typical) / SIGMA_LOG_SCALE) ** 2) / 2 - noise.covariance(at).of(residual).log_likelihood
+
+    value = cost(scales)
+    for _ in range(_SCALE_STEPS):
+        covariance = noise.covariance(scales)
+        found = covariance.of(residual)
+        slope = noise.by_log_scales(covariance, found, scales) - (scales - typical) / SIGMA_LOG_SCALE**2
+        curvature = noise.information(covariance, scales) + np.eye(len(scales)) / SIGMA_LOG_SCALE**2
+        step = np.clip(np.linalg.solve(curvature, slope), -2.0, 2.0)
+        for halving in range(6):
+            new = scales + step * 0.5**halving
+            ahead = cost(new)
+            if ahead < value:
+                break
+        else:
+            break
+        gained, scales, value = value - ahead, new, ahead
+        if gained < 0.1:
+            break
+    return scales
