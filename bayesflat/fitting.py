@@ -111,7 +111,7 @@ def fit(binned: BinnedFlat, config: FitConfig | None = None, *, inputs: Sequence
     if config.noise == "hierarchical" or config.radial_spline_nodes == "auto":
         rough = rough_fit(data, config)
     if config.radial_spline_nodes == "auto":
-        data, config, _ = with_nodes(data, config, rough)
+        data, config, rough = with_nodes(data, config, rough)
     elif rough is not None:
         warn_of_misfit(rough, data.nodes, config.do_constrain_zero)
     _warn(data, config)
@@ -245,7 +245,7 @@ def _offsets(objective: Objective, found: MapResult, approximation: Laplace | No
         return None
     camera, noise = objective.data.binned.camera, objective.noise
     # amplifiers are numbered by their own detector's columns; the array by the camera's most
-    amp_ny, amp_nx = noise.amp_shape
+    _, amp_nx = noise.amp_shape
     rows = []
     for d, number in enumerate(noise.detectors.tolist()):
         detector = camera[number]

@@ -1,4 +1,4 @@
-"""Laplace's approximation: a normal posterior with the exact curvature at its maximum, carried over to product units."""
+"""Laplace's approximation: a normal posterior with the exact curvature at its maximum, in product units too."""
 
 from __future__ import annotations
 

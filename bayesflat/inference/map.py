@@ -217,10 +217,10 @@ def _first_start(objective: Objective, rough: Rough | None) -> NDArray:
     known = {"radial_spline_values": start.radial_spline_values, "itl_ratio": start.itl_ratio}
     known["log_noise_scale"] = np.log(start.scatter)
     if rough is not None:
-        known |= rough.parameters
         seen = (data.nodes >= rough.radius[0] - 1) & (data.nodes <= rough.radius[-1])
         profile = np.exp(np.interp(data.nodes, rough.radius, rough.log_radial))
         known["radial_spline_values"] = np.where(seen, profile, start.radial_spline_values)
+        known |= rough.parameters
     z = np.zeros(objective.size)
     for p in objective.parameters:
         if p.name in known:
@@ -243,14 +243,17 @@ def _other_start(objective: Objective, first: NDArray, rng: np.random.Generator,
 
 def _descend(objective: Objective, z: NDArray, kinked: bool) -> _End:
     """Newton's way down: first on a few of the bins, then on all; with a kink, for ever less smoothing."""
-    few = objective.thinned(_FEW_BINS)
-    few.smoothing = objective.smoothing = _SMOOTHING[0] if kinked else 0.0
-    end = _newton(few, z, _ROUGH)
-    steps = end.steps
+    steps = 0
+    if isinstance(objective, IndependentObjective):
+        # with hierarchical noise, few bins may lead to where a detector's surface makes up for a wrong radial function
+        few = objective.thinned(_FEW_BINS)
+        few.smoothing = objective.smoothing = _SMOOTHING[0] if kinked else 0.0
+        end = _newton(few, z, _ROUGH)
+        z, steps = end.z, end.steps
     for smoothing in _SMOOTHING if kinked else (0.0,):
         objective.smoothing = smoothing
-        end = _newton(objective, end.z, _ROUGH if smoothing > _SMOOTHING[-1] else _FINE)
-        steps += end.steps
+        end = _newton(objective, z, _ROUGH if smoothing > _SMOOTHING[-1] else _FINE)
+        z, steps = end.z, steps + end.steps
     return replace(end, steps=steps)
 
 

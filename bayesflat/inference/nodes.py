@@ -7,21 +7,30 @@ are compared without looking at the bins again.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
+from numpy.typing import NDArray
+from scipy.integrate import cumulative_trapezoid
+from scipy.interpolate import Akima1DInterpolator, CubicSpline
+from scipy.ndimage import gaussian_filter1d
 
 from bayesflat.config import FitConfig
 from bayesflat.inference.rough import Rough, rough_fit
 from bayesflat.prepare import FitData
-from bayesflat.spline import akima_with_jacobian
+from bayesflat.spline import akima_basis
 
 log = logging.getLogger(__name__)
 
+_NUMBERS = (5, 8, 12, 16, 20, 26, 32, 40)  # of nodes that are tried, without the last
 # a node costs a place and a value: what it must gain in chi-squared, log(number of independent rings) for each
 _GAIN = 10.0
-_FEWEST, _MOST = 5, 40
+_TURN, _GAIN_AT_KINK = 5.0, 100.0
+# more nodes are tried until chi-squared per point of the profile is near 1; so few that it is far are not tried
+_NEAR, _FAR = 3.0, 100.0
+_SMOOTH, _EVEN = 0.01, 0.02  # of the density of nodes: how far it is smoothed (part of the range), and its least
+_STEPS = 6
 # structure is well above the noise this many standard deviations of chi-squared beyond its mean
 _CLEAR = 10.0
 
@@ -43,10 +52,12 @@ def with_nodes(data: FitData, config: FitConfig, found: Rough | None = None) -> 
     config : FitConfig
         With the nodes in place of ``auto``.
     found : Rough
+        With the values at the nodes.
     """
     found = found or rough_fit(data, config)
-    nodes = place_nodes(found, _last_node(data, config, found), config.do_constrain_zero)
-    return replace(data, nodes=np.array(nodes)), config.model_copy(update={"radial_spline_nodes": nodes}), found
+    nodes, values = place_nodes(found, _last_node(data, config, found), config.do_constrain_zero)
+    found = replace(found, parameters=found.parameters | {"radial_spline_values": values})
+    return replace(data, nodes=nodes), config.model_copy(update={"radial_spline_nodes": nodes.tolist()}), found
 
 
 def _last_node(data: FitData, config: FitConfig, found: Rough) -> float:
@@ -64,10 +75,11 @@ def _last_node(data: FitData, config: FitConfig, found: Rough) -> float:
     return float(np.ceil(np.clip(dark, least, 1.5 * least)))
 
 
-def place_nodes(found: Rough, last: float, constrained: bool) -> list[float]:
+def place_nodes(found: Rough, last: float, constrained: bool) -> tuple[NDArray, NDArray]:
     """Nodes whose Akima spline follows a profile as well as the data can tell.
 
-    Nodes are added one by one where they gain most, and taken away where they gain little, until neither pays.
+    They begin spread by the root of the second derivative, to which the error of a spline of slopes goes, and are moved
+    one by one while that helps.  Their number grows until more nodes gain no more than they cost.
 
     Parameters
     ----------
@@ -76,34 +88,151 @@ def place_nodes(found: Rough, last: float, constrained: bool) -> list[float]:
         The last node (mm), beyond the profile.
     constrained : bool
         Whether the function is 0 there.
+
+    Returns
+    -------
+    nodes, values : numpy.ndarray, shape (n_nodes,)
+        The nodes (mm), and the radial function at them.
     """
-    grid = found.radius
-    step = (grid[-1] - grid[0]) / (len(grid) - 3)
-    first = 0.0 if grid[0] < 3 * step else float(np.floor(grid[0]))
-    candidates = [float(c) for c in np.round(grid[1:], 1)]
-    nodes = [first, *candidates[:: max(1, len(candidates) // 5)][1:-1], candidates[-1], last]
-    chi = misfit(found, nodes, constrained)
-    for _ in range(3 * _MOST):
-        trials = [c for c in candidates if np.min(np.abs(c - np.array(nodes))) > 0.9 * step]
-        added = [(misfit(found, sorted([*nodes, c]), constrained), c) for c in trials] if len(nodes) < _MOST else []
-        best, place = min(added, default=(np.inf, 0.0))
-        if best > chi - _GAIN:
+    spread = _spread(found)
+    best, best_score = None, np.inf
+    for number in _NUMBERS:
+        fit = _Fit(found, [*spread(number), last], constrained)
+        if best is None and fit.chi_squared > _FAR * len(found.radius) and number < _NUMBERS[-1]:
+            continue
+        fit = _moved(_pruned(_moved(fit, found.outer)), found.outer)
+        score = fit.chi_squared + _GAIN * len(fit.nodes)
+        log.debug("%d of %d nodes: chi-squared %.0f", len(fit.nodes), number, fit.chi_squared)
+        if score < best_score:
+            best, best_score = fit, score
+        elif fit.chi_squared < _NEAR * len(found.radius):
             break
-        nodes, chi = sorted([*nodes, place]), best
-        while len(nodes) > _FEWEST:
-            removed = [(misfit(found, nodes[:k] + nodes[k + 1 :], constrained), k) for k in range(1, len(nodes) - 1)]
-            least, k = min(removed)
-            if least > chi + _GAIN:
-                break
-            del nodes[k]
-            chi = least
-    log.info("%d spline nodes placed, chi-squared %.0f of %d points of the profile", len(nodes), chi, len(grid))
+    log.info(
+        "%d spline nodes placed, chi-squared %.0f of %d points of the profile",
+        len(best.nodes), best.chi_squared, len(found.radius),
+    )  # fmt: skip
+    best = best.with_nodes([round(node, 2) for node in best.nodes])
+    return np.array(best.nodes), best.values
+
+
+def _spread(found: Rough) -> Callable[[int], list[float]]:
+    """Any number of nodes, dense where the radial function bends; without the last."""
+    first, end = found.radius[0], found.outer
+    at = np.linspace(first, end, 400)
+    bend = np.abs(CubicSpline(found.radius, np.exp(found.log_radial))(at, 2))
+    bend = gaussian_filter1d(bend, 400 * _SMOOTH, mode="nearest")
+    density = np.sqrt(bend / bend.max()) + _EVEN
+    share = cumulative_trapezoid(density, at, initial=0.0)
+    gap = _gap(found)
+    start = 0.0 if first < 0.05 * end else float(np.floor(first))
+
+    def nodes(number: int) -> list[float]:
+        inner = np.interp(np.linspace(0, share[-1], number), share, at)
+        # no nearer to each other than the points of the profile, between which it says nothing
+        apart = inner - gap * np.arange(number)
+        inner = np.minimum(np.maximum.accumulate(apart), end - gap * (number - 1)) + gap * np.arange(number)
+        return [start, *map(float, inner[1:])]
+
     return nodes
+
+
+def _gap(found: Rough) -> float:
+    """Distance of the points of the profile."""
+    return 1.001 * float(np.median(np.diff(found.radius)))
+
+
+class _Fit:
+    """The best Akima spline through nodes: steps of Gauss and Newton, from interpolation or from another fit."""
+
+    def __init__(self, found: Rough, nodes: list[float], constrained: bool, near: _Fit | None = None) -> None:
+        self.found, self.nodes, self.constrained = found, nodes, constrained
+        places = np.asarray(nodes)
+        if near is None:
+            values = np.exp(np.interp(places, found.radius, found.log_radial))
+            slope = (values[-2] - values[-3]) / (places[-2] - places[-3])
+            values[-1] = 0.0 if constrained else max(values[-2] + slope * (places[-1] - places[-2]), 0.0)
+        else:
+            values = Akima1DInterpolator(near.nodes, near.values)(places)
+        free = slice(None, -1) if constrained else slice(None)
+        self.chi_squared, self.values, self.log_radial = np.inf, values, np.zeros_like(found.radius)
+        steps = _STEPS if near is None else 1
+        for step in range(steps + 1):
+            radial = Akima1DInterpolator(places, values)(found.radius)
+            if not np.all(radial > 0):
+                break
+            off = np.log(radial) - found.log_radial
+            weighed = found.information @ off
+            if off @ weighed < self.chi_squared:
+                self.chi_squared, self.values, self.log_radial = float(off @ weighed), values, np.log(radial)
+            if step == steps:
+                break
+            jacobian = akima_basis(places, values, found.radius)[:, free] / radial[:, None]
+            curvature = jacobian.T @ found.information @ jacobian
+            curvature[np.diag_indices_from(curvature)] *= 1 + 1e-6
+            values = values.copy()
+            values[free] -= np.linalg.solve(curvature, jacobian.T @ weighed)
+
+    def turns(self) -> NDArray[np.float64]:
+        """By how many standard deviations the slope changes at each inner node."""
+        places, free = np.asarray(self.nodes), slice(None, -1) if self.constrained else slice(None)
+        jacobian = akima_basis(places, self.values, self.found.radius)[:, free] / np.exp(self.log_radial)[:, None]
+        curvature = jacobian.T @ self.found.information @ jacobian
+        curvature[np.diag_indices_from(curvature)] *= 1 + 1e-6
+        slopes = np.diff(np.eye(len(places)), axis=0) / np.diff(places)[:, None]
+        change = np.diff(slopes, axis=0)
+        variance = np.einsum("ki,ij,kj->k", change[:, free], np.linalg.inv(curvature), change[:, free])
+        return np.abs(change @ self.values) / np.sqrt(variance)
+
+    def with_nodes(self, nodes: list[float]) -> _Fit:
+        """The fit with somewhat other nodes."""
+        return _Fit(self.found, nodes, self.constrained, near=self)
+
+
+def _pruned(fit: _Fit) -> _Fit:
+    """Without the nodes that gain too little.
+
+    Where the slope hardly changes at a node, Akima's weights turn over within its uncertainty, and the posterior has a
+    kink there: such a node must gain much more.
+    """
+    while len(fit.nodes) > _NUMBERS[0]:
+        turns = fit.turns()
+        costs = []
+        for k in range(1, len(fit.nodes) - 1):
+            without = fit.with_nodes(fit.nodes[:k] + fit.nodes[k + 1 :])
+            least = _GAIN if turns[k - 1] > _TURN else _GAIN_AT_KINK
+            costs.append((without.chi_squared - fit.chi_squared - least, k, without))
+        cost, _, without = min(costs, key=lambda c: c[:2])
+        if cost > 0:
+            break
+        fit = without
+    return fit
+
+
+def _moved(fit: _Fit, outer: float) -> _Fit:
+    """Move nodes one by one, by ever smaller steps, while that helps."""
+    gap = _gap(fit.found)
+    for part in (0.4, 0.2, 0.1, 0.05):
+        for _ in range(3):
+            before = fit.chi_squared
+            for k in range(1, len(fit.nodes) - 1):
+                left, here, right = fit.nodes[k - 1 : k + 2]
+                for step in (part * (right - here), -part * (here - left)):
+                    place = here + step
+                    if not left + gap <= place <= min(right - gap, outer):
+                        continue
+                    moved = fit.with_nodes([*fit.nodes[:k], place, *fit.nodes[k + 1 :]])
+                    if moved.chi_squared < fit.chi_squared - 1.0:
+                        fit = moved
+                        break
+            if fit.chi_squared > before - _GAIN:
+                break
+    return fit
 
 
 def warn_of_misfit(found: Rough, nodes: NDArray, constrained: bool) -> None:
     """Warn, with figures, where the Akima spline through given nodes cannot follow the bins."""
-    chi, log_radial = _best(found, list(nodes), constrained)
+    fit = _Fit(found, list(nodes), constrained)
+    chi, log_radial = fit.chi_squared, fit.log_radial
     n = len(found.radius)
     seen = found.radius <= nodes[-1]
     if not chi > n + _CLEAR * np.sqrt(2 * n):
@@ -112,47 +241,11 @@ def warn_of_misfit(found: Rough, nodes: NDArray, constrained: bool) -> None:
     off = 100 * np.expm1(np.convolve(found.log_radial - log_radial, np.full(3, 1 / 3), mode="same"))[seen][1:-1]
     worst = np.argmax(np.abs(off))
     log.warning(
-        "radial_spline_nodes cannot follow the flat: up to %.2f%% is left at %.0f mm (rms %.2f%%), chi-squared %.0f of %d;"
-        ' "auto" places nodes where they are needed',
+        "radial_spline_nodes cannot follow the flat: up to %.2f%% is left at %.0f mm (rms %.2f%%), chi-squared %.0f "
+        'of %d; "auto" places nodes where they are needed',
         np.abs(off[worst]),
         found.radius[seen][1:-1][worst],
         np.sqrt(np.mean(off**2)),
         chi,
         n,
     )
-
-
-def misfit(found: Rough, nodes: list[float], constrained: bool) -> float:
-    """Least chi-squared of the Akima spline through nodes."""
-    return _best(found, nodes, constrained)[0]
-
-
-def _best(found: Rough, nodes: list[float], constrained: bool) -> tuple[float, NDArray]:
-    """The best Akima spline through nodes (chi-squared, log): steps of Gauss and Newton from interpolation."""
-    places = np.asarray(nodes)
-    values = np.exp(np.interp(places, found.radius, found.log_radial))
-    free = slice(None, -1) if constrained else slice(None)
-    if constrained:
-        values[-1] = 0.0
-    else:
-        values[-1] = max(
-            values[-2] + (values[-2] - values[-3]) * (places[-1] - places[-2]) / (places[-2] - places[-3]), 0
-        )
-    best = np.inf, np.zeros_like(found.radius)
-    for _ in range(3):
-        coefficients, to_coefficients = akima_with_jacobian(places, values)
-        k = np.clip(np.searchsorted(places, found.radius, side="right") - 1, 0, len(places) - 2)
-        t = (found.radius - places[k])[:, None] ** np.arange(4)
-        radial = np.sum(t * coefficients[k], axis=1)
-        if not np.all(radial > 0):
-            return best
-        jacobian = np.einsum("ij,ijk->ik", t, to_coefficients[k])[:, free] / radial[:, None]
-        off = np.log(radial) - found.log_radial
-        weighted = found.information @ jacobian
-        chi = float(off @ found.information @ off)
-        if chi < best[0]:
-            best = chi, np.log(radial)
-        curvature = jacobian.T @ weighted
-        curvature[np.diag_indices_from(curvature)] *= 1 + 1e-9
-        values[free] -= cho_solve(cho_factor(curvature), weighted.T @ off)
-    return best

@@ -25,6 +25,7 @@ _FEW_BINS = 60_000
 _BINS_PER_INTERVAL = 20
 _ROUNDS = 3
 _SCALE_STEPS = 8
+_BEYOND = 5e-4  # part of the bins that lies beyond the radius to which nodes are placed
 # a bin is spoilt this many robust standard deviations from the others; before the first fit, from the rings' medians
 _SPOILT, _SPOILT_AT_FIRST = 5.0, 10.0
 
@@ -41,6 +42,8 @@ class Rough:
         Log of the radial function there.
     information : numpy.ndarray, shape (n, n)
         Inverse covariance of ``log_radial``, everything else being free.
+    outer : float
+        Radius within which all but a few bins lie (mm).
     parameters : dict of str to numpy.ndarray
         The other parameters of the mean, and ``log_noise_scales``.
     spoilt : numpy.ndarray of bool, shape (n_bins,)
@@ -50,6 +53,7 @@ class Rough:
     radius: NDArray[np.float64]
     log_radial: NDArray[np.float64]
     information: NDArray[np.float64]
+    outer: float
     parameters: dict[str, NDArray]
     spoilt: NDArray[np.bool_]
 
@@ -78,6 +82,7 @@ def rough_fit(data: FitData, config: FitConfig) -> Rough:
         noise = HierarchicalNoise(some)
         typical = noise.typical_scales()
         scales = typical if scales is None else scales
+        spline = _respanned(spline, data, parameters)
         residual, design = _linearised(some, y[::every], config, spline, parameters)
         covariance = noise.covariance(scales)
         information = covariance.information(design)
@@ -99,11 +104,13 @@ def rough_fit(data: FitData, config: FitConfig) -> Rough:
         rest = residual - full.effects.expand(found.all_effects(marginal.own, marginal.shared))
         spoilt = (np.abs(rest) > _SPOILT * 1.4826 * np.median(np.abs(rest[~spoilt]))) | ~np.isfinite(positive)
     t = spline.t
-    places = (t[1:-3] + t[2:-2] + t[3:-1]) / 3  # Greville's: one for each coefficient
+    places = _greville(t)
     inverse = np.linalg.inv(BSpline.design_matrix(places, t, 3).toarray())
     marginal = information[:n, :n] - information[:n, n:] @ np.linalg.solve(information[n:, n:], information[n:, :n])
     parameters["log_noise_scales"] = scales
-    return Rough(places, spline(places), inverse.T @ marginal @ inverse, parameters, spoilt)
+    cx, cy = parameters.get("centroid_delta", (0.0, 0.0))
+    outer = float(np.quantile(np.hypot(data.dx - cx, data.dy - cy), 1 - _BEYOND))
+    return Rough(places, spline(places), inverse.T @ marginal @ inverse, outer, parameters, spoilt)
 
 
 _SWITCH = {
@@ -116,11 +123,9 @@ _SWITCH = {
 def _rings(data: FitData, y: NDArray) -> tuple[BSpline, NDArray[np.bool_]]:
     """A B-spline through the medians of rings, the vendors apart, and the bins far from them."""
     radius = data.radius
-    first, last = radius.min(), radius.max()
-    margin = 1e-9 * last + 1e-9
     intervals = int(np.clip(len(data) // _BINS_PER_INTERVAL, 4, FINE))
-    edges = np.linspace(first - margin, last + margin, intervals + 1)
-    knots = np.concatenate([np.full(3, edges[0]), edges, np.full(3, edges[-1])])
+    knots = _knots(radius, intervals)
+    edges = knots[3:-3]
     ring = np.clip(np.searchsorted(edges, radius) - 1, 0, intervals - 1)
     offset = 0.0
     if data.has_ratio:
@@ -135,12 +140,29 @@ def _rings(data: FitData, y: NDArray) -> tuple[BSpline, NDArray[np.bool_]]:
         if np.isfinite(here).any():
             at.append(0.5 * (edges[k] + edges[k + 1]))
             values.append(np.nanmedian(here))
-    places = (knots[1:-3] + knots[2:-2] + knots[3:-1]) / 3
-    # Schoenberg's: coefficients are values at these places
-    spline = BSpline(knots, np.interp(places, at, values), 3)
+    spline = BSpline(knots, np.interp(_greville(knots), at, values), 3)
     off = y - offset - spline(radius)
     scatter = 1.4826 * np.nanmedian(np.abs(off))
     return spline, np.abs(np.nan_to_num(off)) > _SPOILT_AT_FIRST * max(scatter, 1e-6)
+
+
+def _knots(radius: NDArray, intervals: int) -> NDArray[np.float64]:
+    """Knots of a cubic B-spline over all radii."""
+    margin = 1e-9 * radius.max() + 1e-9
+    edges = np.linspace(radius.min() - margin, radius.max() + margin, intervals + 1)
+    return np.concatenate([np.full(3, edges[0]), edges, np.full(3, edges[-1])])
+
+
+def _greville(knots: NDArray) -> NDArray[np.float64]:
+    """Greville's abscissae: a place for each coefficient, which is about the value there (Schoenberg)."""
+    return np.clip((knots[1:-3] + knots[2:-2] + knots[3:-1]) / 3, knots[0], knots[-1])
+
+
+def _respanned(spline: BSpline, data: FitData, parameters: dict) -> BSpline:
+    """About the same spline over the radii from the centroid as it is now."""
+    cx, cy = parameters.get("centroid_delta", (0.0, 0.0))
+    knots = _knots(np.hypot(data.dx - cx, data.dy - cy), len(spline.t) - 7)
+    return BSpline(knots, spline(_greville(knots), extrapolate=True), 3)
 
 
 def _both(ring: NDArray, itl: NDArray, y: NDArray) -> bool:
