@@ -110,6 +110,11 @@ def fit(binned: BinnedFlat, config: FitConfig | None = None, *, inputs: Sequence
     rough = None
     if config.noise == "hierarchical" or config.radial_spline_nodes == "auto":
         rough = rough_fit(data, config)
+        lopsided = int(np.sum(~rough.inside))
+        if lopsided:
+            log.info("%d of %d bins left out: beyond the full rings about the centroid", lopsided, len(data))
+        data = data.select(rough.inside)
+        data = replace(data, dropped=data.dropped | {"beyond the full rings about the centroid": lopsided})
     if config.radial_spline_nodes == "auto":
         data, config, rough = with_nodes(data, config, rough)
     elif rough is not None:

@@ -43,7 +43,7 @@ def with_nodes(data: FitData, config: FitConfig, found: Rough | None = None) -> 
     data : FitData
     config : FitConfig
     found : Rough, optional
-        The rough fit of these bins, where it is at hand.
+        The rough fit of these bins, where it is at hand; else it is made, and bins beyond the full rings are left out.
 
     Returns
     -------
@@ -54,7 +54,9 @@ def with_nodes(data: FitData, config: FitConfig, found: Rough | None = None) -> 
     found : Rough
         With the values at the nodes.
     """
-    found = found or rough_fit(data, config)
+    if found is None:
+        found = rough_fit(data, config)
+        data = data.select(found.inside)
     nodes, values = place_nodes(found, _last_node(data, config, found), config.do_constrain_zero)
     found = replace(found, parameters=found.parameters | {"radial_spline_values": values})
     return replace(data, nodes=nodes), config.model_copy(update={"radial_spline_nodes": nodes.tolist()}), found

@@ -46,7 +46,9 @@ class Rough:
         Radius within which all but a few bins lie (mm).
     parameters : dict of str to numpy.ndarray
         The other parameters of the mean, and ``log_noise_scales``.
-    spoilt : numpy.ndarray of bool, shape (n_bins,)
+    inside : numpy.ndarray of bool, shape (n_bins,)
+        Bins within the largest circle about the centroid that the bins fill.
+    spoilt : numpy.ndarray of bool, one for each bin inside
         Bins far from what the fit leaves of the others: dust and defects.
     """
 
@@ -55,6 +57,7 @@ class Rough:
     information: NDArray[np.float64]
     outer: float
     parameters: dict[str, NDArray]
+    inside: NDArray[np.bool_]
     spoilt: NDArray[np.bool_]
 
 
@@ -75,9 +78,13 @@ def rough_fit(data: FitData, config: FitConfig) -> Rough:
     y = np.where(np.isfinite(y), y, 0.0)
     names = [n for n in ("centroid_delta", "gradient", "outer_gradient") if getattr(config, _SWITCH[n])]
     parameters = {name: np.zeros(2) for name in names} | ({"itl_ratio": np.ones(())} if data.has_ratio else {})
-    every = max(1, round(len(data) / _FEW_BINS))
+    inside = np.ones(len(data), dtype=bool)
     scales = None
-    for _ in range(_ROUNDS):
+    for k in range(_ROUNDS):
+        if k == 1 and "centroid_delta" in parameters:
+            inside = _full_rings(data, parameters["centroid_delta"])
+            data, y, spoilt, positive = data.select(inside), y[inside], spoilt[inside], positive[inside]
+        every = max(1, round(len(data) / _FEW_BINS))
         some = replace(data, weight=(~spoilt).astype(float)).select(slice(None, None, every))
         noise = HierarchicalNoise(some)
         typical = noise.typical_scales()
@@ -110,7 +117,7 @@ def rough_fit(data: FitData, config: FitConfig) -> Rough:
     parameters["log_noise_scales"] = scales
     cx, cy = parameters.get("centroid_delta", (0.0, 0.0))
     outer = float(np.quantile(np.hypot(data.dx - cx, data.dy - cy), 1 - _BEYOND))
-    return Rough(places, spline(places), inverse.T @ marginal @ inverse, outer, parameters, spoilt)
+    return Rough(places, spline(places), inverse.T @ marginal @ inverse, outer, parameters, inside, spoilt)
 
 
 _SWITCH = {
@@ -118,6 +125,14 @@ _SWITCH = {
     "gradient": "do_fit_gradient",
     "outer_gradient": "do_fit_outer_gradient",
 }
+
+
+def _full_rings(data: FitData, centroid: NDArray) -> NDArray[np.bool_]:
+    """Bins within the largest circle about the centroid that lies within the circle of all bins.
+
+    Beyond it the rings are lopsided: any misfit of the radial function there pulls the centroid.
+    """
+    return np.hypot(data.dx - centroid[0], data.dy - centroid[1]) <= data.radius.max() - np.hypot(*centroid)
 
 
 def _rings(data: FitData, y: NDArray) -> tuple[BSpline, NDArray[np.bool_]]:
