@@ -21,9 +21,9 @@ from bayesflat.prepare import FitData
 log = logging.getLogger(__name__)
 
 FINE = 120  # intervals of the B-spline, at most
-_FEW_BINS = 60_000
+# bins of each round: all steps but the last need few
+_FEW_BINS = (20_000, 30_000, 30_000, 60_000)
 _BINS_PER_INTERVAL = 20
-_ROUNDS = 3
 _SCALE_STEPS = 8
 _BEYOND = 5e-4  # part of the bins that lies beyond the radius to which nodes are placed
 # a bin is spoilt this many robust standard deviations from the others; before the first fit, from the rings' medians
@@ -71,53 +71,75 @@ def rough_fit(data: FitData, config: FitConfig) -> Rough:
     config : FitConfig
         Which terms are fitted.
     """
-    positive = np.where(data.value > 0, data.value, np.nan)
-    y = np.log(positive)
+    alive = data.value > 0
+    y = np.log(np.where(alive, data.value, np.nan))
     spline, outlying = _rings(data, y)
-    spoilt = outlying | ~np.isfinite(y)
-    y = np.where(np.isfinite(y), y, 0.0)
+    y = np.where(alive, y, 0.0)
     names = [n for n in ("centroid_delta", "gradient", "outer_gradient") if getattr(config, _SWITCH[n])]
     parameters = {name: np.zeros(2) for name in names} | ({"itl_ratio": np.ones(())} if data.has_ratio else {})
-    inside = np.ones(len(data), dtype=bool)
+    inside, spoilt = np.ones(len(data), dtype=bool), outlying | ~alive
     scales = None
-    for k in range(_ROUNDS):
-        if k == 1 and "centroid_delta" in parameters:
-            inside = _full_rings(data, parameters["centroid_delta"])
-            data, y, spoilt, positive = data.select(inside), y[inside], spoilt[inside], positive[inside]
-        every = max(1, round(len(data) / _FEW_BINS))
-        some = replace(data, weight=(~spoilt).astype(float)).select(slice(None, None, every))
-        noise = HierarchicalNoise(some)
+    for k, few in enumerate(_FEW_BINS):
+        here = data.select(inside)
+        rows = np.flatnonzero(inside)
+        every = slice(None, None, max(1, round(len(rows) / few)))
+        some = replace(here, weight=(~spoilt[rows]).astype(float)).select(every)
+        noise, y_some = HierarchicalNoise(some), y[rows][every]
         typical = noise.typical_scales()
         scales = typical if scales is None else scales
-        spline = _respanned(spline, data, parameters)
-        residual, design = _linearised(some, y[::every], config, spline, parameters)
-        covariance = noise.covariance(scales)
-        information = covariance.information(design)
-        n = design.shape[1] - sum(np.size(p) for p in parameters.values())
-        information += np.diag(1.0 / _widths(data, config, parameters, n) ** 2)
-        solved = np.linalg.solve(information, -design.T @ covariance.of(residual).by_residual)
-        spline = BSpline(spline.t, spline.c + solved[:n], 3)
-        start = n
-        for name, value in parameters.items():
-            step = solved[start : start + value.size].reshape(value.shape)
-            start += value.size
-            parameters[name] = value * np.exp(step) if name == "itl_ratio" else value + step
-        parameters |= _inside(parameters, config)
-        scales = _fit_scales(noise, _residual(some, y[::every], config, spline, parameters), scales, typical)
-        full = HierarchicalNoise(replace(data, weight=(~spoilt).astype(float)))
-        residual = _residual(data, y, config, spline, parameters)
-        found = full.covariance(scales)
-        marginal = found.of(residual)
-        rest = residual - full.effects.expand(found.all_effects(marginal.own, marginal.shared))
-        spoilt = (np.abs(rest) > _SPOILT * 1.4826 * np.median(np.abs(rest[~spoilt]))) | ~np.isfinite(positive)
-    t = spline.t
-    places = _greville(t)
-    inverse = np.linalg.inv(BSpline.design_matrix(places, t, 3).toarray())
-    marginal = information[:n, :n] - information[:n, n:] @ np.linalg.solve(information[n:, n:], information[n:, :n])
-    parameters["log_noise_scales"] = scales
+        spline = _respanned(spline, here, parameters)
+        spline, parameters, information = _least_squares(some, y_some, config, noise, scales, spline, parameters)
+        scales = _fit_scales(noise, _residual(some, y_some, config, spline, parameters), scales, typical)
+        if k > 0:  # the first step is too rough to judge bins by
+            rest = _unexplained(here, y[rows], config, ~spoilt[rows], scales, spline, parameters)
+            limit = _SPOILT * 1.4826 * np.median(np.abs(rest[~spoilt[rows]]))
+            spoilt[rows] = (np.abs(rest) > limit) | ~alive[rows]
+        last, inside = inside, _full_rings(data, parameters.get("centroid_delta", np.zeros(2)))
+    places = _greville(spline.t)
     cx, cy = parameters.get("centroid_delta", (0.0, 0.0))
-    outer = float(np.quantile(np.hypot(data.dx - cx, data.dy - cy), 1 - _BEYOND))
-    return Rough(places, spline(places), inverse.T @ marginal @ inverse, outer, parameters, inside, spoilt)
+    return Rough(
+        radius=places,
+        log_radial=spline(places),
+        information=_at_places(information, spline, places),
+        outer=float(np.quantile(np.hypot(here.dx - cx, here.dy - cy), 1 - _BEYOND)),
+        parameters=parameters | {"log_noise_scales": scales},
+        inside=last,
+        spoilt=spoilt[last],
+    )
+
+
+def _least_squares(data, y, config, noise, scales, spline, parameters):
+    """One step of generalised least squares: the spline, the parameters, and the information on all of them."""
+    residual, design = _linearised(data, y, config, spline, parameters)
+    covariance = noise.covariance(scales)
+    information = covariance.information(design)
+    n = len(spline.c)
+    information += np.diag(1.0 / _widths(data, config, parameters, n) ** 2)
+    solved = np.linalg.solve(information, -design.T @ covariance.of(residual).by_residual)
+    moved, start = {}, n
+    for name, value in parameters.items():
+        step = solved[start : start + value.size].reshape(value.shape)
+        start += value.size
+        moved[name] = value * np.exp(step) if name == "itl_ratio" else value + step
+    return BSpline(spline.t, spline.c + solved[:n], 3), moved | _inside(moved, config), information
+
+
+def _unexplained(data, y, config, good, scales, spline, parameters) -> NDArray[np.float64]:
+    """What no effect explains of the residuals, at all bins."""
+    noise = HierarchicalNoise(replace(data, weight=good.astype(float)))
+    residual = _residual(data, y, config, spline, parameters)
+    covariance = noise.covariance(scales)
+    found = covariance.of(residual)
+    return residual - noise.effects.expand(covariance.all_effects(found.own, found.shared))
+
+
+def _at_places(information: NDArray, spline: BSpline, places: NDArray) -> NDArray[np.float64]:
+    """From the information on coefficients and parameters to that on the spline's values at places."""
+    n = len(spline.c)
+    rest = information[n:, n:]
+    marginal = information[:n, :n] - information[:n, n:] @ np.linalg.solve(rest, information[n:, :n])
+    inverse = np.linalg.inv(BSpline.design_matrix(places, spline.t, 3).toarray())
+    return inverse.T @ marginal @ inverse
 
 
 _SWITCH = {
