@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 _NUMBERS = (5, 8, 12, 16, 20, 26, 32, 40)  # of nodes that are tried, without the last
 # a node costs a place and a value: what it must gain in chi-squared, log(number of independent rings) for each
 _GAIN = 10.0
-_TURN, _GAIN_AT_KINK = 5.0, 100.0
+_TURN, _GAIN_AT_KINK = 4.0, 30.0
 # more nodes are tried until chi-squared per point of the profile is near 1; so few that it is far are not tried
 _NEAR, _FAR = 3.0, 100.0
 _SMOOTH, _EVEN = 0.01, 0.02  # of the density of nodes: how far it is smoothed (part of the range), and its least
@@ -57,27 +57,12 @@ def with_nodes(data: FitData, config: FitConfig, found: Rough | None = None) -> 
     if found is None:
         found = rough_fit(data, config)
         data = data.select(found.inside)
-    nodes, values = place_nodes(found, _last_node(data, config, found), config.do_constrain_zero)
+    nodes, values = place_nodes(found, float(data.nodes[-1]), config.do_constrain_zero)  # provisional, but for the last
     found = replace(found, parameters=found.parameters | {"radial_spline_values": values})
     return replace(data, nodes=nodes), config.model_copy(update={"radial_spline_nodes": nodes.tolist()}), found
 
 
-def _last_node(data: FitData, config: FitConfig, found: Rough) -> float:
-    """Where the nodes end (mm): no centroid that the prior allows moves a bin beyond it.
-
-    A function that is held at 0 there ends where the light would, falling on as it does at the rim.
-    """
-    least = data.nodes[-1]  # provisional, but for this
-    if not config.do_constrain_zero:
-        return float(least)
-    end, value = found.radius[-1], np.exp(found.log_radial)
-    inner = np.searchsorted(found.radius, 0.95 * end)
-    slope = (value[inner] - value[-1]) / (end - found.radius[inner])
-    dark = end + value[-1] / slope if slope > 0 else np.inf
-    return float(np.ceil(np.clip(dark, least, 1.5 * least)))
-
-
-def place_nodes(found: Rough, last: float, constrained: bool) -> tuple[NDArray, NDArray]:
+def place_nodes(found: Rough, least: float, constrained: bool) -> tuple[NDArray, NDArray]:
     """Nodes whose Akima spline follows a profile as well as the data can tell.
 
     They begin spread by the root of the second derivative, to which the error of a spline of slopes goes, and are moved
@@ -86,8 +71,8 @@ def place_nodes(found: Rough, last: float, constrained: bool) -> tuple[NDArray, 
     Parameters
     ----------
     found : Rough
-    last : float
-        The last node (mm), beyond the profile.
+    least : float
+        Least radius of the last node (mm), beyond the profile.
     constrained : bool
         Whether the function is 0 there.
 
@@ -97,12 +82,13 @@ def place_nodes(found: Rough, last: float, constrained: bool) -> tuple[NDArray, 
         The nodes (mm), and the radial function at them.
     """
     spread = _spread(found)
+    last = _dark(found, least) if constrained else least
     best, best_score = None, np.inf
     for number in _NUMBERS:
-        fit = _Fit(found, [*spread(number), last], constrained)
+        fit = _Fit(found, [*spread(number), last], constrained, least=least)
         if best is None and fit.chi_squared > _FAR * len(found.radius) and number < _NUMBERS[-1]:
             continue
-        fit = _moved(_pruned(_moved(fit, found.outer)), found.outer)
+        fit = _moved(_pruned(_moved(fit)))
         score = fit.chi_squared + _GAIN * len(fit.nodes)
         log.debug("%d of %d nodes: chi-squared %.0f", len(fit.nodes), number, fit.chi_squared)
         if score < best_score:
@@ -115,6 +101,14 @@ def place_nodes(found: Rough, last: float, constrained: bool) -> tuple[NDArray, 
     )  # fmt: skip
     best = best.with_nodes([round(node, 2) for node in best.nodes])
     return np.array(best.nodes), best.values
+
+
+def _dark(found: Rough, least: float) -> float:
+    """Where the light would end, falling on as it does at the rim (mm)."""
+    end, value = found.radius[-1], np.exp(found.log_radial)
+    inner = np.searchsorted(found.radius, 0.98 * end)
+    slope = (value[inner] - value[-1]) / (end - found.radius[inner])
+    return float(np.clip(end + value[-1] / slope if slope > 0 else np.inf, least, 1.5 * least))
 
 
 def _spread(found: Rough) -> Callable[[int], list[float]]:
@@ -146,8 +140,10 @@ def _gap(found: Rough) -> float:
 class _Fit:
     """The best Akima spline through nodes: steps of Gauss and Newton, from interpolation or from another fit."""
 
-    def __init__(self, found: Rough, nodes: list[float], constrained: bool, near: _Fit | None = None) -> None:
-        self.found, self.nodes, self.constrained = found, nodes, constrained
+    def __init__(
+        self, found: Rough, nodes: list[float], constrained: bool, near: _Fit | None = None, least: float = 0.0
+    ) -> None:
+        self.found, self.nodes, self.constrained, self.least = found, nodes, constrained, least
         places = np.asarray(nodes)
         if near is None:
             values = np.exp(np.interp(places, found.radius, found.log_radial))
@@ -155,6 +151,7 @@ class _Fit:
             values[-1] = 0.0 if constrained else max(values[-2] + slope * (places[-1] - places[-2]), 0.0)
         else:
             values = Akima1DInterpolator(near.nodes, near.values)(places)
+            values[-1] = near.values[-1]
         free = slice(None, -1) if constrained else slice(None)
         self.chi_squared, self.values, self.log_radial = np.inf, values, np.zeros_like(found.radius)
         steps = _STEPS if near is None else 1
@@ -187,7 +184,7 @@ class _Fit:
 
     def with_nodes(self, nodes: list[float]) -> _Fit:
         """The fit with somewhat other nodes."""
-        return _Fit(self.found, nodes, self.constrained, near=self)
+        return _Fit(self.found, nodes, self.constrained, self, self.least)
 
 
 def _pruned(fit: _Fit) -> _Fit:
@@ -210,18 +207,14 @@ def _pruned(fit: _Fit) -> _Fit:
     return fit
 
 
-def _moved(fit: _Fit, outer: float) -> _Fit:
+def _moved(fit: _Fit) -> _Fit:
     """Move nodes one by one, by ever smaller steps, while that helps."""
     gap = _gap(fit.found)
     for part in (0.4, 0.2, 0.1, 0.05):
         for _ in range(3):
             before = fit.chi_squared
-            for k in range(1, len(fit.nodes) - 1):
-                left, here, right = fit.nodes[k - 1 : k + 2]
-                for step in (part * (right - here), -part * (here - left)):
-                    place = here + step
-                    if not left + gap <= place <= min(right - gap, outer):
-                        continue
+            for k in range(1, len(fit.nodes)):
+                for place in _places(fit, k, part, gap):
                     moved = fit.with_nodes([*fit.nodes[:k], place, *fit.nodes[k + 1 :]])
                     if moved.chi_squared < fit.chi_squared - 1.0:
                         fit = moved
@@ -231,23 +224,15 @@ def _moved(fit: _Fit, outer: float) -> _Fit:
     return fit
 
 
-def warn_of_misfit(found: Rough, nodes: NDArray, constrained: bool) -> None:
-    """Warn, with figures, where the Akima spline through given nodes cannot follow the bins."""
-    fit = _Fit(found, list(nodes), constrained)
-    chi, log_radial = fit.chi_squared, fit.log_radial
-    n = len(found.radius)
-    seen = found.radius <= nodes[-1]
-    if not chi > n + _CLEAR * np.sqrt(2 * n):
-        return
-    # what is left, smoothed a little: single points of the profile are noisy, and anticorrelated
-    off = 100 * np.expm1(np.convolve(found.log_radial - log_radial, np.full(3, 1 / 3), mode="same"))[seen][1:-1]
-    worst = np.argmax(np.abs(off))
-    log.warning(
-        "radial_spline_nodes cannot follow the flat: up to %.2f%% is left at %.0f mm (rms %.2f%%), chi-squared %.0f "
-        'of %d; "auto" places nodes where they are needed',
-        np.abs(off[worst]),
-        found.radius[seen][1:-1][worst],
-        np.sqrt(np.mean(off**2)),
-        chi,
-        n,
-    )
+def _places(fit: _Fit, k: int, part: float, gap: float) -> list[float]:
+    """Where node k could go: part of the way to its neighbours."""
+    left, here = fit.nodes[k - 1 : k + 1]
+    if k + 1 < len(fit.nodes):
+        right = fit.nodes[k + 1]
+        least, most = left + gap, min(right - gap, fit.found.outer)
+        wanted = here + part * (right - here), here - part * (here - left)
+    else:
+        # where a function ends that falls to 0 sets its slope at the rim
+        least, most = (fit.least, 1.5 * fit.least) if fit.constrained else (here, here)
+        wanted = here + part * (here - left), here - part * (here - left)
+    return [place for place in wanted if least <= place <= most and place != here]

@@ -6,6 +6,7 @@ PyMC's own log-density has the last word (`bayesflat.inference.map`); tests hold
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -153,10 +154,40 @@ class IndependentObjective(Objective):
         gradient[-1] += relative * self.parameters[-1].transform.scale * (len(u) - slope @ u)
         return gradient, parameters
 
+    def log_likelihood_by_detector(self, z: NDArray) -> NDArray[np.float64]:
+        """Log-likelihood of each detector's values, in the order of their ids."""
+        parameters = self.to_parameters(z)
+        scale, _ = self._scale(parameters)
+        loss = self.noise.loss((self.data.value - self.mean(parameters)) / scale, self.smoothing)[0]
+        _, index = np.unique(self.data.binned.detector, return_inverse=True)
+        return -np.bincount(index, loss + self.noise.LOG_NORM + np.log(scale))
+
     def _scale(self, parameters: dict[str, NDArray]) -> tuple[float, float]:
         """Noise scale in units of the values, and d log(scale) / d log_noise_scale."""
         above = np.exp(float(parameters["log_noise_scale"]))
         return self.data.level * (FLOOR + above), above / (FLOOR + above)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A draw of everything that hierarchical noise integrates out, given the parameters.
+
+    Attributes
+    ----------
+    product : dict of str to numpy.ndarray
+        The parameters as the product holds them; ``throughput`` of each detector.
+    shared : numpy.ndarray, shape (n_vendors, n_shared)
+        The vendors' shared patterns.
+    log_prior : float
+        Of the shared patterns.
+    log_likelihood : numpy.ndarray, shape (n_detectors,)
+        Of each detector's values, given the shared pattern.
+    """
+
+    product: dict[str, NDArray]
+    shared: NDArray[np.float64]
+    log_prior: float
+    log_likelihood: NDArray[np.float64]
 
 
 class HierarchicalObjective(Objective):
@@ -200,6 +231,20 @@ class HierarchicalObjective(Objective):
         gradient[:n] += self._mean_gradient(z, pull(found.by_residual / mean))
         gradient[n:] -= self.parameters[-1].transform.scale * self.noise.by_log_scales(covariance, found, log_scales)
         return gradient, self._product(parameters, covariance, found)
+
+    def draw(self, z: NDArray, rng: np.random.Generator) -> Drawn:
+        """Draw the shared patterns and the detectors' own effects, given the parameters."""
+        parameters = self.to_parameters(z)
+        covariance = self.noise.covariance(parameters["log_noise_scales"])
+        residual = np.log(self.data.value / self.mean(parameters))
+        drawn = covariance.draw(residual, rng)
+        throughput = self.noise.throughput(covariance.all_effects(drawn.own, drawn.shared))
+        product = self.noise.of_those_that_are_there(parameters, throughput)
+        product["throughput"] = product["throughput"][:, 0]
+        # of the values, not of their logs
+        logs = self.noise.effects.sum_good(np.log(self.data.value))
+        log_likelihood = drawn.log_likelihood - logs
+        return Drawn(product, drawn.shared, drawn.log_prior, log_likelihood)
 
     def thinned(self, most: int) -> HierarchicalObjective:
         """The objective of every k-th bin, so that at most about ``most`` remain."""

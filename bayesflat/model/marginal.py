@@ -92,6 +92,10 @@ class Effects:
         """Sum of ``W values`` over the bins of each detector."""
         return np.bincount(self.detector, self.weight * values, minlength=self.n_detectors)
 
+    def sum_good(self, values: NDArray) -> NDArray[np.float64]:
+        """Sum of values over the bins of each detector that count."""
+        return np.bincount(self.detector, np.where(self.weight > 0, values, 0.0), minlength=self.n_detectors)
+
     @cached_property
     def gram(self) -> NDArray[np.float64]:
         """``U'WU`` of each detector: shape (n_detectors, size, size)."""
@@ -218,6 +222,26 @@ class Marginal:
     shared: NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Conditional:
+    """A draw of the effects.
+
+    Attributes
+    ----------
+    own : numpy.ndarray, shape (n_detectors, n_own)
+    shared : numpy.ndarray, shape (n_vendors, n_shared)
+    log_prior : float
+        Of the shared effects.
+    log_likelihood : numpy.ndarray, shape (n_detectors,)
+        Of each detector's residuals, given the shared effects, its own ones integrated out.
+    """
+
+    own: NDArray[np.float64]
+    shared: NDArray[np.float64]
+    log_prior: float
+    log_likelihood: NDArray[np.float64]
+
+
 class Covariance:
     """The covariance of the residuals at given variances, factored.
 
@@ -315,6 +339,31 @@ class Covariance:
             by_white=0.5 * (effects.weight @ (rest * rest) / white**2 - in_white),
             own=own,
             shared=c,
+        )
+
+    def draw(self, r: NDArray, rng: np.random.Generator) -> Conditional:
+        """Draw the effects, given residuals of shape (n_bins,)."""
+        effects, white = self.effects, self.white
+        o, s, vendor = effects.own, effects.shared, effects.vendor
+        t = effects.project(r)
+        pull = self.by_vendor(self.pull(t[:, :, None])[:, s, 0])
+        means = np.einsum("vij,vj->vi", self.kq, pull)
+        shared = np.stack([rng.multivariate_normal(m, c, method="eigh") for m, c in zip(means, self.kq, strict=True)])
+        c = shared[vendor]
+        # given the pattern, detectors are independent; what it leaves of them
+        left = t - np.einsum("dij,dj->di", effects.gram[:, :, s], c)
+        squares = effects.sum(r * r) - 2 * np.sum(t[:, s] * c, axis=1)
+        squares += np.einsum("di,dij,dj->d", c, effects.gram[:, s, s], c, optimize=True)
+        own = np.einsum("dij,dj->di", self.k, left[:, o])
+        quadratic = (squares - np.sum(left[:, o] * own, axis=1)) / white
+        log_determinant = self.log_white + self.log_b + effects.counts * np.log(2 * np.pi)
+        # K = root M'M root: a draw is root M' times normal numbers
+        normal = np.einsum("dji,dj->di", self.roots, rng.normal(size=own.shape))
+        return Conditional(
+            own=own + np.sqrt(white) * self.root * normal,
+            shared=shared,
+            log_prior=float(np.sum(-0.5 * shared**2 / self.shared - 0.5 * np.log(2 * np.pi * self.shared))),
+            log_likelihood=-0.5 * (quadratic + log_determinant),
         )
 
     def own_effects(self, t: NDArray, c: NDArray) -> NDArray[np.float64]:

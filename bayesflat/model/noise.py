@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import numpy as np
@@ -54,7 +55,14 @@ class IndependentNoise(NoiseModel):
     """Every bin scatters on its own, with one scale: ``noise_scale = FLOOR + exp(log_noise_scale)`` of the level.
 
     Subclasses name the distribution, once for PyMC and once in NumPy for the optimiser.
+
+    Attributes
+    ----------
+    LOG_NORM : float
+        The constant of the negative log-density of ``u = (value - mean) / scale`` that `loss` leaves out.
     """
+
+    LOG_NORM: float
 
     def parameters(self, data, config, start):
         """The log of the one scale."""
@@ -83,6 +91,8 @@ class IndependentNoise(NoiseModel):
 class NormalNoise(IndependentNoise):
     """Gaussian bins."""
 
+    LOG_NORM = 0.5 * math.log(2 * math.pi)
+
     def likelihood(self, mean, scale, data):
         """pm.Normal."""
         pm.Normal("value", mean, scale, observed=_observed(data), dims="bin")
@@ -94,6 +104,10 @@ class NormalNoise(IndependentNoise):
 
 class StudentTNoise(IndependentNoise):
     """Student-t bins with four degrees of freedom: dust and bad bins weigh little."""
+
+    LOG_NORM = (
+        math.lgamma(STUDENT_T_NU / 2) - math.lgamma((STUDENT_T_NU + 1) / 2) + 0.5 * math.log(STUDENT_T_NU * math.pi)
+    )
 
     def likelihood(self, mean, scale, data):
         """pm.StudentT."""
@@ -114,6 +128,7 @@ class LaplaceNoise(IndependentNoise):
     ``sqrt(d**2 + smoothing**2)``, tightened step by step; in the model as built ``smoothing`` is negligible.
     """
 
+    LOG_NORM = math.log(2)
     NEGLIGIBLE = 1e-12  # of the level
 
     def likelihood(self, mean, scale, data):

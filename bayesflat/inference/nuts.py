@@ -1,0 +1,202 @@
+"""NUTS from the maximum, with the curvature there as its mass matrix; the posterior in product units as a DataTree."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pymc as pm
+from numpy.typing import NDArray
+from scipy.stats import norm
+from threadpoolctl import threadpool_limits
+
+from bayesflat.inference.laplace import Laplace
+from bayesflat.inference.map import MapResult
+from bayesflat.inference.objective import HierarchicalObjective, Objective
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+log = logging.getLogger(__name__)
+
+TARGET_ACCEPT = 0.8
+
+
+def run_nuts(
+    model: pm.Model,
+    objective: Objective,
+    found: MapResult,
+    approximation: Laplace,
+    *,
+    draws: int,
+    tune: int,
+    chains: int,
+    cores: int,
+    seed: int,
+    progress: bool,
+) -> xr.DataTree:
+    """Sample the posterior.
+
+    Parameters
+    ----------
+    model : pymc.Model
+    objective : Objective
+        The same in NumPy: it brings the draws to product units.
+    found : MapResult
+    approximation : Laplace
+        Chains start from draws of it, and its covariance is the inverse mass matrix.
+    draws, tune, chains : int
+        Draws of each chain that are kept, and that are spent on the step size before.
+    cores : int
+        Processes.
+    seed : int
+        Of everything random.
+    progress : bool
+        Whether to show bars.
+
+    Returns
+    -------
+    xarray.DataTree
+        ``posterior`` (product units; ``throughput`` of the detectors with hierarchical noise), ``unconstrained`` (the
+        model's own coordinates ``z``), ``log_likelihood`` by detector, ``log_prior``, ``sample_stats``.  With
+        hierarchical noise the vendors' shared patterns are drawn too: given these, detectors are independent.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        Sampling was interrupted; no draws are kept.
+    """
+    rng = np.random.default_rng(seed)
+    root = np.linalg.cholesky(approximation.covariance)
+    starts = [found.value + root @ rng.normal(size=len(found.value)) for _ in range(chains)]
+    began = time.perf_counter()
+    with threadpool_limits(1, "blas"), model, warnings.catch_warnings():
+        # the closed form is one node, run as it is: at its size compiling it gains nothing
+        warnings.filterwarnings("ignore", message="Numba will use object mode")
+        warnings.filterwarnings("ignore", message="The number of samples is too small")
+        step = pm.NUTS(scaling=approximation.covariance, is_cov=True, target_accept=TARGET_ACCEPT)
+        log.info("compiled in %.1f s", time.perf_counter() - began)
+        began = time.perf_counter()
+        trace = pm.sample(
+            draws=draws,
+            tune=tune,
+            chains=chains,
+            cores=min(cores, chains),
+            blas_cores=None,
+            random_seed=rng.integers(2**31, size=chains).tolist(),
+            initvals=[_constrained(objective, z) for z in starts],
+            step=step,
+            progressbar=progress,
+            quiet=not progress,
+            compute_convergence_checks=False,
+            idata_kwargs={"log_likelihood": False},
+        )
+    if trace["posterior"].sizes["draw"] != draws or trace["posterior"].sizes["chain"] != chains:
+        raise KeyboardInterrupt
+    log.info("sampled in %.1f s", time.perf_counter() - began)
+    z = _unconstrained(objective, trace["posterior"])
+    began = time.perf_counter()
+    tree = posterior_tree(objective, z, int(rng.integers(2**31)), cores)
+    log.info("draws brought to product units in %.1f s", time.perf_counter() - began)
+    tree["sample_stats"] = trace["sample_stats"]
+    return tree
+
+
+def _constrained(objective: Objective, z: NDArray) -> dict[str, NDArray]:
+    """A point as PyMC wants its starts: by variable, in product units."""
+    return {p.variable: p.from_value(z[objective.slices[p.name]]) for p in objective.parameters}
+
+
+def _unconstrained(objective: Objective, posterior) -> NDArray[np.float64]:
+    """The model's own coordinates of all draws: shape (chains, draws, n)."""
+    parts = []
+    for p in objective.parameters:
+        values = posterior[p.variable].values
+        flat = values.reshape(-1, *p.mu.shape)
+        parts.append(np.array([p.to_value(v) for v in flat]).reshape(*values.shape[:2], p.size))
+    return np.concatenate(parts, axis=2)
+
+
+def posterior_tree(objective: Objective, z: NDArray, seed: int, cores: int = 1) -> xr.DataTree:
+    """A DataTree of draws in the model's own coordinates, of shape (chains, draws, n); see `run_nuts`."""
+    import arviz as az
+
+    chains, draws, n = z.shape
+    flat = z.reshape(-1, n)
+    seeds = np.random.SeedSequence(seed).spawn(len(flat))
+    pieces = np.array_split(np.arange(len(flat)), max(1, cores))
+    if cores > 1:
+        global _OBJECTIVE
+        _OBJECTIVE = objective  # inherited by the forked processes: too large to send
+        with ProcessPoolExecutor(cores, mp_context=get_context("fork")) as pool:
+            tasks = [pool.submit(_follow_piece, flat[i], [seeds[k] for k in i]) for i in pieces]
+            rows = [row for task in tasks for row in task.result()]
+    else:
+        rows = [_follow(objective, point, s) for point, s in zip(flat, seeds, strict=True)]
+    shaped = {
+        group: {
+            name: np.array([row[group][name] for row in rows]).reshape(chains, draws, *np.shape(first))
+            for name, first in rows[0][group].items()
+        }
+        for group in rows[0]
+    }
+    detectors = np.unique(objective.data.binned.detector)
+    coords = {"node": objective.data.nodes, "axis": ["x", "y"], "detector": detectors}
+    coords["noise_scale"] = objective.noise.coords().get("noise_scale", [])
+    dims = {
+        "radial_spline_values": ["node"],
+        "centroid_delta": ["axis"],
+        "gradient": ["axis"],
+        "outer_gradient": ["axis"],
+        "log_noise_scales": ["noise_scale"],
+        "throughput": ["detector"],
+        "shared_pattern": ["vendor", "effect"],
+        "value": ["detector"],
+        "z": ["coordinate"],
+    }
+    if isinstance(objective, HierarchicalObjective):
+        coords["vendor"] = objective.noise.vendors
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="More chains")
+        return az.from_dict(shaped | {"unconstrained": {"z": z}}, coords=coords, dims=dims)
+
+
+_OBJECTIVE: Objective | None = None
+
+
+def _follow_piece(points: NDArray, seeds: list) -> list[dict]:
+    with threadpool_limits(1, "blas"):
+        return [_follow(_OBJECTIVE, z, seed) for z, seed in zip(points, seeds, strict=True)]
+
+
+def _follow(objective: Objective, z: NDArray, seed) -> dict[str, dict[str, NDArray]]:
+    """What a draw says: product, log-likelihood of each detector, log-priors."""
+    parameters = objective.to_parameters(z)
+    prior = {}
+    for p in objective.parameters:
+        if np.all(np.isfinite(p.sigma)):
+            prior[p.name] = norm.logpdf(p.from_value(z[objective.slices[p.name]]), p.mu, p.sigma).sum()
+    if not isinstance(objective, HierarchicalObjective):
+        return {
+            "posterior": parameters,
+            "log_likelihood": {"value": objective.log_likelihood_by_detector(z)},
+            "log_prior": prior,
+        }
+    drawn = objective.draw(z, np.random.default_rng(seed))
+    prior["shared_pattern"] = drawn.log_prior
+    return {
+        "posterior": drawn.product | {"shared_pattern": drawn.shared},
+        "log_likelihood": {"value": drawn.log_likelihood},
+        "log_prior": prior,
+    }
+
+
+def cores_here() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
