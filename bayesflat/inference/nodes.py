@@ -236,3 +236,25 @@ def _places(fit: _Fit, k: int, part: float, gap: float) -> list[float]:
         least, most = (fit.least, 1.5 * fit.least) if fit.constrained else (here, here)
         wanted = here + part * (here - left), here - part * (here - left)
     return [place for place in wanted if least <= place <= most and place != here]
+
+
+def warn_of_misfit(found: Rough, nodes: NDArray, constrained: bool) -> None:
+    """Warn, with figures, where the Akima spline through given nodes cannot follow the bins."""
+    fit = _Fit(found, list(nodes), constrained)
+    chi, log_radial = fit.chi_squared, fit.log_radial
+    n = len(found.radius)
+    seen = found.radius <= nodes[-1]
+    if not chi > n + _CLEAR * np.sqrt(2 * n):
+        return
+    # what is left, smoothed a little: single points of the profile are noisy, and anticorrelated
+    off = 100 * np.expm1(np.convolve(found.log_radial - log_radial, np.full(3, 1 / 3), mode="same"))[seen][1:-1]
+    worst = np.argmax(np.abs(off))
+    log.warning(
+        "radial_spline_nodes cannot follow the flat: up to %.2f%% is left at %.0f mm (rms %.2f%%), chi-squared %.0f "
+        'of %d; "auto" places nodes where they are needed',
+        np.abs(off[worst]),
+        found.radius[seen][1:-1][worst],
+        np.sqrt(np.mean(off**2)),
+        chi,
+        n,
+    )
