@@ -1,6 +1,7 @@
 # make demo   simulate sky and dome flats of LSSTCam, fit both, show truth beside estimate (in demo/)
-# make test   lint and tests
+# make test   lint and tests, without the slow ones
 # make lint   ruff alone
+# make calibration   hours: uncertainties against truth on 200 focal planes, NUTS on 200 small ones, the slow tests
 # make clean  remove the environment and the demo's output
 # Each sets itself up in .venv, with uv where there is one, else with pip.
 
@@ -8,13 +9,19 @@ PYTHON ?= $(shell command -v python3.12 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint calibration clean
 
 demo: $(READY)
 	$(BIN)/bayesflat demo -o demo --overwrite -j 2
 
 test: lint
 	$(BIN)/pytest -n 2 --dist loadfile
+
+# what an interrupted run has found is kept in docs/*.jsonl; the next one goes on from there
+calibration: $(READY)
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/calibration.py -o docs/images -j 2
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/sbc.py -n 200 -o docs/images -j 2
+	$(BIN)/pytest -m slow -n 2
 
 lint: $(READY)
 	$(BIN)/ruff check .

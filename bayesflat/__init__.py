@@ -23,6 +23,7 @@ _HOMES = {
     "FlatGradient": "gradient",
     "InputError": "errors",
     "NormalPrior": "config",
+    "Offsets": "gradient",
     "RunConfig": "config",
     "bin_files": "binning",
     "bin_focal_plane": "binning",
@@ -34,6 +35,7 @@ _HOMES = {
     "lsstcam": "camera",
     "lsstcomcam": "camera",
     "read_flat": "flats",
+    "sample": "fitting",
     "simulate_binned": "simulate",
 }
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.stats import norm
 
 from bayesflat.binned import BinnedFlat
 from bayesflat.config import FitConfig
-from bayesflat.gradient import STATISTICS, Estimates, FlatGradient, Offsets
-from bayesflat.gradient_files import FIXED_METADATA
+from bayesflat.errors import InputError
+from bayesflat.gradient import FlatGradient
+from bayesflat.inference.diagnostics import Diagnostics, compare_with_laplace
 from bayesflat.inference.laplace import Laplace, laplace
 from bayesflat.inference.map import MapResult, find_map, make_objective
 from bayesflat.inference.nodes import warn_of_misfit, with_nodes
@@ -24,20 +22,15 @@ from bayesflat.inference.rough import rough_fit
 from bayesflat.model.build import build_model
 from bayesflat.model.noise import noise_model
 from bayesflat.prepare import FitData, prepare
+from bayesflat.product import make_gradient, with_draws
+from bayesflat.spline import akima_basis
 
 if TYPE_CHECKING:
     import pymc as pm
+    import xarray as xr
 
 log = logging.getLogger(__name__)
 
-_UNITS = {
-    "centroid_delta_x": "mm",
-    "centroid_delta_y": "mm",
-    "gradient_x": "1/mm",
-    "gradient_y": "1/mm",
-    "outer_gradient_x": "1/mm",
-    "outer_gradient_y": "1/mm",
-}
 _FEWEST_AT_NODE = 10
 
 
@@ -61,6 +54,10 @@ class FitResult:
         The normal approximation of the posterior; None for ``likelihood = "laplace"``, which has no curvature.
     gradient : FlatGradient
         The product.
+    posterior : xarray.DataTree or None
+        The draws of `sample`.
+    diagnostics : Diagnostics or None
+        What they say of themselves.
     """
 
     data: FitData
@@ -70,11 +67,18 @@ class FitResult:
     map: MapResult
     laplace: Laplace | None
     gradient: FlatGradient
+    posterior: xr.DataTree | None = None
+    diagnostics: Diagnostics | None = None
 
     @property
     def converged(self) -> bool:
-        """Whether the fit converged."""
-        return self.map.converged
+        """Whether the maximum was found, and the draws passed their diagnostics where there are any."""
+        return self.map.converged and (self.diagnostics is None or self.diagnostics.passed)
+
+    @property
+    def verdict(self) -> str:
+        """What convergence was judged by, and what to try where it failed."""
+        return "; ".join([self.map.message, *(self.diagnostics.failures if self.diagnostics else ())])
 
 
 def fit(binned: BinnedFlat, config: FitConfig | None = None, *, inputs: Sequence[dict[str, Any]] = ()) -> FitResult:
@@ -129,8 +133,89 @@ def fit(binned: BinnedFlat, config: FitConfig | None = None, *, inputs: Sequence
     found = find_map(model, objective, rough)
     log.log(logging.INFO if found.converged else logging.WARNING, "%s", found.message)
     approximation = None if config.likelihood == "laplace" else laplace(objective, found)
-    gradient = _gradient(objective, found, approximation, inputs)
+    gradient = make_gradient(objective, found, approximation, inputs)
     return FitResult(data, config, model, objective, found, approximation, gradient)
+
+
+def sample(
+    result: FitResult,
+    *,
+    draws: int | None = None,
+    tune: int | None = None,
+    chains: int | None = None,
+    cores: int | None = None,
+    seed: int | None = None,
+    progress: bool = False,
+) -> FitResult:
+    """Sample the posterior of a fit with NUTS.
+
+    Parameters
+    ----------
+    result : FitResult
+        A converged fit: chains start about its maximum and are scaled by the curvature there.
+    draws, tune, chains : int, optional
+        Draws kept of each chain, draws spent on the step size before, and chains; by default the config's.
+    cores : int, optional
+        Processes; by default as many as there are cores, at most one a chain.
+    seed : int, optional
+        By default the config's.
+    progress : bool
+        Whether to show bars.
+
+    Returns
+    -------
+    FitResult
+        With ``posterior`` and ``diagnostics``; the product's statistics come from the draws, its MAP stays.  Look at
+        ``converged`` before using it.
+
+    Raises
+    ------
+    InputError
+        ``likelihood = "laplace"``, whose posterior has kinks that NUTS cannot follow.
+    KeyboardInterrupt
+        Sampling was interrupted; nothing is kept.
+    """
+    from bayesflat.inference.nuts import cores_here, run_nuts
+
+    if result.laplace is None:
+        raise InputError("NUTS needs likelihood normal or student_t: laplace has kinks where gradients jump")
+    given = {"draws": draws, "tune": tune, "chains": chains, "seed": seed}
+    config = type(result.config)(
+        **{**result.config.model_dump(), **{key: value for key, value in given.items() if value is not None}}
+    )
+    log.info("sampling %d chains of %d draws after %d of tuning", config.chains, config.draws, config.tune)
+    posterior = run_nuts(
+        result.model, result.objective, result.map, result.laplace, draws=config.draws, tune=config.tune,
+        chains=config.chains, cores=cores or cores_here(), seed=config.seed, progress=progress,
+    )  # fmt: skip
+    gradient, found = with_draws(result.gradient, result.objective, posterior, config.seed)
+    for text in found.failures:
+        log.warning("%s", text)
+    for text in _compared(result.gradient, gradient, posterior):
+        log.warning("%s", text)
+    gradient = replace(gradient, config={**gradient.config, **config.model_dump(mode="json")})
+    return replace(result, config=config, gradient=gradient, posterior=posterior, diagnostics=found)
+
+
+def _compared(before: FlatGradient, after: FlatGradient, posterior: xr.DataTree) -> list[str]:
+    """Laplace against NUTS for ratio, centroid, plane and the radial function far out."""
+    names = ["itl_ratio", "centroid_delta_x", "centroid_delta_y", "gradient_x", "gradient_y"]
+    rows = [before.estimates.names.index(name) for name in names]
+    old, new = before.estimates.columns, after.estimates.columns
+    best, sd0, q50, sd1 = old["map"][rows], old["sd"][rows], new["q50"][rows], new["sd"][rows]
+    radius = _RADIUS if before.radial_spline_nodes[-2] > _RADIUS else 0.85 * before.radial_spline_nodes[-2]
+    basis = akima_basis(before.radial_spline_nodes, before.radial_spline_values, np.array([radius]))[0]
+    radial = np.sum(posterior["posterior"]["radial_spline_values"].values * basis, axis=-1)
+    return compare_with_laplace(
+        [*names, f"radial function at {radius:g} mm"],
+        np.append(best, basis @ before.radial_spline_values),
+        np.append(sd0, before.compute_radial_sd(radius)),
+        np.append(q50, np.median(radial)),
+        np.append(sd1, radial.std()),
+    )
+
+
+_RADIUS = 310.0  # mm
 
 
 def _warn(data: FitData, config: FitConfig) -> None:
@@ -150,115 +235,3 @@ def _warn(data: FitData, config: FitConfig) -> None:
             _FEWEST_AT_NODE,
             ", ".join(empty),
         )
-
-
-def _gradient(
-    objective: Objective, found: MapResult, approximation: Laplace | None, inputs: Sequence[dict[str, Any]]
-) -> FlatGradient:
-    """The product of a fit."""
-    data, config = objective.data, objective.config
-    scalars = {"itl_ratio": float(found.parameters.get("itl_ratio", 1.0))}
-    for name in ("centroid_delta", "gradient", "outer_gradient"):
-        x, y = found.parameters.get(name, (0.0, 0.0))
-        scalars[f"{name}_x"], scalars[f"{name}_y"] = float(x), float(y)
-    return FlatGradient(
-        radial_spline_nodes=data.nodes,
-        radial_spline_values=found.parameters["radial_spline_values"],
-        **scalars,
-        centroid_x=config.fp_centroid_x,
-        centroid_y=config.fp_centroid_y,
-        outer_gradient_radius=config.outer_gradient_radius,
-        normalization_factor=data.normalization,
-        metadata=_metadata(data.binned.instrument or data.binned.camera.name, data.binned.physical_filter),
-        estimates=_estimates(objective, found, approximation),
-        offsets=_offsets(objective, found, approximation),
-        config={**config.model_dump(mode="json"), "inputs": list(inputs)},
-    )
-
-
-def _metadata(instrument: str, physical_filter: str) -> dict[str, Any]:
-    """LSST's header cards of a product made now."""
-    now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
-    named = {"instrument": instrument, "filter": physical_filter, "calibDate": now.isoformat()}
-    return {
-        **FIXED_METADATA,
-        "INSTRUME": instrument,
-        "FILTER": physical_filter,
-        "CALIB_ID": " ".join(f"{key}={value}" for key, value in named.items() if value),
-        "CALIBDATE": now.isoformat(),
-        "CALIB_CREATION_DATE": now.date().isoformat(),
-        "CALIB_CREATION_TIME": now.time().isoformat(),
-    }
-
-
-def _estimates(objective: Objective, found: MapResult, approximation: Laplace | None) -> Estimates:
-    """A row for every parameter; what is off or held fixed has an sd of 0."""
-    data, config = objective.data, objective.config
-    # (parameter, component) of every row, its name, and its value where it is not fitted
-    n_nodes = len(data.nodes)
-    rows = [("radial_spline_values", k, f"radial_spline_values[{k}]", 0.0) for k in range(n_nodes)]
-    rows.append(("itl_ratio", 0, "itl_ratio", 1.0))
-    for name in ("centroid_delta", "gradient", "outer_gradient"):
-        rows += [(name, k, f"{name}_{axis}", 0.0) for k, axis in enumerate("xy")]
-    labels = objective.noise.coords().get("noise_scale")
-    noise = objective.parameters[-1].name
-    rows += (
-        [(noise, k, f"{noise}[{label}]", 0.0) for k, label in enumerate(labels)] if labels else [(noise, 0, noise, 0.0)]
-    )
-    names = tuple(name for _, _, name, _ in rows)
-    point = np.array([np.ravel(found.parameters[p])[k] if p in found.parameters else fixed for p, k, _, fixed in rows])
-    held = np.array([p not in found.parameters for p, *_ in rows])
-    if config.do_constrain_zero:
-        held[n_nodes - 1] = True
-    covariance = np.where(held[:, None] | held[None, :], 0.0, np.nan)
-    if approximation is not None:
-        at = {where: i for i, where in enumerate(approximation.names)}
-        index = [at[p, k] for (p, k, *_), fixed in zip(rows, held, strict=True) if not fixed]
-        covariance[np.ix_(~held, ~held)] = approximation.product[np.ix_(index, index)]
-    sd = np.sqrt(np.diag(covariance))
-    columns = {key: np.full(len(rows), np.nan) for key in STATISTICS}
-    columns |= {"map": point, "mean": point + 0 * sd, "sd": sd}
-    columns |= {key: point + norm.ppf(level) * sd for key, level in (("q05", 0.05), ("q50", 0.5), ("q95", 0.95))}
-    return Estimates(
-        names=names,
-        units=tuple(_UNITS.get(name, "") for name in names),
-        columns=columns,
-        covariance=covariance,
-        method="map" if approximation is None else "laplace",
-        converged=found.converged,
-        reference=config.do_reference_gradient,
-        header={
-            "NOISE": (config.noise, "noise model"),
-            "LIKELIHD": (config.likelihood, "distribution of a bin"),
-            "NBINS": (len(data), "bins fitted"),
-            "NSPOILT": (int(np.sum(data.weight == 0)), "bins among them that weigh nothing"),
-            "NDETECT": (len(np.unique(data.binned.detector)), "detectors with bins in the fit"),
-            "LOGPOST": (found.log_posterior, "log-posterior at the maximum"),
-            "GRADNORM": (found.gradient_norm, "its whitened gradient (standard deviations)"),
-            "STARTSEP": (found.second_start, "how far another start ended"),
-            "NSTEPS": (found.n_steps, "steps of the optimiser"),
-            "EXACTCUR": (approximation is not None and approximation.exact, "exact curvature (else Gauss-Newton)"),
-            "SEED": (config.seed, "seed of all random numbers"),
-            **{key: (importlib.metadata.version(name), f"version of {name}") for key, name in _VERSIONS.items()},
-        },
-    )
-
-
-def _offsets(objective: Objective, found: MapResult, approximation: Laplace | None) -> Offsets | None:
-    """Throughput of each detector and amplifier, relative to the product's model."""
-    if found.throughput is None or approximation is None:
-        return None
-    camera, noise = objective.data.binned.camera, objective.noise
-    # amplifiers are numbered by their own detector's columns; the array by the camera's most
-    _, amp_nx = noise.amp_shape
-    rows = []
-    for d, number in enumerate(noise.detectors.tolist()):
-        detector = camera[number]
-        rows.append((number, -1, d, 0))
-        for j in range(detector.amp_ny):
-            rows += [(number, i + detector.amp_nx * j, d, 1 + i + amp_nx * j) for i in range(detector.amp_nx)]
-    detector, amplifier, d, a = np.array(rows).T
-    return Offsets(detector, amplifier, found.throughput[d, a], approximation.throughput_sd[d, a])
-
-
-_VERSIONS = {"VBAYESFL": "bayesflat", "VPYMC": "pymc", "VPYTENS": "pytensor", "VNUMPY": "numpy"}

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import matplotlib as mpl
 import numpy as np
@@ -483,25 +484,48 @@ def test_running_median_is_drawn_in_per_cent():
     assert list(drawn["radial function"].get_ydata()) == [0, 0]
 
 
+def with_covariance(covariance, method="laplace"):
+    names = tuple(f"radial_spline_values[{k}]" for k in range(len(covariance)))
+    estimates = Estimates(names, ("",) * len(names), {}, covariance, method, True, False)
+    return replace(GRADIENT, estimates=estimates)
+
+
 def test_band(data):
-    radius = np.linspace(0, 100, 11)
-    radial = Akima1DInterpolator([0.0, 40.0, 80.0, 120.0], [1.0, 0.97, 0.9, 0.6])(radius)
-    low, high = radial * 0.99, radial * 1.03
-    upper, lower = plot_radial_model(data, GRADIENT, band=(radius, low, high)).axes[:2]
-    for axes, bounds in ((upper, (low, high)), (lower, (np.full(11, -1.0), np.full(11, 3.0)))):
+    """Against splines through node values drawn from the posterior."""
+    nodes, values = GRADIENT.radial_spline_nodes, GRADIENT.radial_spline_values
+    rng = np.random.default_rng(5)
+    root = np.tril(rng.normal(0, 1, (4, 4))) * 1e-4
+    upper, lower = plot_radial_model(data, with_covariance(root @ root.T)).axes[:2]
+    draws = Akima1DInterpolator(nodes, (values + rng.normal(0, 1, (20_000, 4)) @ root.T).T)
+    radial = Akima1DInterpolator(nodes, values)
+    reach = own_radial(data.binned.xf, data.binned.yf)[0].max()
+    for axes, relative in ((upper, False), (lower, True)):
         (band,) = axes.collections
         points = band.get_paths()[0].vertices
-        for x, a, b in zip(radius, *bounds, strict=True):
-            y = points[np.isclose(points[:, 0], x), 1]
-            assert (y.min(), y.max()) == pytest.approx((a, b))
-    assert not plot_radial_model(data, GRADIENT).axes[0].collections
+        x = np.unique(points[:, 0])
+        assert x[0] == 0
+        # it ends where the data do
+        assert reach - 0.5 < x[-1] <= reach
+        for at in x[:: len(x) // 7]:
+            y = points[points[:, 0] == at, 1]
+            mean, half = float(radial(at)), 1.645 * draws(at).std()
+            if relative:
+                assert (y.min(), y.max()) == pytest.approx((-100 * half / mean, 100 * half / mean), rel=0.03)
+            else:
+                assert (y.min(), y.max()) == pytest.approx((mean - half, mean + half), abs=0.03 * half)
+    assert "90% of the posterior" in [text.get_text() for text in upper.get_legend().get_texts()]
+
+
+def test_no_band_without_uncertainties(data):
+    for gradient in (GRADIENT, with_covariance(np.full((4, 4), np.nan), "map")):
+        for axes in plot_radial_model(data, gradient).axes[:2]:
+            assert not axes.collections
 
 
 def with_sd(**sd):
-    names = tuple(sd)
-    estimates = Estimates(
-        names, ("",) * len(names), {"sd": np.array(list(sd.values()))}, np.eye(len(names)), "laplace", True, False
-    )
+    names = (*(f"radial_spline_values[{k}]" for k in range(3)), *sd)
+    column = np.array([1e-3] * 3 + list(sd.values()))
+    estimates = Estimates(names, ("",) * len(names), {"sd": column}, np.diag(column**2), "laplace", True, False)
     return FlatGradient(
         [0.0, 40.0, 120.0],
         [1.0, 0.97, 0.6],
@@ -562,5 +586,6 @@ def test_nothing_global_changes(data):
 
 
 def test_no_pyplot():
-    code = "import sys, bayesflat.plots; sys.exit(any(m in sys.modules for m in ('matplotlib.pyplot', 'pymc')))"
+    heavy = "any(m in sys.modules for m in ('matplotlib.pyplot', 'pymc'))"
+    code = f"import sys, bayesflat.plots, bayesflat.plots_uncertainty; sys.exit({heavy})"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

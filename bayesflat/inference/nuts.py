@@ -95,7 +95,6 @@ def run_nuts(
             progressbar=progress,
             quiet=not progress,
             compute_convergence_checks=False,
-            idata_kwargs={"log_likelihood": False},
         )
     if trace["posterior"].sizes["draw"] != draws or trace["posterior"].sizes["chain"] != chains:
         raise KeyboardInterrupt
@@ -164,7 +163,9 @@ def posterior_tree(objective: Objective, z: NDArray, seed: int, cores: int = 1) 
         coords["vendor"] = objective.noise.vendors
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="More chains")
-        return az.from_dict(shaped | {"unconstrained": {"z": z}}, coords=coords, dims=dims)
+        tree = az.from_dict({"log_prior": shaped.pop("log_prior")})  # a number for each parameter, whatever its dims
+        tree.update(az.from_dict(shaped | {"unconstrained": {"z": z}}, coords=coords, dims=dims).children)
+    return tree
 
 
 _OBJECTIVE: Objective | None = None
@@ -188,8 +189,8 @@ def _follow(objective: Objective, z: NDArray, seed) -> dict[str, dict[str, NDArr
             "log_likelihood": {"value": objective.log_likelihood_by_detector(z)},
             "log_prior": prior,
         }
+    # the pattern's own prior is a level of the likelihood: prior sensitivity is that of the parameters' priors
     drawn = objective.draw(z, np.random.default_rng(seed))
-    prior["shared_pattern"] = drawn.log_prior
     return {
         "posterior": drawn.product | {"shared_pattern": drawn.shared},
         "log_likelihood": {"value": drawn.log_likelihood},

@@ -178,20 +178,21 @@ class Drawn:
         The parameters as the product holds them; ``throughput`` of each detector.
     shared : numpy.ndarray, shape (n_vendors, n_shared)
         The vendors' shared patterns.
-    log_prior : float
-        Of the shared patterns.
     log_likelihood : numpy.ndarray, shape (n_detectors,)
         Of each detector's values, given the shared pattern.
     """
 
     product: dict[str, NDArray]
     shared: NDArray[np.float64]
-    log_prior: float
     log_likelihood: NDArray[np.float64]
 
 
 class HierarchicalObjective(Objective):
     """With hierarchical noise: Gauss-Newton is generalised least squares; the scales have Fisher's information."""
+
+    def __init__(self, data: FitData, config: FitConfig, noise: NoiseModel, parameters: list[Parameter]) -> None:
+        super().__init__(data, config, noise, parameters)
+        self._room: dict[str, NDArray] = {}  # for covariances that are not handed out
 
     def __call__(self, z: NDArray) -> float:
         """Minus the log-posterior; infinite where the mean is not positive."""
@@ -199,7 +200,7 @@ class HierarchicalObjective(Objective):
         mean = self.mean(parameters)
         if not np.all(mean > 0):
             return np.inf
-        found = self.noise.covariance(parameters["log_noise_scales"]).of(np.log(self.data.value / mean))
+        found = self.noise.covariance(parameters["log_noise_scales"], self._room).of(np.log(self.data.value / mean))
         return float(self._prior(z)[0] - found.log_likelihood)
 
     def derivatives(self, z: NDArray) -> tuple[float, NDArray, NDArray]:
@@ -207,7 +208,7 @@ class HierarchicalObjective(Objective):
         parameters = self.to_parameters(z)
         log_scales = parameters["log_noise_scales"]
         mean, jacobian, columns = self.mean.with_jacobian(parameters)
-        covariance = self.noise.covariance(log_scales)
+        covariance = self.noise.covariance(log_scales, self._room)
         found = covariance.of(np.log(self.data.value / mean))
         cost, gradient, curvature = self._prior(z)
         n = self.n_mean
@@ -224,7 +225,7 @@ class HierarchicalObjective(Objective):
         parameters = self.to_parameters(z)
         log_scales = parameters["log_noise_scales"]
         mean, pull = self.mean.with_pull(parameters)
-        covariance = self.noise.covariance(log_scales)
+        covariance = self.noise.covariance(log_scales, self._room)
         found = covariance.of(np.log(self.data.value / mean))
         _, gradient, _ = self._prior(z)
         n = self.n_mean
@@ -235,7 +236,7 @@ class HierarchicalObjective(Objective):
     def draw(self, z: NDArray, rng: np.random.Generator) -> Drawn:
         """Draw the shared patterns and the detectors' own effects, given the parameters."""
         parameters = self.to_parameters(z)
-        covariance = self.noise.covariance(parameters["log_noise_scales"])
+        covariance = self.noise.covariance(parameters["log_noise_scales"], self._room)
         residual = np.log(self.data.value / self.mean(parameters))
         drawn = covariance.draw(residual, rng)
         throughput = self.noise.throughput(covariance.all_effects(drawn.own, drawn.shared))
@@ -244,7 +245,7 @@ class HierarchicalObjective(Objective):
         # of the values, not of their logs
         logs = self.noise.effects.sum_good(np.log(self.data.value))
         log_likelihood = drawn.log_likelihood - logs
-        return Drawn(product, drawn.shared, drawn.log_prior, log_likelihood)
+        return Drawn(product, drawn.shared, log_likelihood)
 
     def thinned(self, most: int) -> HierarchicalObjective:
         """The objective of every k-th bin, so that at most about ``most`` remain."""

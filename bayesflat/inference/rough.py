@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import BSpline
 
 from bayesflat.config import FitConfig
-from bayesflat.model.hierarchical import SIGMA_LOG_SCALE, HierarchicalNoise
+from bayesflat.model.hierarchical import HierarchicalNoise
 from bayesflat.model.parameters import RIM_GRADIENT, RIM_OUTER_GRADIENT, SIGMA_CENTROID, SIGMA_RADIAL, SIGMA_RATIO
 from bayesflat.prepare import FitData
 
@@ -85,11 +85,11 @@ def rough_fit(data: FitData, config: FitConfig) -> Rough:
         every = slice(None, None, max(1, round(len(rows) / few)))
         some = replace(here, weight=(~spoilt[rows]).astype(float)).select(every)
         noise, y_some = HierarchicalNoise(some), y[rows][every]
-        typical = noise.typical_scales()
+        typical, width = noise.typical_scales()
         scales = typical if scales is None else scales
         spline = _respanned(spline, here, parameters)
         spline, parameters, information = _least_squares(some, y_some, config, noise, scales, spline, parameters)
-        scales = _fit_scales(noise, _residual(some, y_some, config, spline, parameters), scales, typical)
+        scales = _fit_scales(noise, _residual(some, y_some, config, spline, parameters), scales, typical, width)
         if k > 0:  # the first step is too rough to judge bins by
             rest = _unexplained(here, y[rows], config, ~spoilt[rows], scales, spline, parameters)
             limit = _SPOILT * 1.4826 * np.median(np.abs(rest[~spoilt[rows]]))
@@ -269,18 +269,20 @@ def _widths(data: FitData, config: FitConfig, parameters: dict, n: int) -> NDArr
     return np.concatenate([np.full(n, SIGMA_RADIAL), *others])
 
 
-def _fit_scales(noise: HierarchicalNoise, residual: NDArray, scales: NDArray, typical: NDArray) -> NDArray[np.float64]:
+def _fit_scales(
+    noise: HierarchicalNoise, residual: NDArray, scales: NDArray, typical: NDArray, width: NDArray
+) -> NDArray[np.float64]:
     """A few steps of Fisher's scoring for the logs of the noise scales, the mean held."""
 
     def cost(at):
-        return np.sum(((at - typical) / SIGMA_LOG_SCALE) ** 2) / 2 - noise.covariance(at).of(residual).log_likelihood
+        return np.sum(((at - typical) / width) ** 2) / 2 - noise.covariance(at).of(residual).log_likelihood
 
     value = cost(scales)
     for _ in range(_SCALE_STEPS):
         covariance = noise.covariance(scales)
         found = covariance.of(residual)
-        slope = noise.by_log_scales(covariance, found, scales) - (scales - typical) / SIGMA_LOG_SCALE**2
-        curvature = noise.information(covariance, scales) + np.eye(len(scales)) / SIGMA_LOG_SCALE**2
+        slope = noise.by_log_scales(covariance, found, scales) - (scales - typical) / width**2
+        curvature = noise.information(covariance, scales) + np.diag(width**-2.0)
         step = np.clip(np.linalg.solve(curvature, slope), -2.0, 2.0)
         for halving in range(6):
             new = scales + step * 0.5**halving

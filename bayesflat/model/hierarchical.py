@@ -22,7 +22,7 @@ from bayesflat.prepare import FitData
 
 DEGREE = 6  # of a detector's surface
 RIM_WIDTH = 1.0  # mm, within which a detector's rim fades
-SIGMA_LOG_SCALE = 1.5
+SIGMA_LOG_SCALE, SIGMA_LOG_SHARED = 1.5, 1.0  # what is shared is drawn but once for each vendor
 
 
 def _degree(name: str) -> int:
@@ -31,8 +31,9 @@ def _degree(name: str) -> int:
 
 
 def _shared_label(name: str, vendor: str) -> str:
-    """The scale of a shared effect: four slopes are too few for a scale each."""
-    return "shared slope" if _degree(name) == 1 else f"shared {name.split()[0]} {vendor}"
+    """The scale of a shared effect: each vendor has too few slopes and rims for a scale of its own."""
+    kind = "slope" if _degree(name) == 1 else name.split()[0]
+    return f"shared {kind}" if kind in ("slope", "rim") else f"shared {kind} {vendor}"
 
 
 def _typical(label: str) -> float:
@@ -98,11 +99,14 @@ class HierarchicalNoise(NoiseModel):
 
     def parameters(self, data, config, start):
         """The logs of all scales."""
-        return [make_parameter("log_noise_scales", config, self.typical_scales(), SIGMA_LOG_SCALE, dims="noise_scale")]
+        mu, sigma = self.typical_scales()
+        return [make_parameter("log_noise_scales", config, mu, sigma, dims="noise_scale")]
 
-    def typical_scales(self) -> NDArray[np.float64]:
-        """Logs of the scales' usual sizes, where their priors are centred."""
-        return np.log([_typical(label) for label in self.labels])
+    def typical_scales(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Centres and widths of the priors of the scales' logs."""
+        shared = np.array([label.startswith("shared") for label in self.labels])
+        mu = np.log([_typical(label) for label in self.labels])
+        return mu, np.where(shared, SIGMA_LOG_SHARED, SIGMA_LOG_SCALE)
 
     def coords(self):
         """The scales' names."""
@@ -115,13 +119,12 @@ class HierarchicalNoise(NoiseModel):
         # of the values, not of their logs
         pm.Potential("value", log_likelihood - np.sum(np.log(data.value[data.weight > 0])))
 
-    def covariance(self, log_scales: NDArray) -> Covariance:
-        """The covariance of the log-residuals."""
+    def covariance(self, log_scales: NDArray, room: dict[str, NDArray] | None = None) -> Covariance:
+        """The covariance of the log-residuals; ``room`` as for `Covariance`."""
         squares = np.exp(2 * log_scales)
         white = (FLOOR + np.exp(log_scales[0])) ** 2
-        return Covariance(
-            self.effects, squares[self.own_scale], squares[self.shared_scale] * self.shared_size**2, white
-        )
+        shared = squares[self.shared_scale] * self.shared_size**2
+        return Covariance(self.effects, squares[self.own_scale], shared, white, room)
 
     def by_log_scales(self, covariance: Covariance, found, log_scales: NDArray) -> NDArray[np.float64]:
         """Derivatives of the log-likelihood by the logs of the scales, shape (n_scales,)."""
@@ -300,6 +303,7 @@ class LogLikelihood(Op):
 
     def __init__(self, noise: HierarchicalNoise) -> None:
         self.noise = noise
+        self.room: dict[str, NDArray] = {}
 
     def __eq__(self, other):
         return self is other
@@ -315,7 +319,7 @@ class LogLikelihood(Op):
     def perform(self, node, inputs, output_storage):
         """In NumPy."""
         residual, log_scales = inputs
-        covariance = self.noise.covariance(log_scales)
+        covariance = self.noise.covariance(log_scales, self.room)
         found = covariance.of(residual)
         output_storage[0][0] = np.asarray(found.log_likelihood)
         output_storage[1][0] = found.by_residual

@@ -109,6 +109,12 @@ class Effects:
         return out
 
     @cached_property
+    def log_weights(self) -> NDArray[np.float64]:
+        """Sum of the logs of the weights of each detector's bins that count."""
+        logs = np.log(self.weight, out=np.zeros_like(self.weight), where=self.weight > 0)
+        return np.bincount(self.detector, logs, minlength=self.n_detectors)
+
+    @cached_property
     def counts(self) -> NDArray[np.int64]:
         """Bins of each detector that count."""
         return np.bincount(self.detector[self.weight > 0], minlength=self.n_detectors)
@@ -230,15 +236,12 @@ class Conditional:
     ----------
     own : numpy.ndarray, shape (n_detectors, n_own)
     shared : numpy.ndarray, shape (n_vendors, n_shared)
-    log_prior : float
-        Of the shared effects.
     log_likelihood : numpy.ndarray, shape (n_detectors,)
         Of each detector's residuals, given the shared effects, its own ones integrated out.
     """
 
     own: NDArray[np.float64]
     shared: NDArray[np.float64]
-    log_prior: float
     log_likelihood: NDArray[np.float64]
 
 
@@ -252,91 +255,126 @@ class Covariance:
         Variances of the own and the shared effects, the own ones above 0.
     white : float
         Variance of a bin of weight 1.
+    room : dict, optional
+        Arrays to write into, taken over from an earlier covariance of the same effects, which is then spoilt.
     """
 
-    def __init__(self, effects: Effects, own: NDArray, shared: NDArray, white: float) -> None:
+    def __init__(
+        self, effects: Effects, own: NDArray, shared: NDArray, white: float, room: dict[str, NDArray] | None = None
+    ) -> None:
         self.effects, self.own, self.shared, self.white = effects, own, shared, white
         gram, vendor, o, s = effects.gram, effects.vendor, effects.own, effects.shared
-        n_own = own.shape[1]
-        # own effects: K = (white D**-1 + G)**-1 = root B**-1 root, of B = 1 + root G root, root = (D / white)**0.5
+        n, n_own, size = effects.n_detectors, own.shape[1], effects.size
+        room = {} if room is None else room
+        if not room:
+            # arrays of some MB: to ask the system for them anew each time costs as much as the numbers in them
+            widths = {"roots": n_own, "inverse": n_own, "scaled": n_own, "a": size, "aq": shared.shape[1]}
+            room.update({name: np.empty((n, n_own, width)) for name, width in widths.items()})
+        self._room = room
+        # own effects: (white D**-1 + G)**-1 = root B**-1 root, of B = 1 + root G root, root = (D / white)**0.5
         self.root = np.sqrt(own[vendor] / white)
-        self.roots = np.empty((effects.n_detectors, n_own, n_own))
-        self.log_b = np.empty(effects.n_detectors)
+        self.roots, self.inverse, self.a = room["roots"], room["inverse"], room["a"]
+        self.log_b = np.empty(n)
         _inverse_roots(gram, self.root, self.roots, self.log_b)
-        b_inverse = self.roots.transpose(0, 2, 1) @ self.roots
-        self.k = self.root[:, :, None] * b_inverse * self.root[:, None, :]
-        # a = U' C**-1 U of each detector, own effects alone; (1 - G K) G without the difference
-        self.h = b_inverse * (self.root[:, None, :] / self.root[:, :, None]) / white
-        self.a = np.empty_like(gram)
-        self.a[:, o] = self.h @ gram[:, o]
+        np.matmul(self.roots.transpose(0, 2, 1), self.roots, out=self.inverse)
+        # a = U_o' C**-1 U of each detector, own effects alone: root**-1 B**-1 root G / white, without a difference
+        np.multiply(self.inverse, self.root[:, None, :], out=room["scaled"])
+        np.matmul(room["scaled"], gram[:, o], out=self.a)
+        self.a *= 1.0 / (self.root * white)[:, :, None]
+        # and the same of the effects that are shared only
         rest = slice(n_own, None)
-        self.to_rest = gram[:, rest, o] @ self.k
-        self.a[:, rest, o] = self.a[:, o, rest].transpose(0, 2, 1)
-        self.a[:, rest, rest] = (gram[:, rest, rest] - self.to_rest @ gram[:, o, rest]) / white
+        self.to_rest = (gram[:, rest, o] * self.root[:, None, :]) @ self.inverse * self.root[:, None, :]
+        of_rest = (gram[:, rest, rest] - self.to_rest @ gram[:, o, rest]) / white
         # shared effects, vendor by vendor
-        self.total = self.by_vendor(self.a[:, s, s])
+        total = np.empty((len(own), size, size))
+        total[:, o] = self.by_vendor(self.a)
+        total[:, rest, o] = total[:, o, rest].transpose(0, 2, 1)
+        total[:, rest, rest] = self.by_vendor(of_rest)
+        self.total = total[:, s, s]
         q = np.sqrt(shared)
         e = np.eye(shared.shape[1]) + q[:, :, None] * self.total * q[:, None, :]
         self.kq = q[:, :, None] * np.linalg.inv(e) * q[:, None, :]  # covariance of the pattern, given the residuals
         self.log_e = np.linalg.slogdet(e)[1]
 
     @cached_property
+    def k(self) -> NDArray[np.float64]:
+        """``(white D**-1 + G)**-1`` of each detector: the covariance of its own effects is ``white`` times that."""
+        return self.root[:, :, None] * self.inverse * self.root[:, None, :]
+
+    @property
     def n_good(self) -> int:
         """Bins that count."""
         return int(self.effects.counts.sum())
 
-    @cached_property
+    @property
     def log_white(self) -> NDArray[np.float64]:
         """Sum of the logs of the white variances of each detector's bins."""
-        weight = self.effects.weight
-        logs = np.log(weight, out=np.zeros_like(weight), where=weight > 0)
-        return self.effects.counts * np.log(self.white) - np.bincount(
-            self.effects.detector, logs, minlength=self.effects.n_detectors
-        )
+        return self.effects.counts * np.log(self.white) - self.effects.log_weights
 
     @cached_property
     def by_detector(self) -> NDArray[np.float64]:
         """``U' covariance**-1 U`` of the own effects of each detector."""
         o, s = self.effects.own, self.effects.shared
-        return self.a[:, o, o] - self.a[:, o, s] @ self.kq[self.effects.vendor] @ self.a[:, s, o]
+        through = self.a[:, :, s]
+        return self.a[:, :, o] - through @ self.kq[self.effects.vendor] @ through.transpose(0, 2, 1)
 
     def by_vendor(self, x: NDArray) -> NDArray[np.float64]:
         """Sum over the detectors of each vendor."""
-        return np.stack([x[self.effects.vendor == v].sum(0) for v in range(len(self.own))])
+        one = (self.effects.vendor == np.arange(len(self.own))[:, None]).astype(float)
+        return (one @ x.reshape(len(x), -1)).reshape(-1, *x.shape[1:])
 
-    def pull(self, t: NDArray) -> NDArray[np.float64]:
-        """``U' C**-1 r`` of each detector, own effects alone, of ``t = U'Wr``: shape (n_detectors, size, ...)."""
-        o, n_own = self.effects.own, self.own.shape[1]
-        return np.concatenate([self.h @ t[:, o], (t[:, n_own:] - self.to_rest @ t[:, o]) / self.white], axis=1)
+    def own_effects(self, t: NDArray, c: NDArray | None = None) -> NDArray[np.float64]:
+        """Conditional means of the own effects, given the shared ones: shape (n_detectors, n_own).
+
+        Parameters
+        ----------
+        t : numpy.ndarray, shape (n_detectors, size)
+            ``U'Wr``.
+        c : numpy.ndarray, shape (n_vendors, n_shared), optional
+            0 by default.
+        """
+        o, s = self.effects.own, self.effects.shared
+        t = t[:, o]
+        if c is not None:
+            t = t - np.einsum("dij,dj->di", self.effects.gram[:, o, s], c[self.effects.vendor])
+        return self.root * np.einsum("dij,dj->di", self.inverse, self.root * t)
+
+    def all_effects(self, own: NDArray, c: NDArray) -> NDArray[np.float64]:
+        """Own and shared effects together: shape (n_detectors, size)."""
+        x = np.zeros((self.effects.n_detectors, self.effects.size))
+        x[:, self.effects.own] = own
+        x[:, self.effects.shared] += c[self.effects.vendor]
+        return x
 
     def of(self, r: NDArray) -> Marginal:
         """The log-likelihood of residuals of shape (n_bins,)."""
         effects, white, vendor = self.effects, self.white, self.effects.vendor
-        o, s = effects.own, effects.shared
+        o, s, gram = effects.own, effects.shared, effects.gram
         t = effects.project(r)
-        h = self.pull(t[:, :, None])[:, :, 0]
+        alone = self.own_effects(t)
+        h = (t - np.einsum("dij,dj->di", gram[:, :, o], alone)) / white  # U' C**-1 r, own effects alone
         pull = self.by_vendor(h[:, s])
         c = np.einsum("vij,vj->vi", self.kq, pull)
-        quadratic = (
-            effects.weight @ (r * r) - np.einsum("di,dij,dj->", t[:, o], self.k, t[:, o], optimize=True)
-        ) / white
-        quadratic -= np.sum(pull * c)
+        quadratic = (effects.weight @ (r * r) - np.sum(t[:, o] * alone)) / white - np.sum(pull * c)
         own = self.own_effects(t, c)
-        rest = r - effects.expand(self.all_effects(own, c))
-        own_pull = h[:, o] - np.einsum("dij,dj->di", self.a[:, o, s], c[vendor])
+        rest = effects.expand(self.all_effects(own, c))
+        np.subtract(r, rest, out=rest)
+        through = self.a[:, :, s]
+        own_pull = h[:, o] - np.einsum("dij,dj->di", through, c[vendor])
         shared_pull = pull - np.einsum("vij,vj->vi", self.total, c)
-        aq = self.a[:, o, s] @ self.kq[vendor]
-        in_own = self.by_vendor(np.einsum("dii->di", self.a[:, o, o]) - np.einsum("dij,dij->di", aq, self.a[:, o, s]))
+        aq = np.matmul(through, self.kq[vendor], out=self._room["aq"])
+        in_own = self.by_vendor(np.einsum("dii->di", self.a[:, :, o]) - np.einsum("dij,dij->di", aq, through))
         in_shared = np.einsum("vii->vi", self.total) - np.einsum("vij,vjk,vki->vi", self.total, self.kq, self.total)
         # the trace of covariance**-1 covariance counts the bins: what own and shared effects leave of it is white
         in_white = (self.n_good - np.sum(self.own * in_own) - np.sum(self.shared * in_shared)) / white
         log_determinant = self.log_white.sum() + self.log_b.sum() + self.log_e.sum()
+        weighed = effects.weight * rest
         return Marginal(
             log_likelihood=-0.5 * (quadratic + log_determinant + self.n_good * np.log(2 * np.pi)),
-            by_residual=-effects.weight * rest / white,
+            by_residual=weighed / -white,
             by_own=0.5 * (self.by_vendor(own_pull**2) - in_own),
             by_shared=0.5 * (shared_pull**2 - in_shared),
-            by_white=0.5 * (effects.weight @ (rest * rest) / white**2 - in_white),
+            by_white=0.5 * (weighed @ rest / white**2 - in_white),
             own=own,
             shared=c,
         )
@@ -346,7 +384,8 @@ class Covariance:
         effects, white = self.effects, self.white
         o, s, vendor = effects.own, effects.shared, effects.vendor
         t = effects.project(r)
-        pull = self.by_vendor(self.pull(t[:, :, None])[:, s, 0])
+        h = t - np.einsum("dij,dj->di", effects.gram[:, :, o], self.own_effects(t))
+        pull = self.by_vendor(h[:, s]) / white
         means = np.einsum("vij,vj->vi", self.kq, pull)
         shared = np.stack([rng.multivariate_normal(m, c, method="eigh") for m, c in zip(means, self.kq, strict=True)])
         c = shared[vendor]
@@ -354,7 +393,7 @@ class Covariance:
         left = t - np.einsum("dij,dj->di", effects.gram[:, :, s], c)
         squares = effects.sum(r * r) - 2 * np.sum(t[:, s] * c, axis=1)
         squares += np.einsum("di,dij,dj->d", c, effects.gram[:, s, s], c, optimize=True)
-        own = np.einsum("dij,dj->di", self.k, left[:, o])
+        own = self.own_effects(left)
         quadratic = (squares - np.sum(left[:, o] * own, axis=1)) / white
         log_determinant = self.log_white + self.log_b + effects.counts * np.log(2 * np.pi)
         # K = root M'M root: a draw is root M' times normal numbers
@@ -362,28 +401,15 @@ class Covariance:
         return Conditional(
             own=own + np.sqrt(white) * self.root * normal,
             shared=shared,
-            log_prior=float(np.sum(-0.5 * shared**2 / self.shared - 0.5 * np.log(2 * np.pi * self.shared))),
             log_likelihood=-0.5 * (quadratic + log_determinant),
         )
 
-    def own_effects(self, t: NDArray, c: NDArray) -> NDArray[np.float64]:
-        """Conditional means of the own effects, given the shared pattern: shape (n_detectors, n_own)."""
-        o, s = self.effects.own, self.effects.shared
-        t = t[:, o] - np.einsum("dij,dj->di", self.effects.gram[:, o, s], c[self.effects.vendor])
-        return np.einsum("dij,dj->di", self.k, t)
-
-    def all_effects(self, own: NDArray, c: NDArray) -> NDArray[np.float64]:
-        """Own and shared effects together: shape (n_detectors, size)."""
-        x = np.zeros((self.effects.n_detectors, self.effects.size))
-        x[:, self.effects.own] = own
-        x[:, self.effects.shared] += c[self.effects.vendor]
-        return x
-
     def information(self, jacobian: NDArray) -> NDArray[np.float64]:
         """``J' covariance**-1 J`` for derivatives of the residuals of shape (n_bins, n): shape (n, n)."""
-        o = self.effects.own
+        o, s = self.effects.own, self.effects.shared
         t = self.effects.project_columns(jacobian)
-        pull = self.by_vendor(self.pull(t)[:, self.effects.shared])
+        alone = self.k @ t[:, o]
+        pull = self.by_vendor((t - self.effects.gram[:, :, o] @ alone)[:, s]) / self.white
         found = jacobian.T @ (jacobian * self.effects.weight[:, None])
-        found -= np.tensordot(t[:, o], self.k @ t[:, o], ([0, 1], [0, 1]))
+        found -= np.tensordot(t[:, o], alone, ([0, 1], [0, 1]))
         return found / self.white - np.tensordot(pull, self.kq @ pull, ([0, 1], [0, 1]))

@@ -1,0 +1,411 @@
+"""Coverage of the uncertainties, on simulated focal planes of all of LSSTCam whose truth is known.
+
+    python benchmarks/calibration.py -o docs/images -j 2
+
+Every plane has light, detectors and noise of its own; the fit knows nothing of them.  Each result is a line of a file
+as soon as it is there, so that a run that was interrupted goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from scipy.interpolate import CubicSpline, PchipInterpolator
+from scipy.stats import norm
+
+import bayesflat
+from bayesflat.binned import BinnedFlat
+from bayesflat.camera import Camera, lsstcam
+from bayesflat.config import FitConfig
+from bayesflat.fitting import fit
+from bayesflat.gradient import FlatGradient
+from bayesflat.plots import save_figure
+from bayesflat.processes import in_processes
+from bayesflat.simulate import Detectors, simulate_binned, true_parameters
+from bayesflat.truth import _VIGNETTING, Light, Noise, band_itl_ratio
+
+SCALARS = ("itl_ratio", "gradient_x", "gradient_y", "centroid_delta_x", "centroid_delta_y")
+RADII = (100.0, 250.0, 310.0, 330.0)  # mm
+QUANTITIES = (*SCALARS, *(f"radial {radius:g} mm" for radius in RADII))
+SETTINGS = {"do_fit_centroid": True, "do_fit_gradient": True, "radial_spline_nodes": "auto"}
+FILTERS = ("r_57", "i_39")
+LEVEL = 0.9  # of the interval that is judged
+# what is asked of the uncertainties
+COVERAGE = (0.84, 0.96)
+MEAN, SPREAD = 0.3, (0.80, 1.25)
+
+
+# ---- one focal plane ----
+
+
+def simulate_plane(
+    seed: int, bin_factor: int = 128, camera: Camera | None = None
+) -> tuple[BinnedFlat, dict[str, Any], dict[str, Any]]:
+    """A focal plane with light, detectors and noise drawn at random.
+
+    Parameters
+    ----------
+    seed : int
+        Even ones are r, odd ones i.
+    bin_factor : int
+        Side of a bin (pixels).
+    camera : Camera, optional
+        LSSTCam's science detectors, or some of them.
+
+    Returns
+    -------
+    binned : BinnedFlat
+    truth : dict
+        `SCALARS` of the detectors that were drawn, and ``radial``: the radial function at `RADII` (electrons).
+    description : dict
+        What was drawn.
+    """
+    rng = np.random.default_rng([seed, 77])
+    physical_filter = FILTERS[seed % 2]
+    curve = ("pchip", "cubic")[rng.integers(2)]
+    field_scale = float(rng.uniform(10.0, 20.0))
+    centroid, gradient = rng.normal(0.0, 1.5, 2).tolist(), rng.normal(0.0, 2e-5, 2).tolist()
+    radial = draw_radial(rng, curve)
+    ratio = band_itl_ratio(physical_filter)
+    light = Light(radial=radial, centroid_delta=centroid, gradient=gradient, itl_ratio=ratio)
+    noise = replace(Noise.for_band(physical_filter), field_scale=field_scale)
+    camera = camera or lsstcam().science()
+    binned = simulate_binned(camera, light, noise, seed, bin_factor=bin_factor, physical_filter=physical_filter)
+    found = true_parameters(light, Detectors(camera, noise, seed))
+    truth = {name: found[name] for name in SCALARS}
+    truth["radial"] = (light.radial_function(RADII) * found["group_throughput"] * light.level).tolist()
+    description = {"filter": physical_filter, "curve": curve, "field_scale": field_scale}
+    return binned, truth, description
+
+
+def draw_radial(rng: np.random.Generator, curve: str) -> tuple[NDArray, NDArray]:
+    """LSSTCam's vignetting, bent smoothly at random by half a per cent or so: on a fine grid, to its end.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+    curve : str
+        ``pchip``, whose slope bends at the tabulated radii, or ``cubic``, which has a second derivative everywhere.
+    """
+    table = np.array(_VIGNETTING)
+    r = np.arange(0.0, table[0, -1] + 1.0)
+    # flat at the centre, as a function of the radius must be
+    through = PchipInterpolator(*table) if curve == "pchip" else CubicSpline(*table, bc_type=((1, 0.0), "not-a-knot"))
+    bend = 1.0 + 0.004 * rng.standard_normal(3) @ np.cos(np.pi * np.outer([1, 2, 3], r) / r[-1])
+    return r, np.maximum(through(r), 0.0) * bend / bend[0]
+
+
+def judge(gradient: FlatGradient, truth: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Hold a product against the truth.
+
+    Parameters
+    ----------
+    gradient : FlatGradient
+        With estimates.
+    truth : mapping
+        As `simulate_plane` returns it.
+
+    Returns
+    -------
+    dict
+        For each of `QUANTITIES` ``truth``, ``mean``, ``sd``, ``low``, ``high`` (the central 90% interval) and ``pull``.
+    """
+    rows = {}
+    for name in SCALARS:
+        found = gradient.estimates[name]
+        rows[name] = {"mean": found["mean"], "sd": found["sd"], "low": found["q05"], "high": found["q95"]}
+        rows[name]["truth"] = float(truth[name])
+    half = norm.ppf(0.5 + LEVEL / 2)
+    means, sds = gradient.compute_radial(RADII), gradient.compute_radial_sd(RADII)
+    expected = np.asarray(truth["radial"]) / gradient.normalization_factor
+    for name, mean, sd, true in zip(QUANTITIES[len(SCALARS) :], means, sds, expected, strict=True):
+        rows[name] = {"mean": mean, "sd": sd, "low": mean - half * sd, "high": mean + half * sd, "truth": true}
+        rows[name] = {key: float(value) for key, value in rows[name].items()}
+    for row in rows.values():
+        row["pull"] = (row["mean"] - row["truth"]) / row["sd"]
+    return rows
+
+
+def calibrate_plane(seed: int, bin_factor: int = 128, camera: Camera | None = None) -> dict[str, Any]:
+    """Simulate, fit and judge one focal plane: a row of the results."""
+    binned, truth, description = simulate_plane(seed, bin_factor, camera)
+    began = time.perf_counter()
+    result = fit(binned, FitConfig(**SETTINGS))
+    seconds = time.perf_counter() - began
+    return {
+        "seed": seed,
+        "setup": setup(bin_factor),
+        "code": CODE,
+        "drawn": description,
+        "seconds": seconds,
+        "converged": result.converged,
+        "message": result.map.message,
+        "exact": bool(result.laplace.exact),
+        "nodes": len(result.gradient.radial_spline_nodes),
+        "quantities": judge(result.gradient, truth),
+    }
+
+
+def setup(bin_factor: int = 128) -> dict[str, Any]:
+    """What results must have in common to be counted together."""
+    return {"version": bayesflat.__version__, "config": SETTINGS, "bin_factor": bin_factor}
+
+
+# ---- all of them ----
+
+
+@dataclass(frozen=True)
+class Row:
+    """How one quantity did.
+
+    Attributes
+    ----------
+    name : str
+    coverage, error : float
+        Part of the central 90% intervals that hold the truth, and the binomial error that 90% would have.
+    mean, spread : float
+        Of the pulls.
+    sd : float
+        Median uncertainty.
+    passed : bool
+    """
+
+    name: str
+    coverage: float
+    error: float
+    mean: float
+    spread: float
+    sd: float
+    passed: bool
+
+
+def summarise(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Coverage and pulls of each quantity, and whether they are as they should be."""
+    summary = []
+    for name in QUANTITIES:
+        found = [row["quantities"][name] for row in rows]
+        inside = np.array([f["low"] <= f["truth"] <= f["high"] for f in found])
+        pulls, sds = (np.array([f[key] for f in found]) for key in ("pull", "sd"))
+        coverage, mean = float(inside.mean()), float(pulls.mean())
+        spread = float(pulls.std(ddof=1)) if len(pulls) > 1 else math.nan
+        passed = COVERAGE[0] <= coverage <= COVERAGE[1] and abs(mean) < MEAN and SPREAD[0] <= spread <= SPREAD[1]
+        error = math.sqrt(LEVEL * (1 - LEVEL) / len(found))
+        summary.append(Row(name, coverage, error, mean, spread, float(np.median(sds)), passed))
+    return summary
+
+
+def summary_table(summary: Sequence[Row], n: int) -> Table:
+    """The summary to print."""
+    table = Table(title=f"Calibration on {n} simulated focal planes")
+    for name in ("quantity", "in 90% interval", "mean pull", "spread of pulls", "median sd", ""):
+        table.add_column(name, justify="left" if name in ("quantity", "") else "right")
+    for row in summary:
+        table.add_row(
+            row.name,
+            f"{100 * row.coverage:.1f} ± {100 * row.error:.1f} %",
+            f"{row.mean:+.2f}",
+            f"{row.spread:.2f}",
+            f"{row.sd:.2g}",
+            "[green]pass[/]" if row.passed else "[red]FAIL[/]",
+        )
+    asked = ("asked for", f"{100 * COVERAGE[0]:.0f} .. {100 * COVERAGE[1]:.0f} %", f"within {MEAN}")
+    table.add_section()
+    table.add_row(*asked, f"{SPREAD[0]:.2f} .. {SPREAD[1]:.2f}", "", "")
+    return table
+
+
+def plot_calibration(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Coverage at all levels, and the pulls."""
+    pulls = {name: np.array([row["quantities"][name]["pull"] for row in rows]) for name in QUANTITIES}
+    n = len(rows)
+    figure = Figure(figsize=(12.0, 5.6), facecolor="white", layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1.15, 1.0))
+
+    levels = np.linspace(0.0, 1.0, 201)
+    error = 100 * np.sqrt(levels * (1 - levels) / n)
+    for times, shade in ((3, "0.92"), (1, "0.82")):
+        label = f"{times}σ, binomial, of {n}"
+        left.fill_between(100 * levels, -times * error, times * error, color=shade, lw=0, label=label)
+    left.axhline(0.0, color="0.35", lw=1.0)
+    shown = np.linspace(0.10, 0.99, 90)
+    for name in QUANTITIES:
+        inside = np.abs(pulls[name])[:, None] <= norm.ppf(0.5 + shown / 2)
+        style = {"color": _COLOURS[name], "ls": _DASHES.get(name, "-")}
+        left.plot(100 * shown, 100 * (inside.mean(0) - shown), lw=1.6, label=_label(name), **style)
+    low, high = (100 * (bound - LEVEL) for bound in COVERAGE)
+    left.errorbar([100 * LEVEL] * 2, [low, high], color="black", lw=1.3, marker="_", ms=9, mew=1.3, zorder=5)
+    left.annotate(
+        "accepted at 90%", (100 * LEVEL, low), (0, -4), textcoords="offset points", ha="center", va="top", fontsize=8.5
+    )
+    top = max(12.0, 1.1 * max(abs(v) for line in left.lines for v in line.get_ydata()), 3.2 * error.max())
+    left.set(xlim=(0, 100), ylim=(-top, top), xlabel="nominal probability of the central interval (%)")
+    left.set_ylabel("observed minus nominal coverage (percentage points)")
+    left.set_title("Coverage: above 0 the uncertainties are too large, below too small", fontsize=11)
+    left.legend(ncols=4, fontsize=8.5, loc="upper center", bbox_to_anchor=(0.5, -0.12), frameon=False, handlelength=2.2)
+
+    edges, at = np.linspace(-4.0, 4.0, 33 if n >= 100 else 17), np.linspace(-4.0, 4.0, 201)
+    step = 0.55  # between the rows, in units of the density
+    for k, name in enumerate(QUANTITIES):
+        base = -k * step
+        density = np.histogram(np.clip(pulls[name], -4.0, 4.0), edges)[0] / (n * np.diff(edges))
+        density = np.minimum(density, 1.5 * step)  # of a few planes only
+        right.stairs(base + density, edges, baseline=base, fill=True, color=_COLOURS[name], alpha=0.65, lw=0)
+        right.plot(at, base + norm.pdf(at), color="black", lw=0.9)
+        right.plot(edges[[0, -1]], [base] * 2, color="0.6", lw=0.6)
+        spread = pulls[name].std(ddof=1) if n > 1 else math.nan
+        figures = f"{pulls[name].mean():+.2f}, {spread:.2f}"
+        right.text(4.15, base + 0.05, figures, fontsize=9, family="monospace", va="bottom")
+        right.text(-4.15, base + 0.05, _label(name), fontsize=9, ha="right", va="bottom")
+    right.text(4.15, 0.42, "mean, spread", fontsize=9, va="bottom")
+    right.set(xlim=(-4, 4), yticks=[], ylim=(-(len(QUANTITIES) - 1) * step - 0.06, 0.62))
+    right.set(xlabel="pull, (estimate − truth) / sd", xticks=range(-4, 5))
+    right.set_title("Pulls, and the standard normal", fontsize=11)
+    for panel, sides in ((left, ("top", "right")), (right, ("top", "right", "left"))):
+        panel.spines[list(sides)].set_visible(False)
+    return figure
+
+
+_COLOURS = dict(
+    zip(
+        QUANTITIES,
+        ("#7b3294", "#0571b0", "#0571b0", "#e66101", "#e66101", "#b8de8a", "#66bd63", "#1a9850", "#00441b"),
+        strict=True,
+    )
+)
+_DASHES = {"gradient_y": (0, (4, 1.5)), "centroid_delta_y": (0, (4, 1.5))}
+
+
+def _label(name: str) -> str:
+    """Short name of a quantity."""
+    return name.replace("_delta", "").replace("itl_", "ITL ").replace("_", " ")
+
+
+# ---- results that outlast an interruption ----
+
+
+def _digest() -> str:
+    """Which code a result comes from."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(bayesflat.__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+CODE = _digest()  # now, for files may change while this runs
+
+
+def read_results(path: Path, wanted: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
+    """The rows of that setup, by seed; a last line that an interruption cut short does not count."""
+    rows = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if row["setup"] == json.loads(json.dumps(wanted)):
+            rows[row["seed"]] = row
+    return rows
+
+
+def append_result(path: Path, row: Mapping[str, Any]) -> None:
+    """Add a line, beginning anew where an interruption cut the last one short."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        if file.tell() and (file.seek(-1, 2), file.read(1))[1] != b"\n":
+            file.write(b"\n")
+        file.write(json.dumps(row).encode() + b"\n")
+
+
+def run(
+    work: Callable, seeds: Iterable[int], arguments: tuple, path: Path, wanted: Mapping[str, Any], processes: int
+) -> tuple[list[dict[str, Any]], int]:
+    """Do what is not done yet; returns the rows of the seeds, and how many failed with an error."""
+    console = Console()
+    rows, seeds, failed = read_results(path, wanted), list(seeds), 0
+    todo = {seed: (work, seed, *arguments) for seed in seeds if seed not in rows}
+    if len(todo) < len(seeds):
+        console.print(f"{len(seeds) - len(todo)} of {len(seeds)} are in {path}")
+    with closing(in_processes(_attempt, todo, processes)) as results:
+        for count, (seed, row) in enumerate(results, 1):
+            if isinstance(row, str):
+                failed += 1
+                console.print(f"[red]{count}/{len(todo)}: seed {seed}: {row}", highlight=False)
+                continue
+            append_result(path, row)
+            rows[seed] = row
+            note = "" if row["converged"] else f", {row['message']}"
+            console.print(f"{count}/{len(todo)}: seed {seed}, {row['seconds']:.1f} s{note}", highlight=False)
+    kept = [rows[seed] for seed in seeds if seed in rows]
+    codes = {row["code"] for row in kept}
+    if codes - {CODE}:
+        others = sum(row["code"] != CODE for row in kept)
+        console.print(f"[yellow]{others} results are of bayesflat before its last change; to begin anew, remove {path}")
+    return kept, failed
+
+
+def _attempt(work: Callable, *arguments: Any) -> dict[str, Any] | str:
+    """The row, or what went wrong: one failure must not cost the others."""
+    logger = logging.getLogger("bayesflat")
+    before = logger.level
+    logger.setLevel(logging.ERROR)  # what a fit has to say is in its row
+    try:
+        return work(*arguments)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        logger.setLevel(before)
+
+
+def parser(description: str, results: str) -> argparse.ArgumentParser:
+    """The options that both calibrations have."""
+    options = argparse.ArgumentParser(description=description.split("\n")[0])
+    options.add_argument("-o", metavar="DIR", type=Path, default=Path("docs/images"), help="where the figure goes")
+    options.add_argument("-n", type=int, default=200, help="how many (default %(default)s)")
+    options.add_argument("--seed", type=int, default=0, help="first seed (default %(default)s)")
+    options.add_argument("-j", metavar="N", type=int, default=1, help="processes (default %(default)s)")
+    options.add_argument("--results", type=Path, help=f"JSON lines to go on with (default {results} beside DIR)")
+    return options
+
+
+def main() -> int:
+    options = parser(__doc__, "calibration.jsonl")
+    options.add_argument("--bin-factor", type=int, default=128, help="side of a bin in pixels (default %(default)s)")
+    options = options.parse_args()
+    path = options.results or options.o.resolve().parent / "calibration.jsonl"
+    seeds = range(options.seed, options.seed + options.n)
+    rows, failed = run(calibrate_plane, seeds, (options.bin_factor,), path, setup(options.bin_factor), options.j)
+    if not rows:
+        return 1
+    summary, console = summarise(rows), Console()
+    console.print(summary_table(summary, len(rows)), width=max(console.width, 90))
+    amiss = sum(not row["converged"] for row in rows)
+    inexact = sum(not row["exact"] for row in rows)
+    console.print(
+        f"{amiss} of {len(rows)} fits did not converge, {inexact} without the exact curvature (all are counted); "
+        f"{failed} failed; {np.median([row['seconds'] for row in rows]):.1f} s a fit (median)",
+        highlight=False,
+    )
+    options.o.mkdir(parents=True, exist_ok=True)
+    save_figure(plot_calibration(rows), options.o / "calibration.png")
+    console.print(f"{options.o / 'calibration.png'} and {path} written", highlight=False)
+    return 0 if not failed and all(row.passed for row in summary) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
