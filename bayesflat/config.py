@@ -163,7 +163,10 @@ class FitConfig(_Strict):
     def _consistent(self):
         only = "normal" if self.noise == "hierarchical" else None
         if only and self.likelihood not in (None, only):
-            raise ValueError(f"likelihood must be {only} with noise = {self.noise}, got {self.likelihood!r}")
+            raise ValueError(
+                f"likelihood must be {only} with noise = {self.noise}, got {self.likelihood!r}; "
+                "the others go with noise = independent"
+            )
         if self.likelihood is None:
             # not by assignment, which would validate again
             self.__dict__["likelihood"] = only or "student_t"
@@ -263,12 +266,16 @@ def _nearest(key: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
+# where a field takes this or that, pydantic's place of a mistake names which it tried
+_ALTERNATIVE = re.compile(r"NormalPrior|literal\[.*\]|list\[.*\]")
+
+
 def _explain(cls: type[BaseModel], error: ValidationError) -> str:
     """The first mistake in one line: the key, what was found, what is accepted."""
     # a key that is not known explains best why another one is missing
     errors = error.errors()
     first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
-    path = [str(part) for part in first["loc"] if part not in ("NormalPrior", "literal['flat']")]
+    path = [str(part) for part in first["loc"] if not _ALTERNATIVE.fullmatch(str(part))]
     if first["type"] in ("model_type", "literal_error") and path[0] == "priors" and len(path) == 2:
         return f'priors.{path[1]}: needs {{dist = "normal", mu = ..., sigma = ...}} or "flat", got {first["input"]!r}'
     key = ".".join(path)

@@ -9,8 +9,9 @@ from bayesflat.camera import lsstcam
 from bayesflat.config import FitConfig
 from bayesflat.errors import InputError
 from bayesflat.fitting import fit
-from bayesflat.inference.map import compile_density, spoilt_bins
+from bayesflat.inference.map import compile_density
 from bayesflat.inference.objective import HierarchicalObjective
+from bayesflat.inference.rough import rough_fit
 from bayesflat.model.build import build_model
 from bayesflat.model.hierarchical import HierarchicalNoise
 from bayesflat.model.mean import Mean
@@ -42,32 +43,51 @@ def objective_of(data, config):
     return HierarchicalObjective(data, config, noise, parameters)
 
 
+def share(edge, length, amplifiers, size):
+    """Part of a bin, as far as it lies on the detector, that lies in each amplifier, in one direction."""
+    first, last = max(edge - size / 2, 0.0), min(edge + size / 2, length)
+    ends = np.clip([length * k / amplifiers for k in range(amplifiers + 1)], first, last)
+    return np.diff(ends) / (last - first)
+
+
 def dense_log_likelihood(data, mean, scales):
     """Written out bin by bin from the labels of the scales; the density of the values, not of their logs."""
     camera, n = data.binned.camera, len(data)
     vendor = np.where(data.itl, "itl", "rest")
-    surfaces, degrees = [], []
     px, py = np.empty(n), np.empty(n)
     for i in range(n):
         px[i], py[i] = camera[int(data.binned.detector[i])].focal_plane_to_pixel(data.binned.xf[i], data.binned.yf[i])
-    u, v = (px + 0.5) / 100 - 1, (py + 0.5) / 100 - 1  # detectors of 200 x 200 pixels
-    for total in (1, 2, 3, 4):
-        for a in range(total + 1):
-            b = total - a
-            surfaces.append(np.sqrt((2 * a + 1) * (2 * b + 1)) * Legendre.basis(a)(u) * Legendre.basis(b)(v))
-            degrees.append(total)
+    x, y = px + 0.5, py + 0.5  # from the edge, detectors of 200 x 200 pixels of 0.1 mm
+    columns = {}
+    amplifiers = [np.outer(share(b, 200, 2, data.bin_size), share(a, 200, 8, data.bin_size)).ravel()
+                  for a, b in zip(x, y, strict=True)]  # fmt: skip
+    columns["amplifier"] = np.array(amplifiers)
+    for total in range(1, 7):
+        columns[f"surface {total}"] = np.stack(
+            [
+                np.sqrt((2 * a + 1) * (2 * (total - a) + 1))
+                * Legendre.basis(a)(x / 100 - 1)
+                * Legendre.basis(total - a)(y / 100 - 1)
+                for a in range(total + 1)
+            ],
+            axis=1,
+        )
+    rim = np.stack([np.exp(-d * 0.1) - 1 / 20 for d in (x, 200 - x, y, 200 - y)], axis=1)  # fades within 1 mm of 20
+    smaller = {f"surface {k}": 0.5 ** (k - 2) for k in range(2, 7)}
     covariance = np.zeros((n, n))
     for i in range(n):
         for j in range(n):
             if vendor[i] != vendor[j]:
                 continue
-            same_amplifier = data.binned.amplifier[i] == data.binned.amplifier[j]
-            smooth = np.array([s[i] * s[j] for s in surfaces])
-            covariance[i, j] += scales[f"shared amplifier {vendor[i]}"] ** 2 * same_amplifier
-            covariance[i, j] += scales[f"shared surface {vendor[i]}"] ** 2 * smooth.sum()
+            v = vendor[i]
+            both = {name: u[i] @ u[j] for name, u in columns.items()}
+            covariance[i, j] += scales[f"shared amplifier {v}"] ** 2 * both["amplifier"]
+            covariance[i, j] += scales["shared slope"] ** 2 * both["surface 1"]
+            covariance[i, j] += sum((scales[f"shared surface {v}"] * f) ** 2 * both[k] for k, f in smaller.items())
+            covariance[i, j] += scales["shared rim"] ** 2 * (rim[i] @ rim[j])
             if data.binned.detector[i] == data.binned.detector[j]:
-                covariance[i, j] += scales[f"detector {vendor[i]}"] ** 2 + scales["amplifier"] ** 2 * same_amplifier
-                covariance[i, j] += sum(scales[f"surface {d}"] ** 2 * s for d, s in zip(degrees, smooth, strict=True))
+                covariance[i, j] += scales[f"detector {v}"] ** 2
+                covariance[i, j] += sum(scales[name] ** 2 * product for name, product in both.items())
     covariance += np.eye(n) * (FLOOR + scales["white"]) ** 2
     good = data.weight > 0
     logs = np.log(data.value[good])
@@ -162,14 +182,15 @@ def test_spoilt_bins_are_found(small_camera):
     spoilt = rng.random(len(binned)) < 0.01
     binned.value[spoilt] *= 0.97
     config = FitConfig(noise="hierarchical", radial_spline_nodes=[0, 30, 80], do_constrain_zero=False)
-    found = spoilt_bins(prepare(binned, config), config)
+    found = rough_fit(prepare(binned, config), config).spoilt
     assert found[spoilt].all()
-    # of 10,000 normal ones, hardly one beyond five sigma; amplifiers that bins straddle add a few
+    # of 10,000 normal ones, hardly one beyond five sigma;
     assert found[~spoilt].mean() < 0.002
 
 
 def test_hierarchical_noise_is_normal():
     with pytest.raises(InputError, match="likelihood must be normal with noise = hierarchical, got 'laplace'"):
         FitConfig.make({"noise": "hierarchical", "likelihood": "laplace"})
-    assert FitConfig(noise="hierarchical").likelihood == "normal"
-    assert FitConfig().likelihood == "student_t"
+    assert FitConfig().noise == "hierarchical"
+    assert FitConfig().likelihood == "normal"
+    assert FitConfig(noise="independent").likelihood == "student_t"

@@ -10,7 +10,7 @@ from bayesflat.config import FitConfig
 from bayesflat.errors import InputError
 from bayesflat.fitting import fit
 from bayesflat.inference import map as map_module
-from bayesflat.inference.map import find_map
+from bayesflat.inference.map import find_map, make_objective
 from bayesflat.model.build import build_model
 from bayesflat.prepare import prepare
 from bayesflat.simulate import simulate_binned
@@ -30,7 +30,7 @@ def lsst_flat(noise=None, seed=1, **light):
 def noise_free():
     """Full LSSTCam without noise: every term, fitted with the truth's own nodes."""
     truth = {"centroid_delta": (2.7, -4.1), "gradient": (3.1e-5, -1.7e-5), "itl_ratio": 0.93}
-    config = FitConfig(radial_spline_nodes=LSST_NODES, do_fit_centroid=True, do_fit_gradient=True)
+    config = FitConfig(radial_spline_nodes=LSST_NODES, do_fit_centroid=True, do_fit_gradient=True, noise="independent")
     return truth, fit(lsst_flat(**truth), config)
 
 
@@ -57,7 +57,7 @@ def test_white_noise_gives_the_truth_within_its_error():
              "outer_gradient": (2e-5, 1e-5)}  # fmt: skip
     config = FitConfig(
         radial_spline_nodes=LSST_NODES, do_fit_centroid=True, do_fit_gradient=True, do_fit_outer_gradient=True,
-        likelihood="normal",
+        noise="independent", likelihood="normal",
     )  # fmt: skip
     result = fit(lsst_flat(Noise(white=0.002), **truth), config)
     assert result.converged
@@ -156,7 +156,7 @@ def test_laplace_maximum_is_the_least_absolute_deviation(small_camera):
 
 def test_centroid_of_several_mm_is_found_from_zero():
     truth = (6.5, -4.0)
-    config = FitConfig(radial_spline_nodes=LSST_NODES, do_fit_centroid=True, do_fit_gradient=True)
+    config = FitConfig(radial_spline_nodes=LSST_NODES, do_fit_centroid=True, do_fit_gradient=True, noise="independent")
     result = fit(lsst_flat(Noise(white=0.001), centroid_delta=truth), config)
     assert result.converged
     np.testing.assert_allclose(result.map.parameters["centroid_delta"], truth, atol=0.05)
@@ -167,7 +167,7 @@ def test_map_is_a_maximum_in_every_direction(small_camera, rng):
     config = config_with(do_fit_centroid=True, do_fit_gradient=True)
     data = prepare(small_flat(small_camera, rng), config)
     model = build_model(data, config)
-    found = find_map(model, data, config)
+    found = find_map(model, make_objective(data, config))
     assert found.gradient_norm < 1e-3
     density = map_module.compile_density(model)
     root = np.linalg.cholesky(np.linalg.inv(found.curvature))
@@ -202,7 +202,8 @@ def test_realistic_flats_converge(seed):
     """
     light, noise = default_light("dome", "i_39"), Noise.for_band("i")
     binned = simulate_binned(lsstcam(), light, noise, seed, kind="dome", bin_factor=256)
-    one, two = (fit(binned, FitConfig(do_fit_centroid=True, do_fit_gradient=True, seed=start)).map for start in (0, 1))
+    switches = {"do_fit_centroid": True, "do_fit_gradient": True, "noise": "independent"}
+    one, two = (fit(binned, FitConfig(**switches, seed=start)).map for start in (0, 1))
     assert one.converged
     assert two.converged
     assert abs(one.log_posterior - two.log_posterior) < 1

@@ -6,40 +6,48 @@ from scipy.stats import multivariate_normal
 
 from bayesflat.model.marginal import Covariance, Effects
 
-N, AMPLIFIERS, SURFACE = 90, 3, 2
+N = 90
+OWN, SHARED = slice(0, 5), slice(1, 7)
 
 
 @pytest.fixture(params=["both vendors", "one vendor", "a lone detector"])
 def case(request, rng):
-    """A few detectors with spoilt, half-trusted and missing bins; an amplifier without bins."""
+    """A few detectors with spoilt, half-trusted and missing bins; an effect that no bin of a detector shows."""
     vendor = {"both vendors": [0, 1, 0, 1, 1], "one vendor": [0, 0, 0], "a lone detector": [0]}[request.param]
+    x, y = rng.normal(size=(11, 3)), rng.normal(size=(8, 4))
+    x[:5, 2] = 0.0
     detector = np.sort(rng.integers(len(vendor), size=N))
-    amplifier = rng.integers(AMPLIFIERS, size=N)
-    amplifier[(detector == 0) & (amplifier == 2)] = 1
+    column = rng.integers(11, size=N)
+    column[detector == 0] %= 5
     effects = Effects(
         detector=detector,
-        amplifier=amplifier,
-        surface=rng.normal(size=(N, SURFACE)),
+        column=column,
+        row=rng.integers(8, size=N) // 2,  # some rows follow one another
+        x=x,
+        y=y,
+        terms=np.array([(0, 0), (1, 0), (2, 1), (0, 2), (1, 3), (2, 3), (0, 1)]),
+        own=OWN,
+        shared=SHARED,
         weight=rng.choice([0.0, 1.0, 0.5], N, p=[0.1, 0.7, 0.2]),
         vendor=np.array(vendor),
-        n_amplifiers=AMPLIFIERS,
     )
     n_vendors = max(vendor) + 1
     variances = {
-        "own": rng.uniform(0.1, 2.0, (n_vendors, effects.size)),
-        "shared": rng.uniform(0.1, 2.0, (n_vendors, effects.size)),
+        "own": rng.uniform(0.1, 2.0, (n_vendors, 5)),
+        "shared": rng.uniform(0.1, 2.0, (n_vendors, 6)),
         "white": 0.3,
     }
     return effects, rng.normal(size=N), variances
 
 
 def design(effects):
-    """What the effects are, written out: one column for the detector, one for each amplifier, then the surface."""
-    columns = np.zeros((N, effects.size))
-    columns[:, 0] = 1.0
-    columns[np.arange(N), 1 + effects.amplifier] = 1.0
-    columns[:, 1 + AMPLIFIERS :] = effects.surface
-    return columns
+    """What the effects are, written out bin by bin."""
+    return np.array(
+        [
+            [effects.x[c, i] * effects.y[r, j] for i, j in effects.terms]
+            for c, r in zip(effects.column, effects.row, strict=True)
+        ]
+    )
 
 
 def dense(effects, own, shared, white):
@@ -50,9 +58,9 @@ def dense(effects, own, shared, white):
     for i in range(N):
         for j in range(N):
             if vendor[i] == vendor[j]:
-                covariance[i, j] += np.sum(u[i] * shared[vendor[i]] * u[j])
+                covariance[i, j] += np.sum(u[i, SHARED] * shared[vendor[i]] * u[j, SHARED])
             if effects.detector[i] == effects.detector[j]:
-                covariance[i, j] += np.sum(u[i] * own[vendor[i]] * u[j])
+                covariance[i, j] += np.sum(u[i, OWN] * own[vendor[i]] * u[j, OWN])
     return covariance[np.ix_(good, good)], good
 
 
@@ -96,17 +104,19 @@ def test_conditional_means_equal_the_dense_ones(case):
     solved = np.linalg.solve(covariance, r[good])
     u, detector = design(effects)[good], effects.detector[good]
     for d, vendor in enumerate(effects.vendor):
-        expected = variances["own"][vendor] * (u[detector == d].T @ solved[detector == d])
+        expected = variances["own"][vendor] * (u[detector == d][:, OWN].T @ solved[detector == d])
         np.testing.assert_allclose(found.own[d], expected, atol=1e-10)
     for v in np.unique(effects.vendor):
         here = effects.vendor[detector] == v
-        np.testing.assert_allclose(found.shared[v], variances["shared"][v] * (u[here].T @ solved[here]), atol=1e-10)
+        np.testing.assert_allclose(
+            found.shared[v], variances["shared"][v] * (u[here][:, SHARED].T @ solved[here]), atol=1e-10
+        )
 
 
 def test_without_effects_bins_are_independent(case):
     effects, r, variances = case
-    none = np.zeros_like(variances["own"])
-    found = Covariance(effects, own=none, shared=none, white=0.3).of(r).log_likelihood
+    none = {name: np.full_like(variances[name], 1e-30) for name in ("own", "shared")}
+    found = Covariance(effects, **none, white=0.3).of(r).log_likelihood
     good = effects.weight > 0
     variance = 0.3 / effects.weight[good]
     assert found == pytest.approx(-0.5 * np.sum(r[good] ** 2 / variance + np.log(2 * np.pi * variance)), rel=1e-12)
@@ -118,3 +128,47 @@ def test_information_equals_the_dense_one(case, rng):
     jacobian = rng.normal(size=(N, 3))
     expected = jacobian[good].T @ np.linalg.solve(covariance, jacobian[good])
     np.testing.assert_allclose(Covariance(effects, **variances).information(jacobian), expected, rtol=1e-9)
+
+
+def test_a_detector_given_the_shared_pattern(case, rng):
+    """Drawn effects scatter as the dense posterior does; log-likelihoods are those given the pattern."""
+    effects, r, variances = case
+    covariance, good = dense(effects, **variances)
+    found = Covariance(effects, **variances)
+    draws = [found.draw(r, rng) for _ in range(4000)]
+    u, detector, vendor = design(effects)[good], effects.detector[good], effects.vendor
+    cross = [
+        variances["shared"][v] * (u[:, SHARED] * (vendor[detector] == v)[:, None]) for v in range(len(variances["own"]))
+    ]
+    for v, to_shared in enumerate(cross):
+        mean = to_shared.T @ np.linalg.solve(covariance, r[good])
+        spread = np.diag(variances["shared"][v]) - to_shared.T @ np.linalg.solve(covariance, to_shared)
+        drawn = np.array([d.shared[v] for d in draws])
+        sd = np.sqrt(np.diag(spread))
+        np.testing.assert_allclose(drawn.mean(0), mean, atol=5 * sd.max() / 4000**0.5)
+        np.testing.assert_allclose(np.cov(drawn.T), spread, atol=6 * sd.max() ** 2 / 4000**0.5)
+    for d, v in enumerate(vendor):
+        to_own = variances["own"][v] * (u[:, OWN] * (detector == d)[:, None])
+        mean = to_own.T @ np.linalg.solve(covariance, r[good])
+        spread = np.diag(variances["own"][v]) - to_own.T @ np.linalg.solve(covariance, to_own)
+        drawn = np.array([x.own[d] for x in draws])
+        sd = np.sqrt(np.diag(spread))
+        np.testing.assert_allclose(drawn.mean(0), mean, atol=5 * sd.max() / 4000**0.5)
+        np.testing.assert_allclose(np.cov(drawn.T), spread, atol=6 * sd.max() ** 2 / 4000**0.5)
+        here = detector == d
+        own = (u[here][:, OWN] * variances["own"][v]) @ u[here][:, OWN].T
+        own += np.diag(variances["white"] / effects.weight[good][here])
+        left = r[good][here] - u[here][:, SHARED] @ draws[0].shared[v]
+        expected = multivariate_normal(np.zeros(here.sum()), own).logpdf(left) if here.any() else 0.0
+        assert draws[0].log_likelihood[d] == pytest.approx(expected, rel=1e-9)
+
+
+def test_room_is_used_again(case):
+    """Another covariance in the same arrays is as one in its own."""
+    effects, r, variances = case
+    room = {}
+    Covariance(effects, variances["own"] * 3, variances["shared"], 0.1, room).of(r)
+    again = Covariance(effects, **variances, room=room).of(r)
+    fresh = Covariance(effects, **variances).of(r)
+    assert again.log_likelihood == fresh.log_likelihood
+    np.testing.assert_array_equal(again.by_own, fresh.by_own)

@@ -43,9 +43,9 @@ def small_flat(camera, rng, n=400, level=2000.0, vendors="both"):
     return BinnedFlat.from_columns({**columns, "value": level * value}, camera)
 
 
-def config_with(likelihood="student_t", **more):
+def config_with(likelihood="student_t", *, noise="independent", **more):
     return FitConfig(
-        radial_spline_nodes=NODES, outer_gradient_radius=40.0, likelihood=likelihood, min_flat_value=0.01,
+        radial_spline_nodes=NODES, outer_gradient_radius=40.0, noise=noise, likelihood=likelihood, min_flat_value=0.01,
         normalize_center_radius=60.0, centroid_max=2.0, **more,
     )  # fmt: skip
 

@@ -33,8 +33,8 @@ from bayesflat.prepare import FitData
 
 log = logging.getLogger(__name__)
 
-# Whitened, the posterior is about N(0, 1): a gradient of 1e-3 there is a thousandth of a standard deviation
-TOLERANCE = 1e-3
+# Whitened, the posterior is about N(0, 1): a gradient of 5e-3 there is half a hundredth of a standard deviation
+TOLERANCE = 5e-3
 # two starts agree when they end within this distance, in standard deviations ...
 AGREEMENT = 0.05
 # ... or, where the likelihood has a kink and the curvature says nothing, within this part of the absolute deviation
@@ -232,12 +232,14 @@ def _other_start(objective: Objective, first: NDArray, rng: np.random.Generator,
     """Another start: everything moved by a third of its scale and the noise enlarged, or a tenth of that if ``near``.
 
     The radial values move by half a per cent (a twentieth): enough to change the signs of the changes of slope, on
-    which Akima's weights depend with a kink, so that there are maxima beside each other.
+    which Akima's weights depend with a kink, so that there are maxima beside each other.  With hierarchical noise it is
+    a tenth and not a third: from far away the search ends where the detectors' scatter explains the gradients.
     """
-    z = first + rng.normal(0.0, 0.03 if near else 0.3, len(first))
+    far = 0.1 if isinstance(objective, HierarchicalObjective) else 0.3
+    z = first + rng.normal(0.0, 0.03 if near else far, len(first))
     radial, scale = objective.slices["radial_spline_values"], slice(objective.n_mean, None)
     z[radial] = first[radial] + 0.05 * (z[radial] - first[radial])
-    z[scale] = first[scale] + (0.1 if near else 1.0)
+    z[scale] = first[scale] + (0.1 if near else far / 0.3)
     return z
 
 

@@ -244,7 +244,6 @@ def _effects(data: FitData, detectors: NDArray, index: NDArray, vendor: NDArray,
     for d, number in enumerate(detectors):
         rows = index == d
         pixels[:, rows] = camera[int(number)].focal_plane_to_pixel(data.binned.xf[rows], data.binned.yf[rows])
-    places = np.round(pixels, 3)
     x, y = [], []
     column, row = np.empty(len(data), dtype=np.int64), np.empty(len(data), dtype=np.int64)
     for d, number in enumerate(detectors):
@@ -252,9 +251,10 @@ def _effects(data: FitData, detectors: NDArray, index: NDArray, vendor: NDArray,
         for k, (which, functions, length, n, most) in enumerate(
             ((column, x, detector.nx, detector.amp_nx, amp_nx), (row, y, detector.ny, detector.amp_ny, amp_ny))
         ):
-            places_here, which_here = np.unique(places[k, rows], return_inverse=True)
+            # columns and rows are told apart to a thousandth of a pixel
+            _, first, which_here = np.unique(np.round(pixels[k, rows], 3), return_index=True, return_inverse=True)
             which[rows] = which_here + sum(len(f) for f in functions)
-            functions.append(_functions(places_here + 0.5, length, n, most, data.bin_size, detector.pixel_size))
+            functions.append(_functions(pixels[k, rows][first] + 0.5, length, n, most, data.bin_size, detector.pixel_size))
     effects = Effects(
         index, column, row, np.concatenate(x), np.concatenate(y), np.array(terms),
         slice(0, n_own), slice(1, len(terms)), data.weight, vendor,

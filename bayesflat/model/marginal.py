@@ -163,7 +163,7 @@ def _expand(detector, column, row, x, y, terms, coefficients, out):
         out[i] = total
 
 
-@njit(cache=True, fastmath=True)
+@njit(cache=True, fastmath=True, error_model="numpy")
 def _inverse_roots(gram, root, roots, log_determinant):
     """The inverse ``M`` of the Cholesky root of ``1 + root G root`` of each detector, and the log-determinants.
 
