@@ -76,7 +76,7 @@ _common = _options(
 def cli() -> None:
     """Large-scale gradients of a wide-field camera's flats.
 
-    Exit status: 0 done, 2 wrong input or options, 3 the fit did not converge, 130 interrupted.
+    Exit status: 0 done, 2 wrong input or options, 3 not converged or diagnostics failed, 130 interrupted.
     """
 
 
@@ -88,10 +88,16 @@ def cli() -> None:
 @click.option("-C", "config_file", metavar="FILE", help="Config in TOML, such as an earlier fit's config.toml.")
 @click.option("--physical-filter", metavar="NAME", help="Physical filter, where the input does not say.")
 @click.option("--seed", type=click.IntRange(0), help="Seed of all random numbers.  [default: 0]")
+@click.option("--sample", is_flag=True, help="Sample the posterior with NUTS.")
+@click.option("--draws", type=click.IntRange(1), help="Draws of each chain that are kept.  [default: 250]")
+@click.option("--tune", type=click.IntRange(1), help="Draws before, spent on the step size.  [default: 150]")
+@click.option("--chains", type=click.IntRange(1), help="Chains.  [default: 4]")
+@click.option("--compare-terms", is_flag=True, help="Which of centroid, plane, outer plane does the flat need?")
 @_common
 def fit_command(
-    inputs, out, defects, overrides, config_file, physical_filter, seed, camera, processes, overwrite, verbose, quiet
-) -> int:
+    inputs, out, defects, overrides, config_file, physical_filter, seed, sample, draws, tune, chains, compare_terms,
+    camera, processes, overwrite, verbose, quiet,
+) -> int:  # fmt: skip
     """Fit the large-scale gradients of flats.
 
     INPUT are flats in FITS, folders or globs of them, or one binned table (FITS or ECSV).
@@ -101,23 +107,26 @@ def fit_command(
     """  # noqa: D301
     values = read_toml(config_file) if config_file is not None else {}
     values = merge_overrides(values, overrides)
-    for key, value in {"camera": camera, "physical_filter": physical_filter, "seed": seed}.items():
-        if value is not None:
-            values[key] = value
+    options = {"camera": camera, "physical_filter": physical_filter, "seed": seed}
+    options |= {"draws": draws, "tune": tune, "chains": chains}
+    values |= {key: value for key, value in options.items() if value is not None}
     config = RunConfig.make(values, config_file or "-c")
     with _logging(verbose, quiet), _progress(quiet) as progress:
         from bayesflat.run import run_fit
 
         result = run_fit(
-            inputs, out, config, defects=defects, processes=processes, overwrite=overwrite, progress=progress
-        )
+            inputs, out, config, defects=defects, processes=processes, overwrite=overwrite, progress=progress,
+            sampling=sample, terms=compare_terms,
+        )  # fmt: skip
     if not quiet:
-        from bayesflat.summary import fit_table
+        from bayesflat.summary import fit_table, terms_table
 
         stdout.print(fit_table(result.gradient))
+        if compare_terms:
+            stdout.print(terms_table(out))
         stdout.print(f"{result.map.message}\nwritten to {out}", highlight=False)
     if not result.converged:
-        click.echo(f"bayesflat: {result.map.message}; the product says so", err=True)
+        click.echo(f"bayesflat: {result.verdict}; the product says so", err=True)
         return NOT_CONVERGED
     return DONE
 

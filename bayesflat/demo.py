@@ -16,8 +16,6 @@ from bayesflat.run import FILES, run_fit
 from bayesflat.simulate_files import CONTENTS, write_simulation
 
 PHYSICAL_FILTER = "i_39"
-# LSST's present nodes, and one that bounds the centroid's moves: bins are used out to the last node less centroid_max
-NODES = [0, 100, 200, 250, 275, 290, 300, 310, 315, 317, 320, 325, 333, 340, 350, 368]
 _RADII = (100.0, 200.0, 300.0, 310.0, 330.0)
 
 
@@ -71,7 +69,7 @@ def run_demo(
             detector_boundary=max(1, round(10 / coarse)),
             do_fit_centroid=True,
             do_fit_gradient=True,
-            radial_spline_nodes=NODES,
+            radial_spline_nodes="auto",
             do_reference_gradient=kind == "sky",
         )
         result = run_fit(
@@ -90,10 +88,11 @@ def run_demo(
 
 
 def truth_table(gradient, truth: dict, title: str) -> Table:
-    """Truth and estimate side by side; the radial function relative to the truth's."""
+    """Truth and estimate side by side, with the estimate's error; the radial function relative to the truth's."""
     table = Table(title=title)
     for name, justify in (
-        ("parameter", "left"), ("truth", "right"), ("estimate", "right"), ("difference", "right"), ("unit", "left"),
+        ("parameter", "left"), ("truth", "right"), ("estimate", "right"), ("difference", "right"),
+        ("sd", "right"), ("unit", "left"),
     ):  # fmt: skip
         table.add_column(name, justify=justify)
     names = {
@@ -105,12 +104,15 @@ def truth_table(gradient, truth: dict, title: str) -> Table:
     }
     for name, unit in names.items():
         true, found = truth[name], getattr(gradient, name)
-        table.add_row(name, f"{true:.6g}", f"{found:.6g}", f"{found - true:+.2g}", unit)
+        sd = gradient.estimates[name]["sd"]
+        table.add_row(name, f"{true:.6g}", f"{found:.6g}", f"{found - true:+.2g}", f"{sd:.2g}", unit)
     true_radius, true_value = (np.array(truth["radial_function"][key]) for key in ("radius", "value"))
     for radius in _RADII:
         true = float(np.interp(radius, true_radius, true_value)) * truth["level"]
         found = float(gradient.compute_radial(radius)) * gradient.normalization_factor
+        sd = float(gradient.compute_radial_sd(radius)) * gradient.normalization_factor / true
         table.add_row(
-            f"radial at {radius:g} mm", f"{true:.1f}", f"{found:.1f}", f"{100 * (found / true - 1):+.2f}%", "counts"
-        )
+            f"radial at {radius:g} mm", f"{true:.1f}", f"{found:.1f}", f"{100 * (found / true - 1):+.3f}%",
+            f"{100 * sd:.3f}%", "counts",
+        )  # fmt: skip
     return table

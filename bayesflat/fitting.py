@@ -18,7 +18,7 @@ from bayesflat.inference.laplace import Laplace, laplace
 from bayesflat.inference.map import MapResult, find_map, make_objective
 from bayesflat.inference.nodes import warn_of_misfit, with_nodes
 from bayesflat.inference.objective import Objective
-from bayesflat.inference.rough import rough_fit
+from bayesflat.inference.rough import Rough, rough_fit
 from bayesflat.model.build import build_model
 from bayesflat.model.noise import noise_model
 from bayesflat.prepare import FitData, prepare
@@ -54,6 +54,8 @@ class FitResult:
         The normal approximation of the posterior; None for ``likelihood = "laplace"``, which has no curvature.
     gradient : FlatGradient
         The product.
+    rough : Rough or None
+        Where the search began.
     posterior : xarray.DataTree or None
         The draws of `sample`.
     diagnostics : Diagnostics or None
@@ -67,6 +69,7 @@ class FitResult:
     map: MapResult
     laplace: Laplace | None
     gradient: FlatGradient
+    rough: Rough | None = None
     posterior: xr.DataTree | None = None
     diagnostics: Diagnostics | None = None
 
@@ -127,6 +130,24 @@ def fit(binned: BinnedFlat, config: FitConfig | None = None, *, inputs: Sequence
     if config.noise == "hierarchical":
         log.info("%d bins are spoilt by dust or defects and weigh nothing", rough.spoilt.sum())
         data = replace(data, weight=(~rough.spoilt).astype(float))
+    return fit_data(data, config, rough, inputs=inputs)
+
+
+def fit_data(
+    data: FitData, config: FitConfig, rough: Rough | None = None, *, inputs: Sequence[dict[str, Any]] = ()
+) -> FitResult:
+    """Fit bins that are normalized, cut and weighed already, as `fit` leaves them in its result.
+
+    Parameters
+    ----------
+    data : FitData
+    config : FitConfig
+        With its nodes in place.
+    rough : Rough, optional
+        Where to begin.
+    inputs : sequence of dict, optional
+        What the product records of where the bins come from.
+    """
     noise = noise_model(data, config)
     model = build_model(data, config, noise)
     objective = make_objective(data, config, noise)
@@ -134,7 +155,10 @@ def fit(binned: BinnedFlat, config: FitConfig | None = None, *, inputs: Sequence
     log.log(logging.INFO if found.converged else logging.WARNING, "%s", found.message)
     approximation = None if config.likelihood == "laplace" else laplace(objective, found)
     gradient = make_gradient(objective, found, approximation, inputs)
-    return FitResult(data, config, model, objective, found, approximation, gradient)
+    if "CORRMAX" in gradient.estimates.header:
+        pair, value = (gradient.estimates.header[key][0] for key in ("CORRPAIR", "CORRMAX"))
+        log.info("hardest to tell apart: %s, correlation %+.2f", " and ".join(pair.split()), value)
+    return FitResult(data, config, model, objective, found, approximation, gradient, rough)
 
 
 def sample(

@@ -191,11 +191,29 @@ def _estimates(objective: Objective, found: MapResult, approximation: Laplace | 
             "GRADNORM": (found.gradient_norm, "its whitened gradient (standard deviations)"),
             "STARTSEP": (found.second_start, "how far another start ended"),
             "NSTEPS": (found.n_steps, "steps of the optimiser"),
+            **_worst_correlation(names, covariance),
             "EXACTCUR": (approximation is not None and approximation.exact, "exact curvature (else Gauss-Newton)"),
             "SEED": (config.seed, "seed of all random numbers"),
             **{key: (importlib.metadata.version(name), f"version of {name}") for key, name in _VERSIONS.items()},
         },
     )
+
+
+_SHAPE = ("itl_ratio", "centroid_delta_x", "centroid_delta_y", "gradient_x", "gradient_y")
+
+
+def _worst_correlation(names: tuple[str, ...], covariance: np.ndarray) -> dict[str, tuple[Any, str]]:
+    """The two scalars that are hardest to tell apart; all correlations are in COVARIANCE."""
+    rows = [i for i, name in enumerate(names) if name in _SHAPE and covariance[i, i] > 0]
+    if len(rows) < 2:
+        return {}
+    sd = np.sqrt(np.diag(covariance)[rows])
+    correlation = covariance[np.ix_(rows, rows)] / np.outer(sd, sd) - np.eye(len(rows))
+    a, b = np.unravel_index(np.argmax(np.abs(correlation)), correlation.shape)
+    return {
+        "CORRMAX": (float(correlation[a, b]), "largest correlation of ratio, centroid, plane"),
+        "CORRPAIR": (f"{names[rows[min(a, b)]]} {names[rows[max(a, b)]]}", "between these"),
+    }
 
 
 def _offsets(objective: Objective, found: MapResult, approximation: Laplace | None) -> Offsets | None:

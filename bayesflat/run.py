@@ -21,9 +21,16 @@ log = logging.getLogger(__name__)
 
 PRODUCT, REFERENCE = "flat_gradient.fits", "flat_gradient_reference.fits"
 RESIDUAL_PLOT, RADIAL_PLOT = "gradient_model_residual_plot.png", "gradient_radial_model_plot.png"
+OFFSETS_PLOT, CORRELATION_PLOT, PREDICTIVE_PLOT = (
+    "gradient_offsets_plot.png", "gradient_correlation_plot.png", "gradient_predictive_plot.png",
+)  # fmt: skip
 BINNED, CONFIG, LOG = "binned_image.fits", "config.toml", "fit.log"
+POSTERIOR, TERMS = "posterior.nc", "terms.ecsv"
 # the product comes last: where it is, all is there
-FILES = (LOG, CONFIG, RADIAL_PLOT, RESIDUAL_PLOT, BINNED, REFERENCE, PRODUCT)
+FILES = (
+    LOG, CONFIG, RADIAL_PLOT, RESIDUAL_PLOT, OFFSETS_PLOT, CORRELATION_PLOT, PREDICTIVE_PLOT, TERMS, POSTERIOR, BINNED,
+    REFERENCE, PRODUCT,
+)  # fmt: skip
 
 
 def run_fit(
@@ -35,6 +42,8 @@ def run_fit(
     processes: int = 1,
     overwrite: bool = False,
     progress: Callable[[int], Callable[[], None]] | None = None,
+    sampling: bool = False,
+    terms: bool = False,
 ):
     """Fit flats, or a binned table, and leave the product and its companions in a folder.
 
@@ -53,6 +62,10 @@ def run_fit(
         Whether an earlier product may be replaced.
     progress : callable, optional
         Called with the number of flats; what it returns is called after each flat.
+    sampling : bool
+        Whether to sample the posterior with NUTS; then ``progress`` says whether to show bars.
+    terms : bool
+        Whether to compare models with and without centroid, plane and outer plane: ``terms.ecsv``.
 
     Returns
     -------
@@ -66,9 +79,15 @@ def run_fit(
     """
     with filling(out, FILES, overwrite) as folder, _logging_to(folder / LOG if config.saveLogOutput else None):
         binned, record = load(inputs, config, defects=defects, processes=processes, progress=progress)
-        from bayesflat.fitting import fit
+        from bayesflat.fitting import fit, sample
 
         result = fit(binned, config, inputs=record)
+        if sampling:
+            result = sample(result, progress=progress is not None)
+        if terms:
+            from bayesflat.loo import compare_terms
+
+            compare_terms(binned, config).write(folder / TERMS, format="ascii.ecsv")
         _write(result, binned, folder)
     return result
 
@@ -138,13 +157,23 @@ def _record(path: str | Path) -> dict[str, str]:
 
 def _write(result, binned: BinnedFlat, folder: Path) -> None:
     """Everything that a fit leaves."""
-    from bayesflat.plots import plot_model_residual, plot_radial_model, save_figure
+    from bayesflat.figures import save_figure
+    from bayesflat.plots import plot_model_residual, plot_radial_model
+    from bayesflat.plots_uncertainty import plot_correlations, plot_offsets, plot_predictive
+    from bayesflat.predictive import posterior_predictive
 
-    config = result.config
+    config, gradient = result.config, result.gradient
     log.info("drawing plots")
     scale = config.fixed_model_residual_plot_scale
-    save_figure(plot_model_residual(result.data, result.gradient, scale=scale), folder / RESIDUAL_PLOT)
-    save_figure(plot_radial_model(result.data, result.gradient), folder / RADIAL_PLOT)
+    save_figure(plot_model_residual(result.data, gradient, scale=scale), folder / RESIDUAL_PLOT)
+    save_figure(plot_radial_model(result.data, gradient), folder / RADIAL_PLOT)
+    if gradient.offsets is not None:
+        save_figure(plot_offsets(result.data, gradient), folder / OFFSETS_PLOT)
+    if result.laplace is not None:
+        save_figure(plot_correlations(gradient), folder / CORRELATION_PLOT)
+        save_figure(plot_predictive(posterior_predictive(result)), folder / PREDICTIVE_PLOT)
+    if result.posterior is not None:
+        result.posterior.to_netcdf(folder / POSTERIOR, engine="h5netcdf")
     binned.write(folder / BINNED)
     (folder / CONFIG).write_text(_resolved(config, binned).to_toml(), encoding="utf-8")
     result.gradient.write(folder / (REFERENCE if config.do_reference_gradient else PRODUCT))

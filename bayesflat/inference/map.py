@@ -127,7 +127,7 @@ def _find_map(model: pm.Model, objective: Objective, rough: Rough | None) -> Map
     kinked = isinstance(objective.noise, LaplaceNoise)
     rng = np.random.default_rng(config.seed)
 
-    ends: list[_End] = []
+    ends: list[End] = []
     while len(ends) < _MOST_STARTS:
         # two starts of their own; where these disagree, others beside the better one, until one comes back to it
         near = len(ends) > 1
@@ -140,7 +140,7 @@ def _find_map(model: pm.Model, objective: Objective, rough: Rough | None) -> Map
             if apart < (COST_AGREEMENT if kinked else AGREEMENT):
                 break
     agree = apart < (COST_AGREEMENT if kinked else AGREEMENT)
-    best = _newton(objective, ends[0].z, config.fit_gtol)  # starts are compared before their last digits
+    best = newton(objective, ends[0].z, config.fit_gtol)  # starts are compared before their last digits
 
     log.info("maximum found in %.2f s", time.perf_counter() - began)
     density = compile_density(model)
@@ -190,8 +190,8 @@ def compile_density(model: pm.Model) -> Callable[[NDArray], tuple[float, NDArray
 
 
 @dataclass(frozen=True)
-class _End:
-    """Where a descent came to rest."""
+class End:
+    """Where a descent came to rest: the value, cost, gradient and curvature there, and how many steps it took."""
 
     z: NDArray
     cost: float
@@ -243,30 +243,30 @@ def _other_start(objective: Objective, first: NDArray, rng: np.random.Generator,
     return z
 
 
-def _descend(objective: Objective, z: NDArray, kinked: bool) -> _End:
+def _descend(objective: Objective, z: NDArray, kinked: bool) -> End:
     """Newton's way down: first on a few of the bins, then on all; with a kink, for ever less smoothing."""
     steps = 0
     if isinstance(objective, IndependentObjective):
         # with hierarchical noise, few bins may lead to where a detector's surface makes up for a wrong radial function
         few = objective.thinned(_FEW_BINS)
         few.smoothing = objective.smoothing = _SMOOTHING[0] if kinked else 0.0
-        end = _newton(few, z, _ROUGH)
+        end = newton(few, z, _ROUGH)
         z, steps = end.z, end.steps
     for smoothing in _SMOOTHING if kinked else (0.0,):
         objective.smoothing = smoothing
-        end = _newton(objective, z, _ROUGH if smoothing > _SMOOTHING[-1] else _FINE)
+        end = newton(objective, z, _ROUGH if smoothing > _SMOOTHING[-1] else _FINE)
         z, steps = end.z, steps + end.steps
     return replace(end, steps=steps)
 
 
-def _newton(objective: Objective, z: NDArray, tolerance: float) -> _End:
+def newton(objective: Objective, z: NDArray, tolerance: float) -> End:
     """Newton's steps with halving, until the whitened gradient falls below the tolerance or no step helps.
 
     Near the end Gauss's curvature, which knows nothing of the residuals, is corrected by what the steps find (BFGS).
     """
     cost, gradient, gauss = objective.derivatives(z)
     if not (np.isfinite(gauss).all() and np.isfinite(gradient).all()):
-        return _End(z, np.inf, np.zeros_like(z), np.eye(len(z)), 0)
+        return End(z, np.inf, np.zeros_like(z), np.eye(len(z)), 0)
     curvature = gauss
     steps = 0
     while steps < _MOST_STEPS:
@@ -289,7 +289,7 @@ def _newton(objective: Objective, z: NDArray, tolerance: float) -> _End:
         # below this, rounding hides the gain in cost: go on only while the gradient still shrinks
         if norm < TOLERANCE and _whitened_norm(root, gradient) > 0.9 * norm:
             break
-    return _End(z, cost, gradient, gauss, steps)
+    return End(z, cost, gradient, gauss, steps)
 
 
 def _corrected(curvature: NDArray, moved: NDArray, turned: NDArray) -> NDArray:
@@ -309,7 +309,7 @@ def _step(objective, z, cost, gradient, step) -> NDArray | None:
     return None
 
 
-def _apart(a: _End, b: _End, n_kinked: int | None) -> float:
+def _apart(a: End, b: End, n_kinked: int | None) -> float:
     """How far two ends lie apart: in standard deviations, or for kinked bins in the sum of absolute deviations.
 
     Minus Laplace's log-posterior is that sum over the scale, and the scale is their mean: in units of the sum, the
@@ -341,7 +341,11 @@ def _polish(density, z: NDArray, root: NDArray) -> tuple[NDArray, float, float, 
     """L-BFGS on PyMC's own log-density in whitened coordinates."""
 
     def whitened(w):
+        if not np.isfinite(w).all():
+            return np.inf, np.zeros_like(w)
         value, gradient = density(z + solve_triangular(root, w, lower=True, trans="T"))
+        if not (np.isfinite(value) and np.isfinite(gradient).all()):
+            return np.inf, np.zeros_like(w)
         return value, solve_triangular(root, gradient, lower=True)
 
     found = minimize(
@@ -351,5 +355,7 @@ def _polish(density, z: NDArray, root: NDArray) -> tuple[NDArray, float, float, 
         method="L-BFGS-B",
         options={"maxcor": 20, "maxiter": 200, "ftol": 0.0, "gtol": 0.1 * TOLERANCE},
     )
+    if not np.isfinite(found.x).all() or not np.isfinite(found.fun):
+        return z, float(density(z)[0]), np.inf, int(found.nfev) + 1
     end = z + solve_triangular(root, found.x, lower=True, trans="T")
     return end, float(found.fun), float(np.linalg.norm(found.jac)), int(found.nfev) + 1

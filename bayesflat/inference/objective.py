@@ -158,7 +158,7 @@ class IndependentObjective(Objective):
         """Log-likelihood of each detector's values, in the order of their ids."""
         parameters = self.to_parameters(z)
         scale, _ = self._scale(parameters)
-        loss = self.noise.loss((self.data.value - self.mean(parameters)) / scale, self.smoothing)[0]
+        loss = self.noise.loss((self.data.value - self.mean(parameters)) / scale, 1e-12)[0]  # not smoothed
         _, index = np.unique(self.data.binned.detector, return_inverse=True)
         return -np.bincount(index, loss + self.noise.LOG_NORM + np.log(scale))
 
@@ -237,15 +237,23 @@ class HierarchicalObjective(Objective):
         """Draw the shared patterns and the detectors' own effects, given the parameters."""
         parameters = self.to_parameters(z)
         covariance = self.noise.covariance(parameters["log_noise_scales"], self._room)
-        residual = np.log(self.data.value / self.mean(parameters))
-        drawn = covariance.draw(residual, rng)
+        drawn = covariance.draw(np.log(self.data.value / self.mean(parameters)), rng)
         throughput = self.noise.throughput(covariance.all_effects(drawn.own, drawn.shared))
         product = self.noise.of_those_that_are_there(parameters, throughput)
         product["throughput"] = product["throughput"][:, 0]
-        # of the values, not of their logs
-        logs = self.noise.effects.sum_good(np.log(self.data.value))
-        log_likelihood = drawn.log_likelihood - logs
-        return Drawn(product, drawn.shared, log_likelihood)
+        return Drawn(product, drawn.shared, drawn.log_likelihood - self._log_values)
+
+    def log_likelihood_given(self, z: NDArray, shared: NDArray) -> NDArray[np.float64]:
+        """Log-likelihood of each detector's values, given the parameters and the shared patterns."""
+        parameters = self.to_parameters(z)
+        covariance = self.noise.covariance(parameters["log_noise_scales"], self._room)
+        residual = np.log(self.data.value / self.mean(parameters))
+        return covariance.log_likelihood_given(residual, shared) - self._log_values
+
+    @property
+    def _log_values(self) -> NDArray[np.float64]:
+        """Sum of the logs of each detector's values: the density is that of the values, not of their logs."""
+        return self.noise.effects.sum_good(np.log(self.data.value))
 
     def thinned(self, most: int) -> HierarchicalObjective:
         """The objective of every k-th bin, so that at most about ``most`` remain."""

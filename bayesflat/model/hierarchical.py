@@ -254,7 +254,9 @@ def _effects(data: FitData, detectors: NDArray, index: NDArray, vendor: NDArray,
             # columns and rows are told apart to a thousandth of a pixel
             _, first, which_here = np.unique(np.round(pixels[k, rows], 3), return_index=True, return_inverse=True)
             which[rows] = which_here + sum(len(f) for f in functions)
-            functions.append(_functions(pixels[k, rows][first] + 0.5, length, n, most, data.bin_size, detector.pixel_size))
+            functions.append(
+                _functions(pixels[k, rows][first] + 0.5, length, n, most, data.bin_size, detector.pixel_size)
+            )
     effects = Effects(
         index, column, row, np.concatenate(x), np.concatenate(y), np.array(terms),
         slice(0, n_own), slice(1, len(terms)), data.weight, vendor,
@@ -319,11 +321,13 @@ class LogLikelihood(Op):
     def perform(self, node, inputs, output_storage):
         """In NumPy."""
         residual, log_scales = inputs
-        covariance = self.noise.covariance(log_scales, self.room)
-        found = covariance.of(residual)
-        output_storage[0][0] = np.asarray(found.log_likelihood)
-        output_storage[1][0] = found.by_residual
-        output_storage[2][0] = self.noise.by_log_scales(covariance, found, log_scales)
+        # a sampler that is still looking for its step goes anywhere; it takes back what is not finite
+        with np.errstate(all="ignore"):
+            covariance = self.noise.covariance(log_scales, self.room)
+            found = covariance.of(residual)
+            output_storage[0][0] = np.asarray(found.log_likelihood)
+            output_storage[1][0] = found.by_residual
+            output_storage[2][0] = self.noise.by_log_scales(covariance, found, log_scales)
 
     def pullback(self, inputs, outputs, cotangents):
         """The derivatives are outputs already."""

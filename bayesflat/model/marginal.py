@@ -382,27 +382,41 @@ class Covariance:
     def draw(self, r: NDArray, rng: np.random.Generator) -> Conditional:
         """Draw the effects, given residuals of shape (n_bins,)."""
         effects, white = self.effects, self.white
-        o, s, vendor = effects.own, effects.shared, effects.vendor
+        o, s = effects.own, effects.shared
         t = effects.project(r)
         h = t - np.einsum("dij,dj->di", effects.gram[:, :, o], self.own_effects(t))
-        pull = self.by_vendor(h[:, s]) / white
-        means = np.einsum("vij,vj->vi", self.kq, pull)
+        means = np.einsum("vij,vj->vi", self.kq, self.by_vendor(h[:, s]) / white)
         shared = np.stack([rng.multivariate_normal(m, c, method="eigh") for m, c in zip(means, self.kq, strict=True)])
-        c = shared[vendor]
-        # given the pattern, detectors are independent; what it leaves of them
-        left = t - np.einsum("dij,dj->di", effects.gram[:, :, s], c)
-        squares = effects.sum(r * r) - 2 * np.sum(t[:, s] * c, axis=1)
-        squares += np.einsum("di,dij,dj->d", c, effects.gram[:, s, s], c, optimize=True)
-        own = self.own_effects(left)
-        quadratic = (squares - np.sum(left[:, o] * own, axis=1)) / white
-        log_determinant = self.log_white + self.log_b + effects.counts * np.log(2 * np.pi)
-        # K = root M'M root: a draw is root M' times normal numbers
+        # the own effects' covariance is white root M'M root: a draw is white**0.5 root M' times normal numbers
+        own = self.own_effects(t, shared)
         normal = np.einsum("dji,dj->di", self.roots, rng.normal(size=own.shape))
-        return Conditional(
-            own=own + np.sqrt(white) * self.root * normal,
-            shared=shared,
-            log_likelihood=-0.5 * (quadratic + log_determinant),
-        )
+        log_likelihood = self.log_likelihood_given(r, shared, t)
+        return Conditional(own + np.sqrt(white) * self.root * normal, shared, log_likelihood)
+
+    def log_likelihood_given(self, r: NDArray, shared: NDArray, t: NDArray | None = None) -> NDArray[np.float64]:
+        """Log-likelihood of each detector's residuals given the shared effects, its own ones integrated out.
+
+        Parameters
+        ----------
+        r : numpy.ndarray, shape (n_bins,)
+        shared : numpy.ndarray, shape (n_vendors, n_shared)
+            Given these, detectors are independent.
+        t : numpy.ndarray, shape (n_detectors, size), optional
+            ``U'Wr``, where it is at hand.
+
+        Returns
+        -------
+        numpy.ndarray, shape (n_detectors,)
+        """
+        effects = self.effects
+        o, s = effects.own, effects.shared
+        t = effects.project(r) if t is None else t
+        c = shared[effects.vendor]
+        # what the pattern leaves of U'Wr and of the sum of squares
+        left = t - np.einsum("dij,dj->di", effects.gram[:, :, s], c)
+        squares = effects.sum(r * r) - np.sum((t + left)[:, s] * c, axis=1)
+        quadratic = (squares - np.sum(left[:, o] * self.own_effects(left), axis=1)) / self.white
+        return -0.5 * (quadratic + self.log_white + self.log_b + effects.counts * np.log(2 * np.pi))
 
     def information(self, jacobian: NDArray) -> NDArray[np.float64]:
         """``J' covariance**-1 J`` for derivatives of the residuals of shape (n_bins, n): shape (n, n)."""

@@ -1,0 +1,215 @@
+"""NUTS and leave-one-out on a small camera: draws against Laplace and identities, and the gates that judge them."""
+
+import arviz as az
+import numpy as np
+import pymc as pm
+import pytest
+import xarray as xr
+from scipy.stats import multivariate_normal, norm
+
+from bayesflat.errors import InputError
+from bayesflat.fitting import fit, sample
+from bayesflat.gradient import STATISTICS, Estimates
+from bayesflat.inference import diagnostics, nuts
+from bayesflat.inference.diagnostics import compare_with_laplace, diagnose
+from bayesflat.loo import TERMS, compare_terms, leave_one_out
+from bayesflat.simulate import simulate_binned
+from bayesflat.truth import Light, Noise
+from tests.test_map import NODES, VALUES
+from tests.test_model import config_with
+
+NOISE = Noise(white=0.002, detector_scatter=0.005, amplifier_scatter=0.002)
+
+
+def flat(camera, seed=4, **light):
+    light = Light(radial=(NODES, VALUES), itl_ratio=0.9, **light)
+    return simulate_binned(camera, light, NOISE, seed, bin_factor=20, detector_boundary=0)
+
+
+def small_config(**more):
+    return config_with(
+        None, noise="hierarchical", do_fit_centroid=True, do_fit_gradient=True, do_constrain_zero=False, **more
+    )
+
+
+@pytest.fixture(scope="module")
+def fitted(small_camera):
+    return fit(flat(small_camera, centroid_delta=(0.3, -0.2), gradient=(1e-4, -5e-5)), small_config(seed=3))
+
+
+@pytest.fixture(scope="module")
+def sampled(fitted):
+    return sample(fitted, draws=300, tune=150, chains=2, cores=2)
+
+
+def test_draws_agree_with_the_normal_approximation(fitted, sampled):
+    """Mean and width of the well constrained scalars, within Monte Carlo errors and the skewness of a small camera."""
+    for name in ("itl_ratio", "centroid_delta_x", "centroid_delta_y", "gradient_x", "gradient_y"):
+        before, after = fitted.gradient.estimates[name], sampled.gradient.estimates[name]
+        assert abs(after["mean"] - before["map"]) < 0.5 * before["sd"], name
+        assert 0.75 < after["sd"] / before["sd"] < 1.4, name
+        assert after["map"] == before["map"]
+    assert sampled.gradient.estimates.method == "nuts"
+    assert fitted.gradient.estimates.method == "laplace"
+
+
+def test_statistics_are_those_of_the_draws(sampled):
+    estimates, group = sampled.gradient.estimates, sampled.posterior["posterior"]
+    x = group["centroid_delta"].sel(axis="x").values
+    row = estimates["centroid_delta_x"]
+    assert row["mean"] == pytest.approx(x.mean(), rel=1e-12)
+    assert row["sd"] == pytest.approx(x.std(ddof=1), rel=1e-12)
+    assert row["q95"] == pytest.approx(np.quantile(x, 0.95), rel=1e-12)
+    assert row["ess_bulk"] == pytest.approx(float(az.ess(x, method="bulk")), rel=1e-6)
+    i, j = (estimates.names.index(name) for name in ("centroid_delta_x", "gradient_x"))
+    gradient = group["gradient"].sel(axis="x").values
+    assert estimates.covariance[i, j] == pytest.approx(np.cov(x.ravel(), gradient.ravel())[0, 1], rel=1e-9)
+
+
+def test_ratio_of_the_draws_is_that_of_the_detectors_that_are_there(sampled):
+    """Throughputs of the detectors average to 1 in each vendor."""
+    throughput = sampled.posterior["posterior"]["throughput"]
+    itl = [d.is_itl for d in sampled.data.binned.camera]
+    np.testing.assert_allclose(throughput.values[..., np.array(itl)].mean(-1), 1.0, rtol=1e-12)
+    np.testing.assert_allclose(throughput.values[..., ~np.array(itl)].mean(-1), 1.0, rtol=1e-12)
+
+
+def test_log_likelihood_given_the_shared_pattern(fitted, rng):
+    """Bayes' theorem for any pattern c: p(y) = p(y | c) p(c) / p(c | y)."""
+    objective, z = fitted.objective, fitted.map.value
+    drawn = objective.draw(z, rng)
+    _, covariance, found = objective.effects(z)
+    marginal = found.log_likelihood - np.log(fitted.data.value[fitted.data.weight > 0]).sum()
+    bayes = drawn.log_likelihood.sum()
+    for v, c in enumerate(drawn.shared):
+        bayes += norm.logpdf(c, 0, np.sqrt(covariance.shared[v])).sum()
+        bayes -= multivariate_normal(found.shared[v], covariance.kq[v], allow_singular=True).logpdf(c)
+    assert bayes == pytest.approx(marginal, rel=1e-8)
+    np.testing.assert_allclose(objective.log_likelihood_given(z, drawn.shared), drawn.log_likelihood, rtol=1e-10)
+
+
+def test_independent_log_likelihood_by_detector_sums_to_pymcs(small_camera):
+    for likelihood in ("normal", "student_t", "laplace"):
+        result = fit(flat(small_camera), config_with(likelihood, do_constrain_zero=False))
+        point = {v.name: result.map.value[result.objective.slices[p.name]].reshape(np.shape(p.mu))
+                 for p, v in zip(result.objective.parameters, result.model.value_vars, strict=True)}  # fmt: skip
+        by_bin = result.model.compile_logp(vars=result.model.observed_RVs, sum=False)(point)[0]
+        total = result.objective.log_likelihood_by_detector(result.map.value).sum()
+        assert total == pytest.approx(by_bin.sum(), rel=1e-9), likelihood
+
+
+def test_posterior_is_a_datatree_for_arviz(sampled, tmp_path):
+    tree = sampled.posterior
+    tree.to_netcdf(tmp_path / "posterior.nc", engine="h5netcdf")
+    back = xr.open_datatree(tmp_path / "posterior.nc", engine="h5netcdf")
+    xr.testing.assert_equal(back["posterior"].to_dataset(), tree["posterior"].to_dataset())
+    assert list(back["posterior"]["node"].values) == NODES
+    found = az.loo(tree, pointwise=True)
+    assert found.elpd_i.sizes["detector"] == 25
+    summary = az.psense_summary(tree, var_names=["centroid_delta", "gradient"])
+    assert list(summary.index) == ["centroid_delta[x]", "centroid_delta[y]", "gradient[x]", "gradient[y]"]
+
+
+def test_same_seed_same_draws(fitted):
+    one, two, other = (sample(fitted, draws=10, tune=10, chains=2, seed=seed) for seed in (1, 1, 2))
+    values = [r.posterior["posterior"]["centroid_delta"].values for r in (one, two, other)]
+    np.testing.assert_array_equal(values[0], values[1])
+    assert not np.array_equal(values[0], values[2])
+    assert other.gradient.estimates.header["SEEDNUTS"][0] == 2
+
+
+def test_interrupted_sampling_keeps_nothing(fitted, monkeypatch):
+    whole = pm.sample
+
+    def cut(**options):
+        tree = whole(**options)
+        return tree.isel(draw=slice(0, 3))
+
+    monkeypatch.setattr(nuts.pm, "sample", cut)
+    with pytest.raises(KeyboardInterrupt):
+        sample(fitted, draws=5, tune=5, chains=2)
+
+
+def test_laplace_likelihood_is_not_sampled(small_camera):
+    result = fit(flat(small_camera), config_with("laplace", do_constrain_zero=False))
+    with pytest.raises(InputError, match="NUTS needs likelihood normal or student_t"):
+        sample(result)
+    with pytest.raises(InputError, match="likelihood = laplace has no curvature"):
+        leave_one_out(result)
+
+
+# ---- diagnostics ----
+
+
+def estimates(**columns):
+    filled = {key: np.array(columns.get(key, [1.0, 1.0])) for key in STATISTICS}
+    good = {"r_hat": [1.001, 1.002], "ess_bulk": [900.0, 800.0], "ess_tail": [700.0, 600.0]}
+    filled |= {key: np.array(columns.get(key, value)) for key, value in good.items()}
+    return Estimates(("a", "b"), ("", ""), filled, np.eye(2), "nuts", True, False)
+
+
+@pytest.fixture
+def energy(rng):
+    return rng.normal(size=(2, 500))
+
+
+def test_good_chains_pass(energy):
+    found = diagnose(estimates(), 0, energy)
+    assert found.passed
+    assert (found.r_hat, found.ess_bulk, found.ess_tail) == (1.002, 800.0, 600.0)
+    assert found.bfmi == pytest.approx(2.0, rel=0.2)  # independent draws
+
+
+@pytest.mark.parametrize(
+    ("columns", "divergences", "slow", "message"),
+    [
+        ({"r_hat": [1.001, 1.02]}, 0, False, "R-hat of b is 1.020, above 1.01"),
+        ({"r_hat": [np.nan, 1.0]}, 0, False, "R-hat of a is nan"),
+        ({"ess_bulk": [900.0, 399.0]}, 0, False, "bulk ESS of b is 399, below 400; try more draws"),
+        ({"ess_tail": [100.0, 500.0]}, 0, False, "tail ESS of a is 100"),
+        ({}, 3, False, "3 divergent transitions"),
+        ({}, 0, True, "E-BFMI is 0.0"),
+    ],
+)
+def test_bad_chains_fail_and_say_what_to_try(columns, divergences, slow, message, energy):
+    if slow:
+        energy = np.cumsum(energy, axis=1)  # a random walk hardly moves from draw to draw
+    found = diagnose(estimates(**columns), divergences, energy)
+    assert not found.passed
+    assert any(message in text for text in found.failures)
+    assert all("try" in text for text in found.failures)
+
+
+def test_laplace_and_draws_are_compared():
+    names = ["fine", "shifted", "wide", "held"]
+    zeros, ones = np.zeros(4), np.array([1.0, 1.0, 1.0, 0.0])
+    found = compare_with_laplace(names, zeros, ones, np.array([0.4, 0.6, 0.0, 0.0]), np.array([1.0, 1.0, 1.5, 0.0]))
+    assert found == [
+        "shifted: the MAP is 0.6 sd from the median of the draws",
+        "wide: the sd of the draws is 1.50 times Laplace's",
+    ]
+    assert diagnostics.SD_RATIO == (0.7, 1.4)
+
+
+# ---- leave one detector out ----
+
+
+def test_leave_one_out_agrees_with_a_fit_of_the_others(fitted):
+    """Importance sampling against the brute force of a refit, where it says that it can be trusted."""
+    from bayesflat import loo
+
+    found = leave_one_out(fitted, draws=600, refit=False)
+    for row in np.argsort(found.pareto_k)[:2]:
+        assert found.pareto_k[row] < 0.7
+        refitted = loo._refitted(fitted, int(found.detector[row]), 600, seed=1)
+        assert found.elpd[row] == pytest.approx(refitted, abs=1.0)  # of a sum over 100 bins
+
+
+def test_terms_that_the_flat_has_are_wanted(small_camera):
+    binned = flat(small_camera, centroid_delta=(0.0, 0.0), gradient=(3e-3, -2e-3))
+    table = compare_terms(binned, small_config(), draws=100)
+    assert len(table) == 2 ** len(TERMS)
+    assert "gradient" in table["terms"][0].split(" + ")
+    without = [row for row in table if "gradient" not in row["terms"].split(" + ")]
+    assert all(row["elpd_diff"] < -2 * row["dse"] for row in without)
+    assert table["elpd_diff"][0] == 0
