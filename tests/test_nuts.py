@@ -18,7 +18,7 @@ from bayesflat.truth import Light, Noise
 from tests.test_map import NODES, VALUES
 from tests.test_model import config_with
 
-NOISE = Noise(white=0.002, detector_scatter=0.005, amplifier_scatter=0.002)
+NOISE = Noise(white=0.002, detector_scatter=0.005, amplifier_scatter=0.002, own_field=0.002, field_scale=5.0)
 
 
 def flat(camera, seed=4, **light):
@@ -39,21 +39,35 @@ def fitted(small_camera):
 
 @pytest.fixture(scope="module")
 def sampled(fitted):
-    return sample(fitted, draws=300, tune=150, chains=2, cores=2)
+    """A few draws only: what they say is tested, not how well they cover the posterior."""
+    return sample(fitted, draws=15, tune=15, chains=2, cores=2)
 
 
-def test_draws_agree_with_the_normal_approximation(fitted, sampled):
-    """Mean and width of the well constrained scalars, within Monte Carlo errors and the skewness of a small camera."""
+@pytest.fixture(scope="module")
+def simple(small_camera):
+    """Independent bins: fast enough for many draws."""
+    white = Light(radial=(NODES, VALUES), itl_ratio=0.9, centroid_delta=(0.3, -0.2), gradient=(1e-4, -5e-5))
+    binned = simulate_binned(small_camera, white, Noise(white=0.005), 4, bin_factor=20, detector_boundary=0)
+    switches = {"do_fit_centroid": True, "do_fit_gradient": True, "do_constrain_zero": False}
+    result = fit(binned, config_with("normal", **switches))
+    return result, sample(result, draws=500, tune=200, chains=2, cores=2)
+
+
+def test_draws_agree_with_the_normal_approximation(simple):
+    """Many bins, so the posterior is normal: mean and width within four Monte Carlo errors."""
+    before, after = (result.gradient.estimates for result in simple)
     for name in ("itl_ratio", "centroid_delta_x", "centroid_delta_y", "gradient_x", "gradient_y"):
-        before, after = fitted.gradient.estimates[name], sampled.gradient.estimates[name]
-        assert abs(after["mean"] - before["map"]) < 0.5 * before["sd"], name
-        assert 0.75 < after["sd"] / before["sd"] < 1.4, name
-        assert after["map"] == before["map"]
-    assert sampled.gradient.estimates.method == "nuts"
-    assert fitted.gradient.estimates.method == "laplace"
+        old, new = before[name], after[name]
+        assert abs(new["mean"] - old["map"]) < 4 * old["sd"] / new["ess_bulk"] ** 0.5 + 0.05 * old["sd"], name
+        assert new["sd"] / old["sd"] == pytest.approx(1, abs=4 / (2 * new["ess_tail"]) ** 0.5 + 0.03), name
+        assert new["map"] == old["map"]
+    assert (before.method, after.method) == ("laplace", "nuts")
+    assert simple[1].diagnostics.passed
+    assert simple[1].converged
 
 
-def test_statistics_are_those_of_the_draws(sampled):
+def test_statistics_are_those_of_the_draws(simple):
+    sampled = simple[1]
     estimates, group = sampled.gradient.estimates, sampled.posterior["posterior"]
     x = group["centroid_delta"].sel(axis="x").values
     row = estimates["centroid_delta_x"]
@@ -104,21 +118,29 @@ def test_posterior_is_a_datatree_for_arviz(sampled, tmp_path):
     back = xr.open_datatree(tmp_path / "posterior.nc", engine="h5netcdf")
     xr.testing.assert_equal(back["posterior"].to_dataset(), tree["posterior"].to_dataset())
     assert list(back["posterior"]["node"].values) == NODES
-    found = az.loo(tree, pointwise=True)
-    assert found.elpd_i.sizes["detector"] == 25
-    summary = az.psense_summary(tree, var_names=["centroid_delta", "gradient"])
+    assert tree["log_likelihood"]["value"].dims == ("chain", "draw", "detector")
+
+
+def test_arviz_does_its_work(simple):
+    """Leaving detectors out costs about half a unit for each parameter, against what is fitted to all (AIC's rule)."""
+    sampled = simple[1]
+    found = leave_one_out(sampled)
+    assert np.mean(found.pareto_k < 0.7) > 0.8
+    at_best = sampled.objective.log_likelihood_by_detector(sampled.map.value).sum()
+    assert 0.5 * sampled.objective.size < at_best - found.total < 3 * sampled.objective.size
+    summary = az.psense_summary(sampled.posterior, var_names=["centroid_delta", "gradient"])
     assert list(summary.index) == ["centroid_delta[x]", "centroid_delta[y]", "gradient[x]", "gradient[y]"]
 
 
-def test_same_seed_same_draws(fitted):
-    one, two, other = (sample(fitted, draws=10, tune=10, chains=2, seed=seed) for seed in (1, 1, 2))
+def test_same_seed_same_draws(simple):
+    one, two, other = (sample(simple[0], draws=5, tune=5, chains=2, seed=seed) for seed in (1, 1, 2))
     values = [r.posterior["posterior"]["centroid_delta"].values for r in (one, two, other)]
     np.testing.assert_array_equal(values[0], values[1])
     assert not np.array_equal(values[0], values[2])
     assert other.gradient.estimates.header["SEEDNUTS"][0] == 2
 
 
-def test_interrupted_sampling_keeps_nothing(fitted, monkeypatch):
+def test_interrupted_sampling_keeps_nothing(simple, monkeypatch):
     whole = pm.sample
 
     def cut(**options):
@@ -127,7 +149,7 @@ def test_interrupted_sampling_keeps_nothing(fitted, monkeypatch):
 
     monkeypatch.setattr(nuts.pm, "sample", cut)
     with pytest.raises(KeyboardInterrupt):
-        sample(fitted, draws=5, tune=5, chains=2)
+        sample(simple[0], draws=5, tune=5, chains=2)
 
 
 def test_laplace_likelihood_is_not_sampled(small_camera):
@@ -198,16 +220,17 @@ def test_leave_one_out_agrees_with_a_fit_of_the_others(fitted):
     """Importance sampling against the brute force of a refit, where it says that it can be trusted."""
     from bayesflat import loo
 
-    found = leave_one_out(fitted, draws=600, refit=False)
+    found = leave_one_out(fitted, draws=300, refit=False)
     for row in np.argsort(found.pareto_k)[:2]:
         assert found.pareto_k[row] < 0.7
-        refitted = loo._refitted(fitted, int(found.detector[row]), 600, seed=1)
-        assert found.elpd[row] == pytest.approx(refitted, abs=1.0)  # of a sum over 100 bins
+        refitted = loo._refitted(fitted, int(found.detector[row]), 300, seed=1)
+        assert found.elpd[row] == pytest.approx(refitted, abs=1.5)  # of a sum over 100 bins
 
 
 def test_terms_that_the_flat_has_are_wanted(small_camera):
     binned = flat(small_camera, centroid_delta=(0.0, 0.0), gradient=(3e-3, -2e-3))
-    table = compare_terms(binned, small_config(), draws=100)
+    config = config_with("normal", do_constrain_zero=False)
+    table = compare_terms(binned, config, draws=100)
     assert len(table) == 2 ** len(TERMS)
     assert "gradient" in table["terms"][0].split(" + ")
     without = [row for row in table if "gradient" not in row["terms"].split(" + ")]

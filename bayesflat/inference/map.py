@@ -42,6 +42,7 @@ COST_AGREEMENT = 1e-6
 _MOST_STARTS = 8
 _AT_THE_EDGE = 0.98
 _MOST_STEPS = 100
+_LONGEST = 1.5  # step of a noise scale, in widths of its prior
 # tightening of a smoothed absolute deviation, in units of the noise scale
 _SMOOTHING = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3)
 _FEW_BINS = 15_000
@@ -274,7 +275,7 @@ def newton(objective: Objective, z: NDArray, tolerance: float) -> End:
         norm = _whitened_norm(root, gradient)
         if norm < tolerance:
             break
-        new = _step(objective, z, cost, gradient, -cho_solve((root, True), gradient))
+        new = _step(objective, z, cost, gradient, _bounded(objective, -cho_solve((root, True), gradient)))
         if new is None:
             break
         steps += 1
@@ -290,6 +291,18 @@ def newton(objective: Objective, z: NDArray, tolerance: float) -> End:
         if norm < TOLERANCE and _whitened_norm(root, gradient) > 0.9 * norm:
             break
     return End(z, cost, gradient, gauss, steps)
+
+
+def _bounded(objective: Objective, step: NDArray) -> NDArray[np.float64]:
+    """The step, with that of the noise scales shortened: far from the maximum, theirs run to where nothing comes back.
+
+    Their curvature does not mix with that of the mean's parameters, so that the shortened step goes downhill too.
+    """
+    scales = slice(objective.n_mean, None)
+    longest = np.max(np.abs(step[scales]))
+    step = step.copy()
+    step[scales] *= min(1.0, _LONGEST / max(longest, 1e-300))
+    return step
 
 
 def _corrected(curvature: NDArray, moved: NDArray, turned: NDArray) -> NDArray:

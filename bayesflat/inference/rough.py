@@ -152,9 +152,12 @@ _SWITCH = {
 def _full_rings(data: FitData, centroid: NDArray) -> NDArray[np.bool_]:
     """Bins within the largest circle about the centroid that lies within the circle of all bins.
 
-    Beyond it the rings are lopsided: any misfit of the radial function there pulls the centroid.
+    Beyond it the rings are lopsided: any misfit of the radial function there pulls the centroid.  Where light or mask
+    end, bins may be cut: their values are not those of their centres, so half a bin's diagonal is left out as well.
     """
-    return np.hypot(data.dx - centroid[0], data.dy - centroid[1]) <= data.radius.max() - np.hypot(*centroid)
+    pixel = max(data.binned.camera[int(n)].pixel_size for n in np.unique(data.binned.detector))
+    edge = data.radius.max() - np.hypot(*centroid) - data.bin_size * pixel / np.sqrt(2)
+    return np.hypot(data.dx - centroid[0], data.dy - centroid[1]) <= edge
 
 
 def _rings(data: FitData, y: NDArray) -> tuple[BSpline, NDArray[np.bool_]]:
