@@ -7,6 +7,7 @@ import tomllib
 
 import numpy as np
 import pytest
+import xarray as xr
 from astropy.io import fits
 from astropy.table import Table
 
@@ -55,7 +56,8 @@ def complaint(arguments, capsys, status=2):
 
 def test_fit_leaves_what_it_should_and_finds_the_truth(fitted):
     assert sorted(p.name for p in fitted.iterdir()) == [
-        "binned_image.fits", "config.toml", "fit.log", "flat_gradient.fits", "gradient_model_residual_plot.png",
+        "binned_image.fits", "config.toml", "fit.log", "flat_gradient.fits", "gradient_correlation_plot.png",
+        "gradient_model_residual_plot.png", "gradient_offsets_plot.png", "gradient_predictive_plot.png",
         "gradient_radial_model_plot.png",
     ]  # fmt: skip
     found = FlatGradient.read(fitted / "flat_gradient.fits")
@@ -64,10 +66,12 @@ def test_fit_leaves_what_it_should_and_finds_the_truth(fitted):
     assert (found.gradient_x, found.gradient_y) == pytest.approx(TRUTH["gradient"], abs=2e-6)
     assert found.itl_ratio == pytest.approx(0.9, abs=2e-4)
     assert found.estimates.converged
-    assert found.estimates.method == "map"
+    assert found.estimates.method == "laplace"
+    for name, true in (("itl_ratio", 0.9), ("centroid_delta_x", 0.8), ("gradient_x", 2e-4)):
+        assert abs(found.estimates[name]["map"] - true) < 4 * found.estimates[name]["sd"]
     assert found.physical_filter == "i_39"
     assert found.metadata["CALIB_ID"].startswith("instrument=SmallCam filter=i_39 calibDate=2")
-    assert np.isnan(found.estimates["itl_ratio"]["sd"])
+    assert len(np.unique(found.offsets.detector)) == 25
     assert found.estimates["outer_gradient_x"]["sd"] == 0.0
     assert [len(i["sha256"]) for i in found.config["inputs"]] == [64] * 25
     assert "converged" in (fitted / "fit.log").read_text()
@@ -108,7 +112,8 @@ def test_reference_and_dome_products_have_their_own_names_and_overwrite_replaces
     (out / "mine.txt").write_text("not ours")
     assert run([str(a) for a in [*arguments, "--overwrite", "-c", "saveLogOutput=false"]]) == 0
     assert sorted(p.name for p in out.iterdir()) == [
-        "binned_image.fits", "config.toml", "flat_gradient.fits", "gradient_model_residual_plot.png",
+        "binned_image.fits", "config.toml", "flat_gradient.fits", "gradient_correlation_plot.png",
+        "gradient_model_residual_plot.png", "gradient_offsets_plot.png", "gradient_predictive_plot.png",
         "gradient_radial_model_plot.png", "mine.txt",
     ]  # fmt: skip
 
@@ -262,10 +267,40 @@ def test_constant_flat_ends(fitted, simulation, tmp_path, capsys):
     table["value"] = 100.0
     table.write(tmp_path / "table.fits")
     arguments = ["fit", tmp_path / "table.fits", "-o", tmp_path / "out", "--camera", simulation / "camera.ecsv", "-q"]
-    status = run([str(a) for a in [*arguments, *FIT[:6]]])
+    status = run([str(a) for a in [*arguments, *FIT[:6], "-c", "do_constrain_zero=false"]])
     found = FlatGradient.read(tmp_path / "out" / "flat_gradient.fits")
     assert status == (0 if found.estimates.converged else 3)
     np.testing.assert_allclose(found.compute_radial([0.0, 20.0, 40.0, 50.0]), 1.0, atol=1e-3)
+
+
+def test_sampling_too_little_fails_and_says_what_to_try(fitted, tmp_path, capsys):
+    """Status 3, a product that says so, and the draws for a closer look."""
+    out = tmp_path / "out"
+    arguments = ["fit", fitted / "binned_image.fits", "-C", fitted / "config.toml", "-o", out, "-q", "--sample"]
+    more = [
+        "--draws",
+        10,
+        "--tune",
+        10,
+        "--chains",
+        2,
+        "--seed",
+        5,
+        "-c",
+        "noise=independent",
+        "-c",
+        "likelihood=normal",
+    ]
+    line = complaint([*arguments, *more], capsys, status=3)
+    assert "ESS of" in line
+    assert "below 400; try more draws (--draws)" in line
+    found = FlatGradient.read(out / "flat_gradient.fits").estimates
+    assert (found.method, found.converged) == ("nuts", False)
+    assert [found.header[key][0] for key in ("NCHAINS", "NDRAWS", "SEEDNUTS")] == [2, 10, 5]
+    draws = xr.open_datatree(out / "posterior.nc", engine="h5netcdf")["posterior"]["itl_ratio"].values
+    assert found["itl_ratio"]["mean"] == pytest.approx(draws.mean(), rel=1e-12)
+    resolved = tomllib.loads((out / "config.toml").read_text())
+    assert [resolved[key] for key in ("draws", "tune", "chains", "seed")] == [10, 10, 2, 5]
 
 
 @pytest.mark.parametrize("first", ["table", "flat"])

@@ -294,10 +294,12 @@ def newton(objective: Objective, z: NDArray, tolerance: float) -> End:
 
 
 def _bounded(objective: Objective, step: NDArray) -> NDArray[np.float64]:
-    """The step, with that of the noise scales shortened: far from the maximum, theirs run to where nothing comes back.
+    """The step, with that of hierarchical noise scales shortened: far from the maximum, theirs run away for good.
 
     Their curvature does not mix with that of the mean's parameters, so that the shortened step goes downhill too.
     """
+    if not isinstance(objective, HierarchicalObjective):
+        return step
     scales = slice(objective.n_mean, None)
     longest = np.max(np.abs(step[scales]))
     step = step.copy()
