@@ -1,0 +1,112 @@
+"""Automatic nodes, the rough fit behind them, and the warning where given nodes fall short."""
+
+import numpy as np
+import pytest
+
+from bayesflat.fitting import fit
+from bayesflat.inference.nodes import with_nodes
+from bayesflat.inference.rough import rough_fit
+from bayesflat.model.build import build_model
+from bayesflat.prepare import prepare
+from bayesflat.simulate import simulate_binned
+from bayesflat.truth import Light, Noise
+from tests.test_map import NODES, VALUES
+from tests.test_model import config_with
+
+NOISE = Noise(white=0.002, detector_scatter=0.005, amplifier_scatter=0.002)
+TRUTH = {"centroid_delta": (0.5, -0.3), "gradient": (1e-4, -5e-5)}
+# a light with a sudden fall: no Akima spline of few nodes follows it
+RADIUS = np.linspace(0, 75, 76)
+FALL = 1.0 - 0.05 * (RADIUS / 60) ** 2 - 0.3 / (1 + np.exp(-(RADIUS - 45) / 1.5))
+
+
+def flat(camera, radial=(NODES, VALUES), bin_factor=10, **more):
+    light = Light(radial=radial, itl_ratio=0.9, **(TRUTH | more))
+    return simulate_binned(camera, light, NOISE, 5, bin_factor=bin_factor, detector_boundary=0)
+
+
+def config(nodes="auto"):
+    switches = {"do_fit_centroid": True, "do_fit_gradient": True, "do_constrain_zero": False}
+    made = config_with(None, noise="hierarchical", **switches)
+    return made.model_copy(update={"radial_spline_nodes": nodes})
+
+
+@pytest.fixture(scope="module")
+def rough(small_camera):
+    data = prepare(flat(small_camera, (RADIUS, FALL)), config())
+    return data, rough_fit(data, config())
+
+
+def test_rough_fit_is_near_the_truth(rough):
+    """The profile within its own errors; the centroid to a part of a bin of 1 mm."""
+    _, found = rough
+    np.testing.assert_allclose(found.parameters["centroid_delta"], TRUTH["centroid_delta"], atol=0.15)
+    np.testing.assert_allclose(found.parameters["gradient"], TRUTH["gradient"], atol=5e-5)
+    light = Light(radial=(RADIUS, FALL))
+    off = found.log_radial - np.log(light.radial_function(found.radius))
+    # the overall level is free
+    off -= np.mean(off)
+    covariance = np.linalg.inv(found.information)
+    centre = np.eye(len(off)) - 1 / len(off)
+    sd = np.sqrt(np.diag(centre @ covariance @ centre))
+    assert np.mean(np.abs(off) < 3 * sd) > 0.95
+
+
+def test_lopsided_rings_are_left_out(rough):
+    """What is kept fills a circle about the centroid, half a bin's diagonal within the circle of all bins."""
+    data, found = rough
+    cx, cy = found.parameters["centroid_delta"]
+    kept = np.hypot(data.dx - cx, data.dy - cy)[found.inside].max()
+    edge = data.radius.max() - np.hypot(cx, cy) - 0.5**0.5
+    assert edge - 1.5 < kept <= edge + 0.02
+
+
+def test_nodes_follow_the_light(rough):
+    data, found = rough
+    placed, resolved, _ = with_nodes(data.select(found.inside), config(), found)
+    nodes = np.array(resolved.radial_spline_nodes)
+    np.testing.assert_array_equal(placed.nodes, nodes)
+    assert np.all(np.diff(nodes) > 0)
+    assert nodes[-1] >= data.radius.max() + resolved.centroid_max
+    # where the light falls they are denser than elsewhere
+    falling = np.sum((nodes > 38) & (nodes < 52)) / 14
+    assert falling > 2 * np.sum(nodes < 38) / 38
+    # and again the same
+    again = with_nodes(data.select(found.inside), config(), found)[1]
+    assert again.radial_spline_nodes == resolved.radial_spline_nodes
+
+
+def test_fit_with_placed_nodes_gives_the_truth_within_its_error(small_camera, caplog):
+    result = fit(flat(small_camera, (RADIUS, FALL)), config())
+    assert result.converged
+    assert "radial_spline_nodes cannot follow" not in caplog.text
+    estimates = result.gradient.estimates
+    for name, true in TRUTH.items():
+        for axis, value in zip("xy", true, strict=True):
+            row = estimates[f"{name}_{axis}"]
+            assert abs(row["map"] - value) < 4 * row["sd"], name
+    assert isinstance(result.config.radial_spline_nodes, list)
+
+
+def test_given_nodes_that_fall_short_are_warned_of(small_camera, caplog):
+    """With figures: how much is left, and where."""
+    fit(flat(small_camera, (RADIUS, FALL)), config([0.0, 30.0, 60.0]))
+    (text,) = [r.getMessage() for r in caplog.records if "cannot follow" in r.getMessage()]
+    percent, where = (
+        float(x) for x in (text.split("up to ")[1].split("%")[0], text.split("left at ")[1].split(" mm")[0])
+    )
+    assert percent > 1
+    assert 35 < where < 58
+    assert '"auto" places nodes' in text
+
+
+def test_given_nodes_that_follow_are_not(small_camera, caplog):
+    fit(flat(small_camera), config(NODES))
+    assert "cannot follow" not in caplog.text
+
+
+def test_model_of_automatic_nodes(small_camera):
+    """`build_model` places them too."""
+    binned = flat(small_camera, bin_factor=20)
+    model = build_model(binned, config())
+    assert len(model.coords["node"]) >= 5
