@@ -31,7 +31,7 @@ from rich.table import Table
 from bayesflat.camera import lsstcam
 from bayesflat.config import FitConfig
 from bayesflat.gradient import FlatGradient
-from bayesflat.inference.map import find_map
+from bayesflat.inference.map import find_map, make_objective
 from bayesflat.model.build import build_model
 from bayesflat.prepare import FitData, prepare
 from bayesflat.simulate import Detectors, simulate_binned, true_parameters
@@ -333,7 +333,7 @@ def _from_lsst(name: str, fitter: Any, found: NDArray, begin: float) -> Fit:
 def our_fit(name: str, data: FitData, config: FitConfig) -> Fit:
     """Model and maximum, compilation included."""
     begin = time.perf_counter()
-    result = find_map(build_model(data, config), data, config)
+    result = find_map(build_model(data, config), make_objective(data, config))
     seconds = time.perf_counter() - begin
     p = result.parameters
     return Fit(
@@ -380,7 +380,7 @@ def compare_fits(check: Checks, fitter_class: type, kind: str, title: str, noise
     }
     flat = dict.fromkeys(("radial_spline_values", "itl_ratio", "centroid_delta", "gradient"), "flat")
     laplace = FitConfig(**shared, noise="independent", likelihood="laplace", priors=flat)
-    default = FitConfig(**shared)
+    default = FitConfig(**shared, noise="independent")
     data = prepare(binned, laplace)
     console.print(f"{len(data):,} of {len(binned):,} bins, {len(data.nodes)} nodes")
 
@@ -391,7 +391,7 @@ def compare_fits(check: Checks, fitter_class: type, kind: str, title: str, noise
         console.print("This LSST version fits in one pass only.")
     ways += [
         lambda: our_fit("bayesflat, laplace", data, laplace),
-        lambda: our_fit(f"bayesflat, default ({default.noise}, {default.likelihood})", data, default),
+        lambda: our_fit(f"bayesflat, {default.noise}, {default.likelihood}", data, default),
     ]
     judge = lsst_fitter(fitter_class, data, data.nodes)
     fits = [way() for way in ways]
