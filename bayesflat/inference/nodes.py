@@ -25,11 +25,11 @@ log = logging.getLogger(__name__)
 
 _NUMBERS = (5, 8, 12, 16, 20, 26, 32, 40)  # of nodes that are tried, without the last
 # a node costs a place and a value: what it must gain in chi-squared, log(number of independent rings) for each
-_GAIN = 10.0
-_TURN, _GAIN_AT_KINK = 4.0, 30.0
+_GAIN = 4.0
+_TURN, _GAIN_AT_KINK = 4.0, 6.0
 # more nodes are tried until chi-squared per point of the profile is near 1; so few that it is far are not tried
 _NEAR, _FAR = 3.0, 100.0
-_SMOOTH, _EVEN = 0.01, 0.02  # of the density of nodes: how far it is smoothed (part of the range), and its least
+_SMOOTH, _EVEN = 0.01, 0.06  # of the density of nodes: how far it is smoothed (part of the range), and its least
 _STEPS = 6
 # structure is well above the noise this many standard deviations of chi-squared beyond its mean
 _CLEAR = 10.0
