@@ -20,6 +20,7 @@ from bayesflat.binned import BinnedFlat
 from bayesflat.config import FitConfig
 from bayesflat.errors import InputError
 from bayesflat.fitting import FitResult, fit, fit_data
+from bayesflat.inference.laplace import covariance_root
 from bayesflat.inference.map import newton
 from bayesflat.inference.nuts import cores_here, posterior_tree
 from bayesflat.inference.objective import HierarchicalObjective
@@ -107,7 +108,7 @@ def _laplace_draws(result: FitResult, draws: int, seed: int):
     rng = np.random.default_rng(seed)
     covariance = result.laplace.covariance
     normal = rng.normal(size=(draws, len(covariance)))
-    z = result.map.value + normal @ np.linalg.cholesky(covariance).T
+    z = result.map.value + normal @ covariance_root(covariance).T
     log_q = -0.5 * np.sum(normal**2, axis=1)
     log_p = -np.array([result.objective(point) for point in z])
     tree = posterior_tree(result.objective, z[None], int(rng.integers(2**31)), cores_here())
@@ -125,7 +126,7 @@ def _refitted(result: FitResult, detector: int, draws: int, seed: int) -> float 
     reduced = HierarchicalObjective(others, result.config, noise, full.parameters)
     end = newton(reduced, result.map.value, _NEAR)
     rng = np.random.default_rng(seed)
-    root = np.linalg.cholesky(np.linalg.inv(end.curvature))
+    root = covariance_root(np.linalg.inv(end.curvature))
     row = int(np.searchsorted(full.noise.detectors, detector))
     found = []
     for _ in range(draws):

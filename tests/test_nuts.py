@@ -228,7 +228,7 @@ def test_leave_one_out_agrees_with_a_fit_of_the_others(fitted):
 
 
 def test_terms_that_the_flat_has_are_wanted(small_camera):
-    binned = flat(small_camera, centroid_delta=(0.0, 0.0), gradient=(3e-3, -2e-3))
+    binned = flat(small_camera, centroid_delta=(0.0, 0.0), gradient=(4e-4, -3e-4))
     config = config_with("normal", do_constrain_zero=False)
     table = compare_terms(binned, config, draws=100)
     assert len(table) == 2 ** len(TERMS)

@@ -92,6 +92,15 @@ def laplace(objective: Objective, found: MapResult) -> Laplace:
         )
 
 
+def covariance_root(covariance: NDArray) -> NDArray[np.float64]:
+    """A root of a covariance, also where it is singular to rounding: times normal numbers it gives draws."""
+    try:
+        return np.linalg.cholesky(covariance)
+    except np.linalg.LinAlgError:
+        values, vectors = np.linalg.eigh(covariance)
+    return vectors * np.sqrt(np.maximum(values, 0.0))
+
+
 def _flat(product: dict[str, NDArray]) -> NDArray[np.float64]:
     """Parameters first, then throughputs."""
     values = [np.ravel(value) for name, value in product.items() if name != "throughput"]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 from threadpoolctl import threadpool_limits
 
-from bayesflat.inference.laplace import Laplace
+from bayesflat.inference.laplace import Laplace, covariance_root
 from bayesflat.inference.map import MapResult
 from bayesflat.inference.objective import HierarchicalObjective, Objective
 
@@ -73,7 +73,7 @@ def run_nuts(
         Sampling was interrupted; no draws are kept.
     """
     rng = np.random.default_rng(seed)
-    root = np.linalg.cholesky(approximation.covariance)
+    root = covariance_root(approximation.covariance)
     starts = [found.value + root @ rng.normal(size=len(found.value)) for _ in range(chains)]
     began = time.perf_counter()
     with threadpool_limits(1, "blas"), model, warnings.catch_warnings():
