@@ -129,7 +129,7 @@ def fit(binned: BinnedFlat, config: FitConfig | None = None, *, inputs: Sequence
     _warn(data, config)
     if config.noise == "hierarchical":
         log.info("%d bins are spoilt by dust or defects and weigh nothing", rough.spoilt.sum())
-        data = replace(data, weight=(~rough.spoilt).astype(float))
+        data = replace(data, weight=(~rough.spoilt).astype(float), smooth=rough.smooth)
     return fit_data(data, config, rough, inputs=inputs)
 
 

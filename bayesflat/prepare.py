@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from bayesflat.binned import BinnedFlat
 from bayesflat.config import FitConfig
 from bayesflat.errors import InputError
+from bayesflat.model.smooth import TYPICAL
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ class FitData:
         How much hierarchical noise trusts a bin: 1, or 0 where dust or defects spoil it.
     bin_size : float
         Side of the bins (pixels), from their distances; 0 where no two bins of a detector lie in a row.
+    smooth : float
+        Scale of the smooth fields that hierarchical noise describes (part of a detector's longer side).
     """
 
     binned: BinnedFlat
@@ -57,6 +60,7 @@ class FitData:
     dropped: dict[str, int]
     weight: NDArray[np.float64]
     bin_size: float
+    smooth: float = TYPICAL
 
     def __len__(self) -> int:
         return len(self.value)

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from numpy.polynomial.legendre import Legendre
 from scipy.stats import multivariate_normal, norm
 
 from bayesflat.camera import lsstcam
@@ -50,6 +49,16 @@ def share(edge, length, amplifiers, size):
     return np.diff(ends) / (last - first)
 
 
+def smooth_functions(x):
+    """Eigenfunctions of a field of scale 0.375 over 0 .. 1, of rms 1, by Nyström's method: (n, 7)."""
+    at, weight = np.polynomial.legendre.leggauss(60)
+    at, weight = (at + 1) / 2, weight / 2
+    field = np.exp(-((at[:, None] - at) ** 2) / (2 * 0.375**2))
+    values, vectors = np.linalg.eigh(np.sqrt(weight)[:, None] * field * np.sqrt(weight))
+    beside = np.exp(-((np.asarray(x)[:, None] - at) ** 2) / (2 * 0.375**2))
+    return (beside * np.sqrt(weight) @ vectors / values)[:, :-8:-1]
+
+
 def dense_log_likelihood(data, mean, scales):
     """Written out bin by bin from the labels of the scales; the density of the values, not of their logs."""
     camera, n = data.binned.camera, len(data)
@@ -62,18 +71,14 @@ def dense_log_likelihood(data, mean, scales):
     amplifiers = [np.outer(share(b, 200, 2, data.bin_size), share(a, 200, 8, data.bin_size)).ravel()
                   for a, b in zip(x, y, strict=True)]  # fmt: skip
     columns["amplifier"] = np.array(amplifiers)
-    for total in range(1, 7):
+    along_x, along_y = smooth_functions(x / 200), smooth_functions(y / 200)
+    for total in range(7):
         columns[f"surface {total}"] = np.stack(
-            [
-                np.sqrt((2 * a + 1) * (2 * (total - a) + 1))
-                * Legendre.basis(a)(x / 100 - 1)
-                * Legendre.basis(total - a)(y / 100 - 1)
-                for a in range(total + 1)
-            ],
-            axis=1,
+            [along_x[:, a] * along_y[:, total - a] for a in range(total + 1)], axis=1
         )
+    slope = np.sqrt(3) * np.stack([x / 100 - 1, y / 100 - 1], axis=1)
     rim = np.stack([np.exp(-d * 0.1) - 1 / 20 for d in (x, 200 - x, y, 200 - y)], axis=1)  # fades within 1 mm of 20
-    smaller = {f"surface {k}": 0.5 ** (k - 2) for k in range(2, 7)}
+    smaller = {f"surface {k}": 0.5**k for k in range(7)}
     covariance = np.zeros((n, n))
     for i in range(n):
         for j in range(n):
@@ -82,7 +87,7 @@ def dense_log_likelihood(data, mean, scales):
             v = vendor[i]
             both = {name: u[i] @ u[j] for name, u in columns.items()}
             covariance[i, j] += scales[f"shared amplifier {v}"] ** 2 * both["amplifier"]
-            covariance[i, j] += scales["shared slope"] ** 2 * both["surface 1"]
+            covariance[i, j] += scales["shared slope"] ** 2 * (slope[i] @ slope[j])
             covariance[i, j] += sum((scales[f"shared surface {v}"] * f) ** 2 * both[k] for k, f in smaller.items())
             covariance[i, j] += scales["shared rim"] ** 2 * (rim[i] @ rim[j])
             if data.binned.detector[i] == data.binned.detector[j]:

@@ -71,16 +71,15 @@ def laplace(objective: Objective, found: MapResult) -> Laplace:
             whitened = np.eye(len(z))
         inverse = np.linalg.inv(whitened)
         slopes = np.array(slopes).T  # (m, n) by whitened coordinates
-        product = objective.product(z)
-        names = [(name, k) for name, value in product.items() if name != "throughput" for k in range(np.size(value))]
+        names = [(name, k) for name, value in found.parameters.items() for k in range(np.size(value))]
         m = len(names)
         covariance = slopes[:m] @ inverse @ slopes[:m].T
         throughput_sd = None
         if isinstance(objective, HierarchicalObjective):
-            throughput = product["throughput"]
+            throughput = found.throughput
             _, at_map, _ = objective.effects(z)
             of_means, of_each = objective.noise.spread(at_map, throughput)
-            covariance += _of_those_that_are_there(names, product, of_means)
+            covariance += _of_those_that_are_there(names, found.parameters, of_means)
             variance = np.einsum("ij,jk,ik->i", slopes[m:], inverse, slopes[m:], optimize=True)
             throughput_sd = np.sqrt(variance.reshape(throughput.shape) + throughput**2 * of_each)
         return Laplace(

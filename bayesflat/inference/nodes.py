@@ -23,12 +23,13 @@ from bayesflat.spline import akima_basis
 
 log = logging.getLogger(__name__)
 
-_NUMBERS = (5, 8, 12, 16, 20, 26, 32, 40)  # of nodes that are tried, without the last
-# a node costs a place and a value: what it must gain in chi-squared, log(number of independent rings) for each
+_NUMBERS = (5, 8, 12, 18, 26, 36, 50)  # of nodes that are tried, without the last
+# what a node must gain in chi-squared: what is left of it biases the radial function by up to the root of it, in
+# standard deviations; and where Akima's weights turn over within the noise, so that the posterior has a kink there
 _GAIN = 4.0
 _TURN, _GAIN_AT_KINK = 4.0, 6.0
-# more nodes are tried until chi-squared per point of the profile is near 1; so few that it is far are not tried
-_NEAR, _FAR = 3.0, 100.0
+# more nodes are tried until chi-squared per point of the profile is 1; so few that it is far off are not moved
+_NEAR, _FAR = 1.0, 100.0
 _SMOOTH, _EVEN = 0.01, 0.06  # of the density of nodes: how far it is smoothed (part of the range), and its least
 _STEPS = 6
 # structure is well above the noise this many standard deviations of chi-squared beyond its mean
@@ -84,16 +85,17 @@ def place_nodes(found: Rough, least: float, constrained: bool) -> tuple[NDArray,
     spread = _spread(found)
     last = _dark(found, least) if constrained else least
     best, best_score = None, np.inf
-    for number in _NUMBERS:
+    numbers = [number for number in _NUMBERS if number <= max(_NUMBERS[0], len(found.radius) // 2)]
+    for number in numbers:
         fit = _Fit(found, [*spread(number), last], constrained, least=least)
-        if best is None and fit.chi_squared > _FAR * len(found.radius) and number < _NUMBERS[-1]:
+        if best is None and fit.chi_squared > _FAR * len(found.radius) and number < numbers[-1]:
             continue
         fit = _moved(_pruned(_moved(fit)))
         score = fit.chi_squared + _GAIN * len(fit.nodes)
         log.debug("%d of %d nodes: chi-squared %.0f", len(fit.nodes), number, fit.chi_squared)
         if score < best_score:
             best, best_score = fit, score
-        elif fit.chi_squared < _NEAR * len(found.radius):
+        if best_score < _NEAR * len(found.radius):
             break
     log.info(
         "%d spline nodes placed, chi-squared %.0f of %d points of the profile",
@@ -152,7 +154,7 @@ class _Fit:
         else:
             values = Akima1DInterpolator(near.nodes, near.values)(places)
             values[-1] = near.values[-1]
-        free = slice(None, -1) if constrained else slice(None)
+        self.free = free = slice(None, -1) if constrained else slice(None)
         self.chi_squared, self.values, self.log_radial = np.inf, values, np.zeros_like(found.radius)
         steps = _STEPS if near is None else 1
         for step in range(steps + 1):
@@ -165,21 +167,23 @@ class _Fit:
                 self.chi_squared, self.values, self.log_radial = float(off @ weighed), values, np.log(radial)
             if step == steps:
                 break
-            jacobian = akima_basis(places, values, found.radius)[:, free] / radial[:, None]
-            curvature = jacobian.T @ found.information @ jacobian
-            curvature[np.diag_indices_from(curvature)] *= 1 + 1e-6
+            jacobian, curvature = self._curvature(values, radial)
             values = values.copy()
             values[free] -= np.linalg.solve(curvature, jacobian.T @ weighed)
 
-    def turns(self) -> NDArray[np.float64]:
-        """By how many standard deviations the slope changes at each inner node."""
-        places, free = np.asarray(self.nodes), slice(None, -1) if self.constrained else slice(None)
-        jacobian = akima_basis(places, self.values, self.found.radius)[:, free] / np.exp(self.log_radial)[:, None]
+    def _curvature(self, values: NDArray, radial: NDArray) -> tuple[NDArray, NDArray]:
+        """Derivatives of the log of the spline by the free values, and the curvature of half of chi-squared."""
+        jacobian = akima_basis(np.asarray(self.nodes), values, self.found.radius)[:, self.free] / radial[:, None]
         curvature = jacobian.T @ self.found.information @ jacobian
         curvature[np.diag_indices_from(curvature)] *= 1 + 1e-6
-        slopes = np.diff(np.eye(len(places)), axis=0) / np.diff(places)[:, None]
+        return jacobian, curvature
+
+    def turns(self) -> NDArray[np.float64]:
+        """By how many standard deviations the slope changes at each inner node."""
+        slopes = np.diff(np.eye(len(self.nodes)), axis=0) / np.diff(self.nodes)[:, None]
         change = np.diff(slopes, axis=0)
-        variance = np.einsum("ki,ij,kj->k", change[:, free], np.linalg.inv(curvature), change[:, free])
+        covariance = np.linalg.inv(self._curvature(self.values, np.exp(self.log_radial))[1])
+        variance = np.einsum("ki,ij,kj->k", change[:, self.free], covariance, change[:, self.free])
         return np.abs(change @ self.values) / np.sqrt(variance)
 
     def with_nodes(self, nodes: list[float]) -> _Fit:
@@ -191,7 +195,7 @@ def _pruned(fit: _Fit) -> _Fit:
     """Without the nodes that gain too little.
 
     Where the slope hardly changes at a node, Akima's weights turn over within its uncertainty, and the posterior has a
-    kink there: such a node must gain much more.
+    kink there: such a node must gain more.
     """
     while len(fit.nodes) > _NUMBERS[0]:
         turns = fit.turns()

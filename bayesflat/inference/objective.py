@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bayesflat.config import FitConfig
 from bayesflat.model.marginal import Covariance, Marginal
 from bayesflat.model.mean import Mean
-from bayesflat.model.noise import FLOOR, NoiseModel, noise_model
+from bayesflat.model.noise import FLOOR, NoiseModel
 from bayesflat.model.parameters import Parameter
 from bayesflat.prepare import FitData
 
@@ -59,10 +59,6 @@ class Objective(ABC):
     @abstractmethod
     def gradient(self, z: NDArray) -> tuple[NDArray, dict[str, NDArray]]:
         """The gradient (n,), without the curvature at a fraction of its cost, and `product` there."""
-
-    @abstractmethod
-    def thinned(self, most: int) -> Objective:
-        """The objective of every k-th bin, so that at most about ``most`` remain."""
 
     def to_parameters(self, z: NDArray) -> dict[str, NDArray]:
         """Product units, by name; the radial values with the fixed zero."""
@@ -254,12 +250,6 @@ class HierarchicalObjective(Objective):
     def _log_values(self) -> NDArray[np.float64]:
         """Sum of the logs of each detector's values: the density is that of the values, not of their logs."""
         return self.noise.effects.sum_good(np.log(self.data.value))
-
-    def thinned(self, most: int) -> HierarchicalObjective:
-        """The objective of every k-th bin, so that at most about ``most`` remain."""
-        rows = slice(None, None, max(1, round(len(self.data) / most)))
-        data = self.data.select(rows)
-        return HierarchicalObjective(data, self.config, noise_model(data, self.config), self.parameters)
 
     def effects(self, z: NDArray) -> tuple[dict[str, NDArray], Covariance, Marginal]:
         """The parameters, the covariance of the log-residuals there, and what it makes of them."""

@@ -50,6 +50,8 @@ class Rough:
         Bins within the largest circle about the centroid that the bins fill.
     spoilt : numpy.ndarray of bool, one for each bin inside
         Bins far from what the fit leaves of the others: dust and defects.
+    smooth : float
+        `FitData.smooth` of these bins.
     """
 
     radius: NDArray[np.float64]
@@ -59,6 +61,7 @@ class Rough:
     parameters: dict[str, NDArray]
     inside: NDArray[np.bool_]
     spoilt: NDArray[np.bool_]
+    smooth: float
 
 
 def rough_fit(data: FitData, config: FitConfig) -> Rough:
@@ -94,6 +97,7 @@ def rough_fit(data: FitData, config: FitConfig) -> Rough:
             rest = _unexplained(here, y[rows], config, ~spoilt[rows], scales, spline, parameters)
             limit = _SPOILT * 1.4826 * np.median(np.abs(rest[~spoilt[rows]]))
             spoilt[rows] = (np.abs(rest) > limit) | ~alive[rows]
+        smooth, data = data.smooth, replace(data, smooth=noise.smoothness(scales))
         last, inside = inside, _full_rings(data, parameters.get("centroid_delta", np.zeros(2)))
     places = _greville(spline.t)
     cx, cy = parameters.get("centroid_delta", (0.0, 0.0))
@@ -105,6 +109,7 @@ def rough_fit(data: FitData, config: FitConfig) -> Rough:
         parameters=parameters | {"log_noise_scales": scales},
         inside=last,
         spoilt=spoilt[last],
+        smooth=smooth,
     )
 
 

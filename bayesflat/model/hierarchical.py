@@ -10,7 +10,6 @@ from functools import cached_property
 import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
-from numpy.polynomial.legendre import legval
 from numpy.typing import NDArray
 from pytensor.gradient import DisconnectedType
 from pytensor.graph import Apply, Op
@@ -18,9 +17,9 @@ from pytensor.graph import Apply, Op
 from bayesflat.model.marginal import Covariance, Effects
 from bayesflat.model.noise import FLOOR, NoiseModel
 from bayesflat.model.parameters import make_parameter
+from bayesflat.model.smooth import DEGREE, modes, scale_of
 from bayesflat.prepare import FitData
 
-DEGREE = 6  # of a detector's surface
 RIM_WIDTH = 1.0  # mm, within which a detector's rim fades
 SIGMA_LOG_SCALE, SIGMA_LOG_SHARED = 1.5, 1.0  # what is shared is drawn but once for each vendor
 
@@ -32,7 +31,7 @@ def _degree(name: str) -> int:
 
 def _shared_label(name: str, vendor: str) -> str:
     """The scale of a shared effect: each vendor has too few slopes and rims for a scale of its own."""
-    kind = "slope" if _degree(name) == 1 else name.split()[0]
+    kind = name.split()[0]
     return f"shared {kind}" if kind in ("slope", "rim") else f"shared {kind} {vendor}"
 
 
@@ -40,7 +39,7 @@ def _typical(label: str) -> float:
     """Size of a scale, as a fraction: where its prior is centred."""
     kind, *rest = label.split()
     if kind == "surface":
-        return 1e-3 * 0.5 ** int(rest[0])  # smooth fields have less and less of the higher degrees
+        return 5e-4 * 0.5 ** int(rest[0])  # smooth fields have less and less of the higher degrees
     return {"white": 5e-4, "detector": 1e-2, "amplifier": 3e-3, "shared": 1e-3}[kind]
 
 
@@ -52,8 +51,8 @@ class HierarchicalNoise(NoiseModel):
     Attributes
     ----------
     effects : Effects
-        The detector; its amplifiers, by the share of a bin that lies in each; Legendre polynomials over its pixels, of
-        rms 1; its four rims (shared only).
+        The detector; its amplifiers, by the share of a bin that lies in each; a smooth surface, of rms 1 a term; and,
+        shared only, slopes along x and y and the four rims.
     detectors : numpy.ndarray of int, shape (n_detectors,)
         Ids, in the order of the effects.
     vendors : list of str
@@ -63,7 +62,7 @@ class HierarchicalNoise(NoiseModel):
     """
 
     def __init__(self, data: FitData) -> None:
-        self.camera = camera = data.binned.camera
+        self.camera, self.smooth = data.binned.camera, data.smooth
         self.detectors, index = np.unique(data.binned.detector, return_inverse=True)
         itl = np.zeros(len(self.detectors), dtype=bool)
         itl[index] = data.itl
@@ -71,7 +70,7 @@ class HierarchicalNoise(NoiseModel):
         vendors, vendor = np.unique(~itl, return_inverse=True)
         self.vendors = ["rest" if other else "itl" for other in vendors]
         self.amp_shape = tuple(
-            max(getattr(camera[int(number)], name) for number in self.detectors) for name in ("amp_ny", "amp_nx")
+            max(getattr(self.camera[int(number)], name) for number in self.detectors) for name in ("amp_ny", "amp_nx")
         )
         self.effects, names = _effects(data, self.detectors, index, vendor, self.amp_shape)
         self.labels = ["white"]
@@ -84,8 +83,7 @@ class HierarchicalNoise(NoiseModel):
         self.shared_scale = np.array(
             [[self._scale(_shared_label(name, v)) for name in names[1:]] for v in self.vendors]
         )
-        # a pattern that is smooth has less of the higher degrees; its slope has a scale of its own
-        self.shared_size = np.array([0.5 ** max(0, _degree(name) - 2) for name in names[1:]])
+        self.shared_size = np.array([0.5 ** _degree(name) for name in names[1:]])
 
     @property
     def n_amplifiers(self) -> int:
@@ -107,6 +105,11 @@ class HierarchicalNoise(NoiseModel):
         shared = np.array([label.startswith("shared") for label in self.labels])
         mu = np.log([_typical(label) for label in self.labels])
         return mu, np.where(shared, SIGMA_LOG_SHARED, SIGMA_LOG_SCALE)
+
+    def smoothness(self, log_scales: NDArray) -> float:
+        """`FitData.smooth` of the surfaces that the scales describe."""
+        of_degrees = [log_scales[self.labels.index(f"surface {degree}")] for degree in range(DEGREE + 1)]
+        return scale_of(np.exp(2 * np.array(of_degrees)), self.smooth)
 
     def coords(self):
         """The scales' names."""
@@ -171,8 +174,9 @@ class HierarchicalNoise(NoiseModel):
         x_of, y_of = self.effects.terms.T
         for d, number in enumerate(self.detectors):
             detector = self.camera[int(number)]
+            field = self.smooth * max(detector.nx, detector.ny)
             mx, my = (
-                _means(length, n, most, detector.pixel_size)
+                _means(length, n, most, detector.pixel_size, field)
                 for length, n, most in ((detector.nx, detector.amp_nx, amp_nx), (detector.ny, detector.amp_ny, amp_ny))
             )
             of_amplifiers = my[:, None, y_of] * mx[None, :, x_of]  # (amp_ny, amp_nx, size)
@@ -229,16 +233,18 @@ def _effects(data: FitData, detectors: NDArray, index: NDArray, vendor: NDArray,
     """The effects on the bins, and the name of each: its scale's, but for the vendor."""
     camera = data.binned.camera
     amp_ny, amp_nx = amp_shape
-    order = np.arange(DEGREE + 1)
-    names, terms = ["detector"], [(0, 0)]
+    # functions of column and row, in the order of `_functions`
+    one, linear, smooth, amplifiers, (rims_x, rims_y) = 0, 1, 2, 3 + DEGREE, (3 + DEGREE + amp_nx, 3 + DEGREE + amp_ny)
+    names, terms = ["detector"], [(one, one)]
     names += ["amplifier"] * (amp_nx * amp_ny)
-    terms += [(DEGREE + 1 + i, DEGREE + 1 + j) for j in range(amp_ny) for i in range(amp_nx)]
-    for degree in order[1:]:
+    terms += [(amplifiers + i, amplifiers + j) for j in range(amp_ny) for i in range(amp_nx)]
+    for degree in range(DEGREE + 1):
         names += [f"surface {degree}"] * (degree + 1)
-        terms += [(i, degree - i) for i in range(degree + 1)]
+        terms += [(smooth + i, smooth + degree - i) for i in range(degree + 1)]
     n_own = len(terms)
-    names += ["rim"] * 4
-    terms += [(DEGREE + 1 + amp_nx + k, 0) for k in range(2)] + [(0, DEGREE + 1 + amp_ny + k) for k in range(2)]
+    names += ["slope"] * 2 + ["rim"] * 4
+    terms += [(linear, one), (one, linear)]
+    terms += [(rims_x + k, one) for k in range(2)] + [(one, rims_y + k) for k in range(2)]
 
     pixels = np.empty((2, len(data)))
     for d, number in enumerate(detectors):
@@ -248,6 +254,7 @@ def _effects(data: FitData, detectors: NDArray, index: NDArray, vendor: NDArray,
     column, row = np.empty(len(data), dtype=np.int64), np.empty(len(data), dtype=np.int64)
     for d, number in enumerate(detectors):
         detector, rows = camera[int(number)], np.flatnonzero(index == d)
+        field = data.smooth * max(detector.nx, detector.ny)
         for k, (which, functions, length, n, most) in enumerate(
             ((column, x, detector.nx, detector.amp_nx, amp_nx), (row, y, detector.ny, detector.amp_ny, amp_ny))
         ):
@@ -255,7 +262,7 @@ def _effects(data: FitData, detectors: NDArray, index: NDArray, vendor: NDArray,
             _, first, which_here = np.unique(np.round(pixels[k, rows], 3), return_index=True, return_inverse=True)
             which[rows] = which_here + sum(len(f) for f in functions)
             functions.append(
-                _functions(pixels[k, rows][first] + 0.5, length, n, most, data.bin_size, detector.pixel_size)
+                _functions(pixels[k, rows][first] + 0.5, length, n, most, data.bin_size, detector.pixel_size, field)
             )
     effects = Effects(
         index, column, row, np.concatenate(x), np.concatenate(y), np.array(terms),
@@ -265,14 +272,13 @@ def _effects(data: FitData, detectors: NDArray, index: NDArray, vendor: NDArray,
 
 
 def _functions(
-    edge: NDArray, length: int, n_amplifiers: int, most: int, size: float, pixel_size: float
+    edge: NDArray, length: int, n_amplifiers: int, most: int, size: float, pixel_size: float, field: float
 ) -> NDArray[np.float64]:
-    """Functions of the column, or the row: Legendre's polynomials of rms 1, share in each amplifier, the two rims.
+    """Functions of the column, or the row: 1, a slope of rms 1, smooth modes, share in each amplifier, the two rims.
 
-    ``edge`` counts pixels from the detector's edge.
+    ``edge`` counts pixels from the detector's edge; ``field`` is the scale of smooth fields (pixels).
     """
     u = 2 * edge / length - 1
-    legendre = [np.sqrt(2 * i + 1) * legval(u, np.eye(DEGREE + 1)[i]) for i in range(DEGREE + 1)]
     amplifier = np.clip(np.floor(edge * n_amplifiers / length), 0, n_amplifiers - 1)
     shares = np.zeros((most, len(edge)))
     for k in range(n_amplifiers):
@@ -285,14 +291,15 @@ def _functions(
     shares /= np.maximum(shares.sum(0), 1e-9)  # a bin may overhang
     width = RIM_WIDTH / pixel_size
     rims = [np.exp(-distance / width) - width / length for distance in (edge, length - edge)]
-    return np.stack([*legendre, *shares, *rims], axis=1)
+    smooth = modes(u, field / length)
+    return np.stack([np.ones_like(u), np.sqrt(3) * u, *smooth, *shares, *rims], axis=1)
 
 
-def _means(length: int, n_amplifiers: int, most: int, pixel_size: float) -> NDArray[np.float64]:
+def _means(length: int, n_amplifiers: int, most: int, pixel_size: float, field: float) -> NDArray[np.float64]:
     """Means of `_functions` over each amplifier's extent: shape (most, n_functions)."""
     steps = 40
     edge = (np.arange(n_amplifiers * steps) + 0.5) * length / (n_amplifiers * steps)
-    functions = _functions(edge, length, n_amplifiers, most, 0.0, pixel_size)
+    functions = _functions(edge, length, n_amplifiers, most, 0.0, pixel_size, field)
     out = np.zeros((most, functions.shape[1]))
     out[:n_amplifiers] = functions.reshape(n_amplifiers, steps, -1).mean(1)
     return out
