@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bayesflat.binned import BinnedFlat
 from bayesflat.config import FitConfig
@@ -16,7 +17,7 @@ from bayesflat.gradient import FlatGradient
 from bayesflat.inference.diagnostics import Diagnostics, compare_with_laplace
 from bayesflat.inference.laplace import Laplace, laplace
 from bayesflat.inference.map import MapResult, find_map, make_objective
-from bayesflat.inference.nodes import warn_of_misfit, with_nodes
+from bayesflat.inference.nodes import warn_of_misfit, with_nodes, without_a_node
 from bayesflat.inference.objective import Objective
 from bayesflat.inference.rough import Rough, rough_fit
 from bayesflat.model.build import build_model
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _FEWEST_AT_NODE = 10
+_MOST_NODES_LEFT_OUT = 5  # of automatic ones, where a fit ends on a kink
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,8 @@ def fit(binned: BinnedFlat, config: FitConfig | None = None, *, inputs: Sequence
             log.info("%d of %d bins left out: beyond the full rings about the centroid", lopsided, len(data))
         data = data.select(rough.inside)
         data = replace(data, dropped=data.dropped | {"beyond the full rings about the centroid": lopsided})
-    if config.radial_spline_nodes == "auto":
+    automatic = config.radial_spline_nodes == "auto"
+    if automatic:
         data, config, rough = with_nodes(data, config, rough)
     elif rough is not None:
         warn_of_misfit(rough, data.nodes, config.do_constrain_zero)
@@ -130,7 +133,26 @@ def fit(binned: BinnedFlat, config: FitConfig | None = None, *, inputs: Sequence
     if config.noise == "hierarchical":
         log.info("%d bins are spoilt by dust or defects and weigh nothing", rough.spoilt.sum())
         data = replace(data, weight=(~rough.spoilt).astype(float), smooth=rough.smooth)
-    return fit_data(data, config, rough, inputs=inputs)
+    result = fit_data(data, config, rough, inputs=inputs)
+    for _ in range(_MOST_NODES_LEFT_OUT if automatic else 0):
+        if result.map.converged:
+            break
+        fewer = without_a_node(data, config, rough, *_radial_at_the_end(result))
+        if fewer is None:
+            break
+        data, config, rough = fewer
+        result = fit_data(data, config, rough, inputs=inputs)
+    return result
+
+
+def _radial_at_the_end(result: FitResult) -> tuple[NDArray, NDArray]:
+    """Values at the nodes where the fit ended, and the covariance of the free ones, both in the model's level."""
+    objective, z = result.objective, result.map.value
+    radial = next(p for p in objective.parameters if p.name == "radial_spline_values")
+    here = objective.slices[radial.name]
+    jacobian = radial.transform.jacobian(z[here])
+    covariance = jacobian @ np.linalg.pinv(result.map.curvature)[here, here] @ jacobian.T
+    return objective.to_parameters(z)[radial.name], covariance
 
 
 def fit_data(

@@ -1,10 +1,13 @@
 """Automatic nodes, the rough fit behind them, and the warning where given nodes fall short."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from bayesflat.fitting import fit
-from bayesflat.inference.nodes import with_nodes
+from bayesflat.inference.map import find_map
+from bayesflat.inference.nodes import with_nodes, without_a_node
 from bayesflat.inference.rough import rough_fit
 from bayesflat.model.build import build_model
 from bayesflat.prepare import prepare
@@ -110,3 +113,42 @@ def test_model_of_automatic_nodes(small_camera):
     binned = flat(small_camera, bin_factor=20)
     model = build_model(binned, config())
     assert len(model.coords["node"]) >= 5
+
+
+def test_the_node_at_which_the_spline_turns_least_is_left_out(rough):
+    """A straight piece has a kink of Akima's weights at its inner node; elsewhere the spline turns clearly."""
+    data, found = rough
+    data = data.select(found.inside)
+    nodes = np.array([0.0, 15.0, 30.0, 38.0, 43.0, 47.0, 52.0, 80.0])
+    values = np.array([1.0, 0.98, 0.9, 0.86, 0.82, 0.6, 0.55, 0.5])
+    values[3] = np.interp(38.0, nodes[[2, 4]], values[[2, 4]]) + 1e-7
+    data = replace(data, nodes=nodes)
+    fewer, resolved, again = without_a_node(data, config(nodes.tolist()), found, values, 1e-8 * np.eye(8))
+    np.testing.assert_array_equal(fewer.nodes, np.delete(nodes, 3))
+    assert resolved.radial_spline_nodes == fewer.nodes.tolist()
+    assert len(again.parameters["radial_spline_values"]) == 7
+    values[3] += 0.01  # which is 50 standard deviations
+    assert without_a_node(data, config(nodes.tolist()), found, values, 1e-8 * np.eye(8)) is None
+
+
+def test_a_fit_without_a_maximum_is_tried_with_a_node_less(small_camera, monkeypatch, caplog):
+    """Only with automatic nodes: given ones are the user's."""
+    numbers = []
+
+    def first_fails(model, objective, rough=None):
+        found = find_map(model, objective, rough)
+        numbers.append(len(objective.data.nodes))
+        return replace(found, converged=len(numbers) > 1)
+
+    monkeypatch.setattr("bayesflat.fitting.find_map", first_fails)
+    monkeypatch.setattr("bayesflat.inference.nodes._TURN", np.inf)
+    binned = flat(small_camera, (RADIUS, FALL), bin_factor=20)
+    with caplog.at_level("INFO", "bayesflat"):
+        result = fit(binned, config())
+    assert result.converged
+    assert numbers[1] == numbers[0] - 1 == len(result.config.radial_spline_nodes)
+    assert len(result.gradient.radial_spline_nodes) == numbers[1]
+    assert caplog.text.count("trying without the spline node") == 1
+    numbers.clear()
+    assert not fit(binned, config(NODES)).converged
+    assert len(numbers) == 1

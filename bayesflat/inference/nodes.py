@@ -63,6 +63,44 @@ def with_nodes(data: FitData, config: FitConfig, found: Rough | None = None) -> 
     return replace(data, nodes=nodes), config.model_copy(update={"radial_spline_nodes": nodes.tolist()}), found
 
 
+def without_a_node(
+    data: FitData, config: FitConfig, found: Rough, values: NDArray, covariance: NDArray
+) -> tuple[FitData, FitConfig, Rough] | None:
+    """Leave out the node at which the spline turns least, for a fit that ran onto a kink of Akima's weights there.
+
+    Parameters
+    ----------
+    data, config, found
+        As `with_nodes` returns them.
+    values : numpy.ndarray, shape (n_nodes,)
+        The radial function where the fit ended.
+    covariance : numpy.ndarray, shape (n_free, n_free)
+        Of the free ones, from the first on.
+
+    Returns
+    -------
+    tuple or None
+        The same without that node; None where the spline turns clearly at all of them.
+    """
+    turns = _turns(data.nodes, values, covariance)
+    k = int(np.argmin(turns))
+    if not turns[k] < _TURN or len(data.nodes) <= _NUMBERS[0]:
+        return None
+    nodes = np.delete(data.nodes, k + 1)
+    log.info("no maximum was found: trying without the spline node at %.2f mm", data.nodes[k + 1])
+    fit = _Fit(found, nodes.tolist(), config.do_constrain_zero)
+    found = replace(found, parameters=found.parameters | {"radial_spline_values": fit.values})
+    return replace(data, nodes=nodes), config.model_copy(update={"radial_spline_nodes": nodes.tolist()}), found
+
+
+def _turns(nodes: NDArray, values: NDArray, covariance: NDArray) -> NDArray[np.float64]:
+    """By how many standard deviations the slope changes at each inner node."""
+    slopes = np.diff(np.eye(len(nodes)), axis=0) / np.diff(nodes)[:, None]
+    change = np.diff(slopes, axis=0)
+    of_free = change[:, : len(covariance)]
+    return np.abs(change @ values) / np.sqrt(np.einsum("ki,ij,kj->k", of_free, covariance, of_free))
+
+
 def place_nodes(found: Rough, least: float, constrained: bool) -> tuple[NDArray, NDArray]:
     """Nodes whose Akima spline follows a profile as well as the data can tell.
 
@@ -180,11 +218,8 @@ class _Fit:
 
     def turns(self) -> NDArray[np.float64]:
         """By how many standard deviations the slope changes at each inner node."""
-        slopes = np.diff(np.eye(len(self.nodes)), axis=0) / np.diff(self.nodes)[:, None]
-        change = np.diff(slopes, axis=0)
         covariance = np.linalg.inv(self._curvature(self.values, np.exp(self.log_radial))[1])
-        variance = np.einsum("ki,ij,kj->k", change[:, self.free], covariance, change[:, self.free])
-        return np.abs(change @ self.values) / np.sqrt(variance)
+        return _turns(np.asarray(self.nodes), self.values, covariance)
 
     def with_nodes(self, nodes: list[float]) -> _Fit:
         """The fit with somewhat other nodes."""

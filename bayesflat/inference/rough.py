@@ -20,7 +20,8 @@ from bayesflat.prepare import FitData
 
 log = logging.getLogger(__name__)
 
-FINE = 120  # intervals of the B-spline, at most
+FINE = 160  # intervals of the B-spline, at most
+_BY_AREA = 0.75  # part of them that is spread by area, as the bins are, and not by radius
 # bins of each round: all steps but the last need few
 _FEW_BINS = (20_000, 30_000, 30_000, 60_000)
 _BINS_PER_INTERVAL = 20
@@ -194,7 +195,10 @@ def _rings(data: FitData, y: NDArray) -> tuple[BSpline, NDArray[np.bool_]]:
 def _knots(radius: NDArray, intervals: int) -> NDArray[np.float64]:
     """Knots of a cubic B-spline over all radii."""
     margin = 1e-9 * radius.max() + 1e-9
-    edges = np.linspace(radius.min() - margin, radius.max() + margin, intervals + 1)
+    first, last = radius.min() - margin, radius.max() + margin
+    at = np.linspace(first, last, 20 * intervals)
+    share = _BY_AREA * (at**2 - first**2) / (last**2 - first**2) + (1 - _BY_AREA) * (at - first) / (last - first)
+    edges = np.interp(np.linspace(0, 1, intervals + 1), share, at)
     return np.concatenate([np.full(3, edges[0]), edges, np.full(3, edges[-1])])
 
 
