@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from bayesflat.binned import BinnedFlat
 from bayesflat.config import FitConfig
+from bayesflat.correlations import strongest
 from bayesflat.errors import InputError
 from bayesflat.gradient import FlatGradient
 from bayesflat.inference.diagnostics import Diagnostics, compare_with_laplace
@@ -178,8 +179,8 @@ def fit_data(
     approximation = None if config.likelihood == "laplace" else laplace(objective, found)
     gradient = make_gradient(objective, found, approximation, inputs)
     if "CORRMAX" in gradient.estimates.header:
-        pair, value = (gradient.estimates.header[key][0] for key in ("CORRPAIR", "CORRMAX"))
-        log.info("hardest to tell apart: %s, correlation %+.2f", " and ".join(pair.split()), value)
+        pairs = [f"{one} and {other} ({value:+.2f})" for one, other, value in strongest(gradient)]
+        log.info("hardest to tell apart, by their correlation: %s", ", ".join(pairs))
     return FitResult(data, config, model, objective, found, approximation, gradient, rough)
 
 

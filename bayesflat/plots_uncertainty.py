@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from bayesflat.camera import Detector
+from bayesflat.correlations import RADII, correlations
 from bayesflat.figures import (
     ITL,
     LARGE,
@@ -33,15 +34,12 @@ from bayesflat.figures import (
     rest_name,
     style,
 )
-from bayesflat.gradient import SCALARS, FlatGradient, Offsets
+from bayesflat.gradient import FlatGradient, Offsets
 from bayesflat.prepare import FitData
-from bayesflat.spline import akima_basis
 
 if TYPE_CHECKING:
     from bayesflat.predictive import Groups, PredictiveCheck
 
-RADII = (310.0, 330.0)  # mm, where LSSTCam's vignetting is steep
-INNER = (0.85, 0.95)  # of the last node but one, for cameras that end before these
 LIMIT = 99.5  # percentile of the deviations that a map's colours span
 
 _BAND, _MEDIAN, _INSIDE, _OUTSIDE = "#9ecae1", "#2171b5", "0.15", "#d94801"
@@ -178,53 +176,6 @@ def _draw_throughputs(axes: Axes, data: FitData, offsets: Offsets) -> None:
 
 
 # ---- correlations ----
-
-
-def correlations(gradient: FlatGradient, radii: Sequence[float] = RADII) -> tuple[list[str], NDArray[np.float64]]:
-    """Correlations of the scalars that were fitted and of the radial function at a few radii.
-
-    Parameters
-    ----------
-    gradient : FlatGradient
-        With uncertainties.
-    radii : sequence of float
-        Radii (mm); those beyond the nodes are left out.  If all are, two near the last node but one stand for them.
-
-    Returns
-    -------
-    names : list of str, length n
-        Scalars as in the product, then ``radial at 310 mm`` ...
-    correlation : numpy.ndarray, shape (n, n)
-
-    Raises
-    ------
-    ValueError
-        The product has no uncertainties, or nothing in it was fitted.
-    """
-    estimates = gradient.estimates
-    if estimates is None or not np.all(np.isfinite(estimates.covariance)):
-        raise ValueError("the product has no uncertainties (COVARIANCE): there are no correlations")
-    nodes = gradient.radial_spline_nodes
-    inside = np.array([r for r in radii if nodes[0] <= r <= nodes[-1]])
-    if not len(inside):
-        inside = np.array(INNER) * nodes[-2]
-    scalars = [name for name in SCALARS if name in estimates.names]
-    names = scalars + [f"radial at {r:.4g} mm" for r in inside]
-    # all of them are linear in the parameters, near the fit
-    to = np.zeros((len(names), len(estimates.names)))
-    for row, name in enumerate(scalars):
-        to[row, estimates.names.index(name)] = 1.0
-    to[len(scalars) :, : len(nodes)] = akima_basis(nodes, gradient.radial_spline_values, inside)
-    covariance = to @ estimates.covariance @ to.T
-    variance = np.diag(covariance)
-    # at a node that is held, what is left of the radial function's variance is rounding
-    rounding = 1e-12 * np.diag(estimates.covariance)[: len(nodes)].max()
-    fitted = variance > np.where(np.arange(len(names)) < len(scalars), 0.0, rounding)
-    if not fitted.any():
-        raise ValueError("the product has no uncertainties (COVARIANCE is 0): there are no correlations")
-    sd = np.sqrt(variance[fitted])
-    correlation = covariance[np.ix_(fitted, fitted)] / np.outer(sd, sd)
-    return [name for name, there in zip(names, fitted, strict=True) if there], correlation
 
 
 def plot_correlations(gradient: FlatGradient, radii: Sequence[float] = RADII) -> Figure:

@@ -115,22 +115,21 @@ def prepare(binned: BinnedFlat, config: FitConfig) -> FitData:
 
     centre = _central_value(binned.value, science & finite & (radius <= config.normalize_center_radius), config)
     normalization = centre if config.do_normalize_center else 1.0
-    usable = science & finite & ~(binned.value > config.max_flat_value * centre)
-    usable &= binned.value >= config.min_flat_value * centre
-    nodes = np.asarray(
-        provisional_nodes(radius[usable].max(initial=1.0), config)
-        if config.radial_spline_nodes == "auto"
-        else config.radial_spline_nodes
-    )
-    reach = nodes[-1] - (config.centroid_max if config.do_fit_centroid else 0.0)
     relative = np.divide(binned.value, centre, where=finite, out=np.full(len(binned), np.nan))
     cuts = {
         "not a science detector": science,
         "not finite": finite,
         f"below min_flat_value ({config.min_flat_value:g})": ~(relative < config.min_flat_value),
         f"above max_flat_value ({config.max_flat_value:g})": ~(relative > config.max_flat_value),
-        f"beyond {reach:g} mm": radius <= reach,
     }
+    usable = np.logical_and.reduce(list(cuts.values()))
+    nodes = np.asarray(
+        provisional_nodes(radius[usable].max(initial=1.0), config)
+        if config.radial_spline_nodes == "auto"
+        else config.radial_spline_nodes
+    )
+    reach = nodes[-1] - (config.centroid_max if config.do_fit_centroid else 0.0)
+    cuts[f"beyond {reach:g} mm"] = radius <= reach
     keep = np.ones(len(binned), dtype=bool)
     dropped = {}
     for reason, passed in cuts.items():
@@ -142,8 +141,9 @@ def prepare(binned: BinnedFlat, config: FitConfig) -> FitData:
     for reason, n in dropped.items():
         if n:
             log.info("%d of %d bins left out: %s", n, len(binned), reason)
+    kept = binned.select(keep)
     return FitData(
-        binned=binned.select(keep),
+        binned=kept,
         value=binned.value[keep] / normalization,
         dx=dx[keep],
         dy=dy[keep],
@@ -152,7 +152,7 @@ def prepare(binned: BinnedFlat, config: FitConfig) -> FitData:
         level=float(centre / normalization),
         dropped=dropped,
         weight=np.ones(int(keep.sum())),
-        bin_size=_bin_size(binned.select(keep)),
+        bin_size=_bin_size(kept),
     )
 
 

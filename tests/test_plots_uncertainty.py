@@ -9,8 +9,9 @@ from matplotlib.colors import to_hex
 from scipy.interpolate import Akima1DInterpolator
 
 from bayesflat.camera import Camera, Detector
+from bayesflat.correlations import correlations, strongest
 from bayesflat.gradient import Estimates, FlatGradient, Offsets
-from bayesflat.plots_uncertainty import correlations, plot_correlations, plot_offsets, plot_predictive
+from bayesflat.plots_uncertainty import plot_correlations, plot_offsets, plot_predictive
 from bayesflat.predictive import Groups, PredictiveCheck
 from tests.test_plots import make_data
 
@@ -173,6 +174,22 @@ def test_correlations_are_those_of_draws():
     expected = np.corrcoef(np.column_stack([draws[:, 5:10], spline(55.0), spline(117.0)]).T)
     assert np.abs(expected[np.triu_indices(7, 1)]).max() > 0.3
     np.testing.assert_allclose(found, expected, atol=0.015)
+
+
+def test_strongest_pairs():
+    gradient = uncertain()
+    names, found = correlations(gradient)
+    three = strongest(gradient)
+    assert len(three) == 3
+    weakest = abs(three[-1][2])
+    assert [abs(v) for *_, v in three] == sorted((abs(v) for *_, v in three), reverse=True)
+    named = {frozenset(pair[:2]) for pair in three}
+    for i, j in zip(*np.triu_indices(len(names), 1), strict=True):
+        pair = frozenset((names[i], names[j]))
+        if pair in named:
+            assert found[i, j] in [v for *_, v in three]
+        elif not all(name.startswith("radial") for name in pair):
+            assert abs(found[i, j]) <= weakest
 
 
 def test_radii_of_a_small_camera():

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TARGET_ACCEPT = 0.8
+# Seen through its curvature, the posterior is nearly N(0, 1) in each direction, whose orbits take 2 pi.  Trees of three
+# steps of about 0.8 span a third of one: draws are nearly independent, and so are their squares.  Trees of seven steps
+# come back to where they started: twice the evaluations, and half as many effective draws in the tails
+DEPTH, STEP, TARGET_ACCEPT = 2, 0.8, 0.6
 
 
 def run_nuts(
@@ -80,7 +83,10 @@ def run_nuts(
         # the closed form is one node, run as it is: at its size compiling it gains nothing
         warnings.filterwarnings("ignore", message="Numba will use object mode")
         warnings.filterwarnings("ignore", message="The number of samples is too small")
-        step = pm.NUTS(scaling=approximation.covariance, is_cov=True, target_accept=TARGET_ACCEPT)
+        step = pm.NUTS(
+            scaling=approximation.covariance, is_cov=True, target_accept=TARGET_ACCEPT, max_treedepth=DEPTH,
+            early_max_treedepth=DEPTH, step_scale=STEP * len(found.value) ** 0.25,
+        )  # fmt: skip
         log.info("compiled in %.1f s", time.perf_counter() - began)
         began = time.perf_counter()
         trace = pm.sample(
@@ -103,7 +109,8 @@ def run_nuts(
     began = time.perf_counter()
     tree = posterior_tree(objective, z, int(rng.integers(2**31)), cores)
     log.info("draws brought to product units in %.1f s", time.perf_counter() - began)
-    tree["sample_stats"] = trace["sample_stats"]
+    # all trees reach the greatest depth, and should: not something to be warned of
+    tree["sample_stats"] = trace["sample_stats"].to_dataset().drop_vars("reached_max_treedepth")
     return tree
 
 
@@ -133,9 +140,12 @@ def posterior_tree(objective: Objective, z: NDArray, seed: int, cores: int = 1) 
     if cores > 1:
         global _OBJECTIVE
         _OBJECTIVE = objective  # inherited by the forked processes: too large to send
-        with ProcessPoolExecutor(cores, mp_context=get_context("fork")) as pool:
-            tasks = [pool.submit(_follow_piece, flat[i], [seeds[k] for k in i]) for i in pieces]
-            rows = [row for task in tasks for row in task.result()]
+        try:
+            with ProcessPoolExecutor(cores, mp_context=get_context("fork")) as pool:
+                tasks = [pool.submit(_follow_piece, flat[i], [seeds[k] for k in i]) for i in pieces]
+                rows = [row for task in tasks for row in task.result()]
+        finally:
+            _OBJECTIVE = None
     else:
         rows = [_follow(objective, point, s) for point, s in zip(flat, seeds, strict=True)]
     shaped = {

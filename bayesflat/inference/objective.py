@@ -71,23 +71,17 @@ class Objective(ABC):
         """The parameters as the product holds them."""
         return self.to_parameters(z)
 
-    def chain(self, z: NDArray, columns: dict[str, slice]) -> NDArray[np.float64]:
-        """From the Jacobian by product units to that by values: without the node that is fixed to zero."""
-        chain = np.zeros((max(c.stop for c in columns.values()), self.n_mean))
+    def _chain(self, z: NDArray) -> NDArray[np.float64]:
+        """Derivatives of the mean's parameters in product units, in the order of `Mean`, by the values."""
+        rows, first = [], 0
         for p in self.parameters[:-1]:
-            first = columns[p.name].start
-            chain[first : first + p.size, self.slices[p.name]] = p.transform.jacobian(z[self.slices[p.name]])
-        return chain
-
-    def _mean_gradient(self, z: NDArray, pulled: NDArray) -> NDArray[np.float64]:
-        """Gradient by the values of the mean's parameters, from that by product units."""
-        out = np.zeros(self.n_mean)
-        first = 0
-        for p in self.parameters[:-1]:
-            out[self.slices[p.name]] = p.transform.jacobian(z[self.slices[p.name]]).T @ pulled[first : first + p.size]
-            # the node that is fixed to zero is not moved
-            first += p.size + (p.name == "radial_spline_values" and self.config.do_constrain_zero)
-        return out
+            block = np.zeros((p.size, self.n_mean))
+            block[:, first : first + p.size] = p.transform.jacobian(z[self.slices[p.name]])
+            rows.append(block)
+            first += p.size
+            if p.name == "radial_spline_values" and self.config.do_constrain_zero:
+                rows.append(np.zeros((1, self.n_mean)))  # the node that is fixed to zero is not moved
+        return np.concatenate(rows)
 
     def _prior(self, z: NDArray) -> tuple[float, NDArray, NDArray]:
         """Minus the log-prior, its gradient, and its curvature without the bend of the transforms."""
@@ -123,11 +117,11 @@ class IndependentObjective(Objective):
         """Cost, gradient (n,) and Gauss and Newton's stand-in for the curvature (n, n)."""
         parameters = self.to_parameters(z)
         scale, relative = self._scale(parameters)
-        mean, jacobian, columns = self.mean.with_jacobian(parameters)
+        mean, jacobian = self.mean.with_jacobian(parameters)
         u = (self.data.value - mean) / scale
         loss, slope, bend = self.noise.loss(u, self.smoothing)
         cost, gradient, curvature = self._prior(z)
-        chain = self.chain(z, columns) / scale
+        chain = self._chain(z) / scale
         n = self.size - 1
         gradient[:n] -= chain.T @ (jacobian.T @ slope)
         curvature[:n, :n] += chain.T @ (jacobian.T @ (jacobian * bend[:, None])) @ chain
@@ -146,7 +140,7 @@ class IndependentObjective(Objective):
         u = (self.data.value - mean) / scale
         _, slope, _ = self.noise.loss(u, self.smoothing)
         _, gradient, _ = self._prior(z)
-        gradient[: self.n_mean] -= self._mean_gradient(z, pull(slope)) / scale
+        gradient[: self.n_mean] -= self._chain(z).T @ pull(slope) / scale
         gradient[-1] += relative * self.parameters[-1].transform.scale * (len(u) - slope @ u)
         return gradient, parameters
 
@@ -203,12 +197,12 @@ class HierarchicalObjective(Objective):
         """Cost, gradient and curvature; mean and scales know nothing of each other's curvature."""
         parameters = self.to_parameters(z)
         log_scales = parameters["log_noise_scales"]
-        mean, jacobian, columns = self.mean.with_jacobian(parameters)
+        mean, jacobian = self.mean.with_jacobian(parameters)
         covariance = self.noise.covariance(log_scales, self._room)
         found = covariance.of(np.log(self.data.value / mean))
         cost, gradient, curvature = self._prior(z)
         n = self.n_mean
-        relative = (jacobian / mean[:, None]) @ self.chain(z, columns)
+        relative = (jacobian / mean[:, None]) @ self._chain(z)
         gradient[:n] += found.by_residual @ relative
         curvature[:n, :n] += covariance.information(relative)
         stretch = self.parameters[-1].transform.scale
@@ -225,7 +219,7 @@ class HierarchicalObjective(Objective):
         found = covariance.of(np.log(self.data.value / mean))
         _, gradient, _ = self._prior(z)
         n = self.n_mean
-        gradient[:n] += self._mean_gradient(z, pull(found.by_residual / mean))
+        gradient[:n] += self._chain(z).T @ pull(found.by_residual / mean)
         gradient[n:] -= self.parameters[-1].transform.scale * self.noise.by_log_scales(covariance, found, log_scales)
         return gradient, self._product(parameters, covariance, found)
 

@@ -40,16 +40,14 @@ class Mean:
         coefficients, _ = akima_with_jacobian(self.data.nodes, parameters["radial_spline_values"])
         return evaluate_cubic(coefficients, self.data.nodes, radius) * self._factor(parameters)
 
-    def with_jacobian(self, parameters: Mapping[str, NDArray]) -> tuple[NDArray, NDArray, dict[str, slice]]:
+    def with_jacobian(self, parameters: Mapping[str, NDArray]) -> tuple[NDArray, NDArray]:
         """The mean and its derivatives.
 
         Returns
         -------
         mean : numpy.ndarray, shape (n_bins,)
         jacobian : numpy.ndarray, shape (n_bins, n)
-            By all parameters that are there, in product units.
-        columns : dict of str to slice
-            Columns of each parameter.
+            By all parameters that are there, in product units: radial values, ratio, centroid, plane, outer plane.
         """
         data, nodes = self.data, self.data.nodes
         sizes = {name: np.size(value) for name, value in parameters.items() if name in _ORDER}
@@ -75,7 +73,7 @@ class Mean:
         for name, plane, here in self._planes(parameters):
             share = np.where(here, -mean / plane, 0.0)
             rows[columns[name]] = share * data.dx, share * data.dy
-        return mean, rows.T, columns
+        return mean, rows.T
 
     def with_pull(self, parameters: Mapping[str, NDArray]) -> tuple[NDArray, Callable[[NDArray], NDArray]]:
         """The mean, and a function that multiplies its transposed Jacobian by a weight per bin.
