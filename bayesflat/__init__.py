@@ -25,6 +25,7 @@ _HOMES = {
     "NormalPrior": "config",
     "Offsets": "gradient",
     "RunConfig": "config",
+    "apply_gradients": "apply",
     "bin_files": "binning",
     "bin_focal_plane": "binning",
     "build_model": "model.build",

@@ -148,6 +148,33 @@ def _describe_fields() -> str:
 fit_command.help = inspect.cleandoc(fit_command.help) + "\n" + _describe_fields()
 
 
+@cli.command(name="apply", short_help="Correct dome flats.")
+@click.argument("flats", nargs=-1, required=True, metavar="FLAT...")
+@click.option("--gradient", required=True, metavar="DOME.fits", help="Gradient of the dome flat (FITS, YAML, ECSV).")
+@click.option("--reference", required=True, metavar="SKY.fits", help="Reference gradient, of the sky flat.")
+@click.option("-o", "out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder to write.")
+@click.option("--physical-filter", metavar="NAME", help="Physical filter, where the flats do not say.")
+@_common
+def apply_command(
+    flats, gradient, reference, out, physical_filter, camera, processes, overwrite, verbose, quiet
+) -> int:  # fmt: skip
+    """Give dome flats the large-scale shape of the sky: planes removed, the radial function exchanged.
+
+    FLAT are flats in FITS, folders or globs of them; each corrected one keeps its name, headers, mask and compression.
+    The vendors' throughput ratio stays in; the normalization is divided out.
+    """
+    from bayesflat.apply_files import run_apply
+
+    with _logging(verbose, quiet), _progress(quiet) as progress:
+        written = run_apply(
+            flats, out, gradient, reference, camera=camera or "lsstcam", physical_filter=physical_filter,
+            processes=processes, overwrite=overwrite, progress=progress,
+        )  # fmt: skip
+    if not quiet:
+        stdout.print(f"{len(written)} corrected flats written to {out}", highlight=False)
+    return DONE
+
+
 @cli.command(name="simulate", short_help="Make flats with a known truth.")
 @click.option("-o", "out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder to write.")
 @click.option("--kind", type=click.Choice(["sky", "dome"]), default="sky", show_default=True, help="Light source.")

@@ -147,7 +147,7 @@ def read_flat_header(path: str | Path, camera: Camera, physical_filter: str | No
         As `read_flat` does, except for what only the mask and the pixels can tell.
     """
     with opened_fits(path) as hdus:
-        return _identify(hdus[0].header, _image_hdu(hdus, path), path, camera, physical_filter)
+        return _identify(hdus[0].header, image_hdu(hdus, path), path, camera, physical_filter)
 
 
 def read_flat(
@@ -181,7 +181,7 @@ def read_flat(
         filter unknown; the filter differs from ``physical_filter``; a mask plane that the file lacks.
     """
     with opened_fits(path) as hdus:
-        hdu = _image_hdu(hdus, path)
+        hdu = image_hdu(hdus, path)
         detector, physical_filter, instrument = _identify(hdus[0].header, hdu, path, camera, physical_filter)
         with np.errstate(over="ignore"):  # beyond float32 is as good as infinite, and left out as such
             image = np.asarray(hdu.data, dtype=np.float32)
@@ -254,7 +254,7 @@ def check_shape(shape: tuple[int, ...], detector: Detector, where: str | Path) -
         )
 
 
-def _named_hdu(hdus: Iterable, name: str, path: str | Path):
+def named_hdu(hdus: Iterable, name: str, path: str | Path):
     """First image HDU of that name, or None; HDUs behind it are not even opened."""
     for number, hdu in enumerate(hdus):
         # astropy reads on over a damaged header: the HDU that it began, maybe the mask, would go missing unsaid
@@ -265,9 +265,9 @@ def _named_hdu(hdus: Iterable, name: str, path: str | Path):
     return None
 
 
-def _image_hdu(hdus: Iterable, path: str | Path):
+def image_hdu(hdus: Iterable, path: str | Path):
     """The HDU named IMAGE, else the first image."""
-    hdu = _named_hdu(hdus, "IMAGE", path)
+    hdu = named_hdu(hdus, "IMAGE", path)
     if hdu is None:
         hdu = next((h for h in hdus if h.is_image and h.shape and h.name not in ("MASK", "VARIANCE")), None)
     if hdu is None:
@@ -382,7 +382,7 @@ def _flagged(
     """Pixels that any of the mask planes flags, or None where no plane can flag any."""
     if not mask_planes:
         return None
-    hdu = _named_hdu(hdus, "MASK", path)
+    hdu = named_hdu(hdus, "MASK", path)
     # bit numbers differ from file to file: only this header knows them
     planes = {} if hdu is None else {key[3:]: value for key, value in hdu.header.items() if key.startswith("MP_")}
     lacking = [plane for plane in mask_planes if plane not in planes and plane not in DEFAULT_MASK_PLANES]

@@ -1,0 +1,150 @@
+"""What `bayesflat apply` does: dome flats from disk, and corrected ones with all else as it was."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+
+from bayesflat import __version__
+from bayesflat.apply import check_products, compute_correction, corrected
+from bayesflat.camera import Camera, get_camera
+from bayesflat.errors import InputError
+from bayesflat.files import filling
+from bayesflat.flats import find_flats, image_hdu, named_hdu, opened_fits, read_flat_header
+from bayesflat.gradient import FlatGradient
+from bayesflat.processes import in_processes
+
+log = logging.getLogger(__name__)
+
+# SHA-256 of the gradient that was applied: by this card a flat that was corrected is known
+_DONE = "CPPGRSUM"
+_NO_DATA = "MP_NO_DATA"
+
+
+def run_apply(
+    inputs: Iterable[str | Path],
+    out: str | Path,
+    gradient: str | Path,
+    reference: str | Path,
+    *,
+    camera: str = "lsstcam",
+    physical_filter: str | None = None,
+    processes: int = 1,
+    overwrite: bool = False,
+    progress: Callable[[int], Callable[[], None]] | None = None,
+) -> list[Path]:
+    """Correct dome flats, and leave them under their own names in a folder.
+
+    Parameters
+    ----------
+    inputs : iterable of str or Path
+        Flats, folders or globs of them.
+    out : str or Path
+        Folder to write; all files appear at once, when all are done.
+    gradient, reference : str or Path
+        Products of the dome and of the sky flats.
+    camera : str
+        As for `get_camera`.
+    physical_filter : str, optional
+        For flats whose headers do not say.
+    processes : int
+    overwrite : bool
+        Whether files of an earlier run may be replaced.
+    progress : callable, optional
+        Called with the number of flats; what it returns is called after each.
+
+    Returns
+    -------
+    list of Path
+        The corrected flats.
+
+    Raises
+    ------
+    InputError
+        What cannot be read; products that do not belong together or to the flats; flats that were corrected before, or
+        whose names are the same; a folder that holds one of the inputs.
+    """
+    paths = find_flats(inputs)
+    out = Path(out)
+    names: dict[str, Path] = {}
+    for path in paths:
+        if path.name in names:
+            raise InputError(f"{path} and {names[path.name]} have the same name; correct them into different folders")
+        if path.resolve().parent == out.resolve():
+            raise InputError(f"{out}: holds the flat {path.name} that is to be corrected; give another folder")
+        names[path.name] = path
+    dome, sky = FlatGradient.read(gradient), FlatGradient.read(reference)
+    check_products(dome, sky)
+    geometry = get_camera(camera)
+    cards = {
+        "CPPGRAD": (_name_of(dome, gradient), "gradient applied"),
+        _DONE: (_checksum(gradient), ""),
+        "CPPREF": (_name_of(sky, reference), "reference gradient"),
+        "CPPRFSUM": (_checksum(reference), ""),
+        "CPPBY": (f"bayesflat {__version__}", "what applied them"),
+    }
+    advance = progress(len(paths)) if progress else lambda: None
+    with filling(out, sorted(names), overwrite) as folder:
+        tasks = {
+            k: (path, folder / path.name, geometry, dome, sky, physical_filter, cards) for k, path in enumerate(paths)
+        }
+        with closing(in_processes(correct_file, tasks, processes, "correcting flats")) as done:
+            for _ in done:
+                advance()
+    log.info("%d flats corrected", len(paths))
+    return [out / name for name in sorted(names)]
+
+
+def correct_file(
+    path: Path,
+    target: Path,
+    camera: Camera,
+    gradient: FlatGradient,
+    reference: FlatGradient,
+    physical_filter: str | None,
+    cards: dict[str, tuple[str, str]],
+) -> None:
+    """Correct one flat: image and variance scaled, NO_DATA where the gradients say nothing, all else as it was."""
+    detector, physical_filter, _ = read_flat_header(path, camera, physical_filter)
+    check_products(gradient, reference, physical_filter)
+    with opened_fits(path) as hdus:
+        header = hdus[0].header
+        if _DONE in header:
+            raise InputError(f"{path}: was corrected before (card {_DONE}); apply gradients to the flat as it was")
+        image = image_hdu(hdus, path)
+        mask, variance = named_hdu(hdus, "MASK", path), named_hdu(hdus, "VARIANCE", path)
+        correction = compute_correction(detector, gradient, reference)
+        pixels = corrected(image.data, correction.factor)
+        flagged = mask is not None and _NO_DATA in mask.header
+        # a pixel without data reads 0 in LSST's flats, where a mask can say so
+        empty = 0.0 if flagged else np.nan
+        some = bool(correction.nowhere.any())
+        if some:
+            pixels[correction.nowhere] = empty
+        image.data = pixels
+        if variance is not None:
+            scaled = corrected(variance.data, correction.factor, times=2)
+            if some:
+                scaled[correction.nowhere] = empty
+            variance.data = scaled
+        if flagged and some:
+            bits = mask.data
+            bits[correction.nowhere] |= bits.dtype.type(1 << mask.header[_NO_DATA])
+            mask.data = bits
+        for key, (value, comment) in cards.items():
+            header[key] = (value, comment)
+        hdus.writeto(target)
+
+
+def _name_of(product: FlatGradient, path: str | Path) -> str:
+    """Its calibration id where it has one, else its file name."""
+    return str(product.metadata.get("CALIB_ID") or "") or Path(path).name
+
+
+def _checksum(path: str | Path) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
