@@ -69,9 +69,13 @@ class Effects:
 
     def project(self, r: NDArray) -> NDArray[np.float64]:
         """``U'Wr`` of each detector: shape (n_detectors, size)."""
+        return self.project_with_square(r)[0]
+
+    def project_with_square(self, r: NDArray) -> tuple[NDArray[np.float64], float]:
+        """`project`, and ``r'Wr`` over all detectors."""
         out = np.zeros((self.n_detectors, self.size))
-        _project(self.detector, self.column, self.row, self.x, self.y, self.terms, self.weight * r, out)
-        return out
+        square = _project(self.detector, self.column, self.row, self.x, self.y, self.terms, self.weight, r, out)
+        return out, square
 
     def project_columns(self, jacobian: NDArray) -> NDArray[np.float64]:
         """`project` of every column of an array of shape (n_bins, n): shape (n_detectors, size, n)."""
@@ -87,6 +91,12 @@ class Effects:
         out = np.empty(len(self.detector))
         _expand(self.detector, self.column, self.row, self.x, self.y, self.terms, x, out)
         return out
+
+    def weighted_rest(self, r: NDArray, x: NDArray) -> tuple[NDArray[np.float64], float]:
+        """``W (r - U x)`` at the bins, and ``(r - U x)'W(r - U x)``: as `expand`, in one pass."""
+        out = np.empty(len(self.detector))
+        square = _rest(self.detector, self.column, self.row, self.x, self.y, self.terms, self.weight, r, x, out)
+        return out, square
 
     def sum(self, values: NDArray) -> NDArray[np.float64]:
         """Sum of ``W values`` over the bins of each detector."""
@@ -121,15 +131,19 @@ class Effects:
 
 
 @njit(cache=True)
-def _project(detector, column, row, x, y, terms, wr, out):
+def _project(detector, column, row, x, y, terms, weight, r, out):
     sums = np.zeros(x.shape[1])
+    square = 0.0
     for i in range(len(detector)):
+        wr = weight[i] * r[i]
+        square += wr * r[i]
         for k in range(len(sums)):
-            sums[k] += wr[i] * x[column[i], k]
+            sums[k] += wr * x[column[i], k]
         if i + 1 == len(detector) or row[i + 1] != row[i] or detector[i + 1] != detector[i]:
             for k in range(len(terms)):
                 out[detector[i], k] += sums[terms[k, 0]] * y[row[i], terms[k, 1]]
             sums[:] = 0.0
+    return square
 
 
 @njit(cache=True)
@@ -161,6 +175,23 @@ def _expand(detector, column, row, x, y, terms, coefficients, out):
         for k in range(len(along)):
             total += along[k] * x[column[i], k]
         out[i] = total
+
+
+@njit(cache=True)
+def _rest(detector, column, row, x, y, terms, weight, r, coefficients, out):
+    along = np.zeros(x.shape[1])
+    square = 0.0
+    for i in range(len(detector)):
+        if i == 0 or row[i] != row[i - 1] or detector[i] != detector[i - 1]:
+            along[:] = 0.0
+            for k in range(len(terms)):
+                along[terms[k, 0]] += coefficients[detector[i], k] * y[row[i], terms[k, 1]]
+        rest = r[i]
+        for k in range(len(along)):
+            rest -= along[k] * x[column[i], k]
+        out[i] = weight[i] * rest
+        square += out[i] * rest
+    return square
 
 
 @njit(cache=True, fastmath=True, error_model="numpy")
@@ -278,9 +309,8 @@ class Covariance:
         _inverse_roots(gram, self.root, self.roots, self.log_b)
         np.matmul(self.roots.transpose(0, 2, 1), self.roots, out=self.inverse)
         # a = U_o' C**-1 U of each detector, own effects alone: root**-1 B**-1 root G / white, without a difference
-        np.multiply(self.inverse, self.root[:, None, :], out=room["scaled"])
+        np.multiply(self.inverse, self.root[:, None, :] / (self.root * white)[:, :, None], out=room["scaled"])
         np.matmul(room["scaled"], gram[:, o], out=self.a)
-        self.a *= 1.0 / (self.root * white)[:, :, None]
         # and the same of the effects that are shared only
         rest = slice(n_own, None)
         self.to_rest = (gram[:, rest, o] * self.root[:, None, :]) @ self.inverse * self.root[:, None, :]
@@ -350,15 +380,15 @@ class Covariance:
         """The log-likelihood of residuals of shape (n_bins,)."""
         effects, white, vendor = self.effects, self.white, self.effects.vendor
         o, s, gram = effects.own, effects.shared, effects.gram
-        t = effects.project(r)
+        t, square = effects.project_with_square(r)
         alone = self.own_effects(t)
         h = (t - np.einsum("dij,dj->di", gram[:, :, o], alone)) / white  # U' C**-1 r, own effects alone
         pull = self.by_vendor(h[:, s])
         c = np.einsum("vij,vj->vi", self.kq, pull)
-        quadratic = (effects.weight @ (r * r) - np.sum(t[:, o] * alone)) / white - np.sum(pull * c)
+        quadratic = (square - np.sum(t[:, o] * alone)) / white - np.sum(pull * c)
         own = self.own_effects(t, c)
-        rest = effects.expand(self.all_effects(own, c))
-        np.subtract(r, rest, out=rest)
+        by_residual, square_left = effects.weighted_rest(r, self.all_effects(own, c))
+        by_residual /= -white
         through = self.a[:, :, s]
         own_pull = h[:, o] - np.einsum("dij,dj->di", through, c[vendor])
         shared_pull = pull - np.einsum("vij,vj->vi", self.total, c)
@@ -368,13 +398,12 @@ class Covariance:
         # the trace of covariance**-1 covariance counts the bins: what own and shared effects leave of it is white
         in_white = (self.n_good - np.sum(self.own * in_own) - np.sum(self.shared * in_shared)) / white
         log_determinant = self.log_white.sum() + self.log_b.sum() + self.log_e.sum()
-        weighed = effects.weight * rest
         return Marginal(
             log_likelihood=-0.5 * (quadratic + log_determinant + self.n_good * np.log(2 * np.pi)),
-            by_residual=weighed / -white,
+            by_residual=by_residual,
             by_own=0.5 * (self.by_vendor(own_pull**2) - in_own),
             by_shared=0.5 * (shared_pull**2 - in_shared),
-            by_white=0.5 * (weighed @ rest / white**2 - in_white),
+            by_white=0.5 * (square_left / white**2 - in_white),
             own=own,
             shared=c,
         )
