@@ -40,7 +40,7 @@ from bayesflat.product import make_gradient
 from bayesflat.simulate import simulate_binned
 from bayesflat.truth import Light, Noise
 
-DRAWS, TUNE, CHAINS = 200, 150, 2
+DRAWS, TUNE, CHAINS = 600, 150, 2
 KEPT = 99  # draws that are left after thinning; a rank is one of KEPT + 1
 LEVEL = 0.99  # of the band, for all ranks and all quantities at once
 SETTINGS = {
