@@ -81,10 +81,10 @@ def run_apply(
     dome, sky = FlatGradient.read(gradient), FlatGradient.read(reference)
     check_products(dome, sky)
     geometry = get_camera(camera)
-    cards = {
-        "CPPGRAD": (_name_of(dome, gradient), "gradient applied"),
+    cards = {  # ids and checksums leave no room for comments
+        "CPPGRAD": (_name_of(dome, gradient), ""),
         _DONE: (_checksum(gradient), ""),
-        "CPPREF": (_name_of(sky, reference), "reference gradient"),
+        "CPPREF": (_name_of(sky, reference), ""),
         "CPPRFSUM": (_checksum(reference), ""),
         "CPPBY": (f"bayesflat {__version__}", "what applied them"),
     }

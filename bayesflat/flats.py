@@ -221,7 +221,7 @@ def _damage(caught: list[warnings.WarningMessage]) -> str:
     """What is wrong with the file, going by the warnings; empty if nothing is."""
     for warning in caught:
         text = first_line(warning.message)
-        if "truncated" in text:
+        if "truncated" in text and "comment" not in text:
             return f"the file is truncated ({text})"
         if "Error validating header" in text:  # the HDUs from here on, maybe the mask, would go missing unsaid
             return f"the file is corrupted ({text.split('(note')[0].strip()})"

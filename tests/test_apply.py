@@ -1,5 +1,8 @@
 """Correcting dome flats: the arithmetic derived anew, what becomes of files, and what is refused."""
 
+import hashlib
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -231,6 +234,19 @@ def test_products_that_do_not_belong_together(tmp_path, small_camera, camera_tab
     with pytest.raises(InputError, match="the instruments differ: LSSTCam and SmallCam"):
         apply_gradients(Flat(np.ones((200, 200)), None, small_camera[0]), dome(), other)
     assert not (tmp_path / "out").exists()
+
+
+def test_long_ids_are_recorded_whole(tmp_path, small_camera, camera_table, rng):
+    names = {}
+    for name, one in (("dome", dome()), ("sky", sky())):
+        names[name] = f"instrument=SmallCam filter=i_39 calibDate=2026-11-22T01:02:03 of the {name}, and longer still"
+        replace(one, metadata={**one.metadata, "CALIB_ID": names[name]}).write(tmp_path / f"{name}.fits")
+    lsst_file(tmp_path / "a.fits", small_camera[12], rng)
+    products = ["--gradient", str(tmp_path / "dome.fits"), "--reference", str(tmp_path / "sky.fits")]
+    assert run(["apply", str(tmp_path / "a.fits"), "-o", str(tmp_path / "out"), *products, *camera_table, "-q"]) == 0
+    header = fits.getheader(tmp_path / "out" / "a.fits")
+    assert (header["CPPGRAD"], header["CPPREF"]) == (names["dome"], names["sky"])
+    assert header["CPPGRSUM"] == hashlib.sha256((tmp_path / "dome.fits").read_bytes()).hexdigest()
 
 
 def test_processes_do_the_same(tmp_path, small_camera, products, camera_table, rng):
