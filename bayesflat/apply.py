@@ -33,7 +33,8 @@ class Correction:
     factor : numpy.ndarray of float32, shape (ny, nx)
         1 where there is no correction.
     nowhere : numpy.ndarray of bool, shape (ny, nx)
-        Pixels beyond the last node of either radial function, or where one of them is not positive.
+        Pixels beyond the last node of either radial function, beyond the bins that it was fitted to (where the product
+        says how far these reach), or where one of them is not positive.
     """
 
     factor: NDArray[np.float32]
@@ -131,12 +132,15 @@ def compute_correction(detector: Detector, gradient: FlatGradient, reference: Fl
     return Correction(factor, nowhere)
 
 
-def _radial(product: FlatGradient) -> tuple[tuple[float, float], NDArray, NDArray]:
-    """Centre, nodes, and cubics (lowest power first) of the radial function."""
+def _radial(product: FlatGradient) -> tuple[tuple[float, float], NDArray, NDArray, float]:
+    """Centre, nodes, and cubics (lowest power first) of the radial function, and the radius to which it is known."""
     nodes = product.radial_spline_nodes
     cubics = Akima1DInterpolator(nodes, product.radial_spline_values, method="akima").c[::-1].T
     centre = product.centroid_x + product.centroid_delta_x, product.centroid_y + product.centroid_delta_y
-    return centre, nodes, np.ascontiguousarray(cubics)
+    # beyond the bins the function is a guess: at a moved centroid's rim a flat corrected by it is lopsided, and the
+    # centroid of a refit off by many of its errors
+    known = np.inf if product.estimates is None else product.estimates.header.get("RADIUSMX", (np.inf, ""))[0]
+    return centre, nodes, np.ascontiguousarray(cubics), float(min(nodes[-1], known))
 
 
 @njit(cache=True)
@@ -164,7 +168,7 @@ def _interval(nodes, r, k):
 
 @njit(cache=True)
 def _correct(
-    to_focal_plane, dome_centre, dome_nodes, dome_cubics, sky_centre, sky_nodes, sky_cubics,
+    to_focal_plane, dome_centre, dome_nodes, dome_cubics, dome_reach, sky_centre, sky_nodes, sky_cubics, sky_reach,
     pivot, plane, outer, outer_radius, normalization, factor, nowhere,
 ):  # fmt: skip
     """One pass over the pixels: a full-size detector has 16 million, and reading it takes no longer."""
@@ -177,7 +181,7 @@ def _correct(
             rs = max(_distance(x - sky_centre[0], y - sky_centre[1]), sky_nodes[0])
             kd, ks = _interval(dome_nodes, rd, kd), _interval(sky_nodes, rs, ks)
             dome, sky = _evaluate(dome_cubics, dome_nodes, rd, kd), _evaluate(sky_cubics, sky_nodes, rs, ks)
-            beyond = rd > dome_nodes[-1] or rs > sky_nodes[-1]
+            beyond = rd > dome_reach or rs > sky_reach
             if beyond or not dome > 0.0 or not sky > 0.0:
                 factor[j, i] = 1.0
                 nowhere[j, i] = True

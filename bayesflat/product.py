@@ -17,6 +17,7 @@ from bayesflat.inference.diagnostics import Diagnostics, diagnose
 from bayesflat.inference.laplace import Laplace
 from bayesflat.inference.map import MapResult
 from bayesflat.inference.objective import Objective
+from bayesflat.prepare import FitData
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -185,6 +186,7 @@ def _estimates(objective: Objective, found: MapResult, approximation: Laplace | 
             "NOISE": (config.noise, "noise model"),
             "LIKELIHD": (config.likelihood, "distribution of a bin"),
             "NBINS": (len(data), "bins fitted"),
+            "RADIUSMX": (_reach(data, found), "largest radius of a bin (mm)"),
             "NSPOILT": (int(np.sum(data.weight == 0)), "bins among them that weigh nothing"),
             "NDETECT": (len(np.unique(data.binned.detector)), "detectors with bins in the fit"),
             "LOGPOST": (found.log_posterior, "log-posterior at the maximum"),
@@ -197,6 +199,12 @@ def _estimates(objective: Objective, found: MapResult, approximation: Laplace | 
             **{key: (importlib.metadata.version(name), f"version of {name}") for key, name in _VERSIONS.items()},
         },
     )
+
+
+def _reach(data: FitData, found: MapResult) -> float:
+    """The largest radius of a bin: what the radial function says beyond it is a guess."""
+    cx, cy = found.parameters.get("centroid_delta", (0.0, 0.0))
+    return round(float(np.hypot(data.dx - cx, data.dy - cy).max()), 4)
 
 
 _SHAPE = ("itl_ratio", "centroid_delta_x", "centroid_delta_y", "gradient_x", "gradient_y")

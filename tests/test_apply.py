@@ -93,6 +93,19 @@ def test_nothing_is_made_up_where_a_radial_function_says_nothing(small_camera):
     assert np.all(np.isfinite(found.factor))
 
 
+def test_nothing_is_made_up_beyond_the_bins_of_a_fit(small_camera):
+    """Where the product says how far they reach, each about its own centroid."""
+    detector = small_camera[0]
+    py, px = np.mgrid[:200, :200]
+    x, y = detector.pixel_to_focal_plane(px, py)
+    radius = {"dome": np.hypot(x - 1.8, y + 2.6), "sky": np.hypot(x + 0.3, y - 0.4)}
+    beyond = (radius["dome"] > 53.5) | (radius["sky"] > 52.0)
+    products = [dome(), sky()]
+    for one, reach in zip(products, (53.5, 52.0), strict=True):
+        one.estimates.header["RADIUSMX"] = (reach, "")
+    np.testing.assert_array_equal(compute_correction(detector, *products).nowhere, beyond)
+
+
 # ---- files ----
 
 
