@@ -20,6 +20,7 @@ from bayesflat.camera import Detector
 from bayesflat.errors import InputError
 from bayesflat.flats import Flat
 from bayesflat.gradient import FlatGradient
+from bayesflat.piecewise import interval
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +61,6 @@ def check_products(gradient: FlatGradient, reference: FlatGradient, physical_fil
         if product.estimates is not None and product.estimates.reference != wanted:
             kinds = ("a dome's gradient (REFGRAD = F)", "a reference (REFGRAD = T)")
             raise InputError(f"{name} is {kinds[not wanted]}, it must be {kinds[wanted]}; are the two swapped?")
-        if product.estimates is not None and not product.estimates.converged:
-            log.warning("%s is of a fit that did not converge (CONVERGD = F)", name)
     for what, values in (
         ("filter", (gradient.physical_filter, reference.physical_filter, physical_filter)),
         ("instrument", (gradient.instrument, reference.instrument)),
@@ -69,6 +68,13 @@ def check_products(gradient: FlatGradient, reference: FlatGradient, physical_fil
         known = [value for value in values if value]
         if len(set(known)) > 1:
             raise InputError(f"the {what}s differ: {' and '.join(sorted(set(known)))}; they must be the same")
+
+
+def warn_of_unconverged(gradient: FlatGradient, reference: FlatGradient) -> None:
+    """Warn where a product is of a fit that did not converge."""
+    for name, product in (("--gradient", gradient), ("--reference", reference)):
+        if product.estimates is not None and not product.estimates.converged:
+            log.warning("%s is of a fit that did not converge (CONVERGD = F)", name)
 
 
 def apply_gradients(flat: Flat, gradient: FlatGradient, reference: FlatGradient) -> Flat:
@@ -94,6 +100,7 @@ def apply_gradients(flat: Flat, gradient: FlatGradient, reference: FlatGradient)
         As `check_products`.
     """
     check_products(gradient, reference, flat.physical_filter)
+    warn_of_unconverged(gradient, reference)
     correction = compute_correction(flat.detector, gradient, reference)
     image = corrected(flat.image, correction.factor)
     image[correction.nowhere] = np.nan
@@ -145,7 +152,7 @@ def _radial(product: FlatGradient) -> tuple[tuple[float, float], NDArray, NDArra
 
 @njit(cache=True)
 def _distance(x, y):
-    """As ``hypot``, which guards against overflows that millimetres do not have, at a third of its time."""
+    """As ``hypot``, which guards against overflows that millimetres do not have."""
     return np.sqrt(x * x + y * y)
 
 
@@ -154,16 +161,6 @@ def _evaluate(cubics, nodes, r, k):
     """The cubic of interval k at r."""
     t = r - nodes[k]
     return cubics[k, 0] + t * (cubics[k, 1] + t * (cubics[k, 2] + t * cubics[k, 3]))
-
-
-@njit(cache=True)
-def _interval(nodes, r, k):
-    """Interval of r, sought from k: neighbouring pixels lie in the same interval or the next."""
-    while k > 0 and r < nodes[k]:
-        k -= 1
-    while k < len(nodes) - 2 and r >= nodes[k + 1]:
-        k += 1
-    return k
 
 
 @njit(cache=True)
@@ -179,7 +176,7 @@ def _correct(
             y = to_focal_plane[1, 0] + to_focal_plane[1, 1] * i + to_focal_plane[1, 2] * j
             rd = max(_distance(x - dome_centre[0], y - dome_centre[1]), dome_nodes[0])
             rs = max(_distance(x - sky_centre[0], y - sky_centre[1]), sky_nodes[0])
-            kd, ks = _interval(dome_nodes, rd, kd), _interval(sky_nodes, rs, ks)
+            kd, ks = interval(dome_nodes, rd, kd), interval(sky_nodes, rs, ks)
             dome, sky = _evaluate(dome_cubics, dome_nodes, rd, kd), _evaluate(sky_cubics, sky_nodes, rs, ks)
             beyond = rd > dome_reach or rs > sky_reach
             if beyond or not dome > 0.0 or not sky > 0.0:

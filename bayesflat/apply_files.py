@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from bayesflat import __version__
-from bayesflat.apply import check_products, compute_correction, corrected
+from bayesflat.apply import check_products, compute_correction, corrected, warn_of_unconverged
 from bayesflat.camera import Camera, get_camera
 from bayesflat.errors import InputError
 from bayesflat.files import filling
-from bayesflat.flats import find_flats, image_hdu, named_hdu, opened_fits, read_flat_header
+from bayesflat.flats import find_flats, identify, image_hdu, named_hdu, opened_fits
 from bayesflat.gradient import FlatGradient
 from bayesflat.processes import in_processes
 
@@ -80,6 +80,7 @@ def run_apply(
         names[path.name] = path
     dome, sky = FlatGradient.read(gradient), FlatGradient.read(reference)
     check_products(dome, sky)
+    warn_of_unconverged(dome, sky)  # once, not with every flat
     geometry = get_camera(camera)
     cards = {  # ids and checksums leave no room for comments
         "CPPGRAD": (_name_of(dome, gradient), ""),
@@ -110,13 +111,13 @@ def correct_file(
     cards: dict[str, tuple[str, str]],
 ) -> None:
     """Correct one flat: image and variance scaled, NO_DATA where the gradients say nothing, all else as it was."""
-    detector, physical_filter, _ = read_flat_header(path, camera, physical_filter)
-    check_products(gradient, reference, physical_filter)
     with opened_fits(path) as hdus:
         header = hdus[0].header
         if _DONE in header:
             raise InputError(f"{path}: was corrected before (card {_DONE}); apply gradients to the flat as it was")
         image = image_hdu(hdus, path)
+        detector, physical_filter, _ = identify(header, image, path, camera, physical_filter)
+        check_products(gradient, reference, physical_filter)
         mask, variance = named_hdu(hdus, "MASK", path), named_hdu(hdus, "VARIANCE", path)
         correction = compute_correction(detector, gradient, reference)
         pixels = corrected(image.data, correction.factor)

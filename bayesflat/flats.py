@@ -147,7 +147,7 @@ def read_flat_header(path: str | Path, camera: Camera, physical_filter: str | No
         As `read_flat` does, except for what only the mask and the pixels can tell.
     """
     with opened_fits(path) as hdus:
-        return _identify(hdus[0].header, image_hdu(hdus, path), path, camera, physical_filter)
+        return identify(hdus[0].header, image_hdu(hdus, path), path, camera, physical_filter)
 
 
 def read_flat(
@@ -182,7 +182,7 @@ def read_flat(
     """
     with opened_fits(path) as hdus:
         hdu = image_hdu(hdus, path)
-        detector, physical_filter, instrument = _identify(hdus[0].header, hdu, path, camera, physical_filter)
+        detector, physical_filter, instrument = identify(hdus[0].header, hdu, path, camera, physical_filter)
         with np.errstate(over="ignore"):  # beyond float32 is as good as infinite, and left out as such
             image = np.asarray(hdu.data, dtype=np.float32)
         del hdu.data  # a full-size image is 65 MB: do not hold it twice while the mask is read
@@ -275,7 +275,7 @@ def image_hdu(hdus: Iterable, path: str | Path):
     return hdu
 
 
-def _identify(
+def identify(
     primary: Mapping, hdu, path: str | Path, camera: Camera, physical_filter: str | None
 ) -> tuple[Detector, str, str]:
     """Detector, filter and instrument, checked against the camera and the caller's filter."""

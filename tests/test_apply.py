@@ -249,6 +249,19 @@ def test_products_that_do_not_belong_together(tmp_path, small_camera, camera_tab
     assert not (tmp_path / "out").exists()
 
 
+def test_unconverged_products_are_warned_of_once(tmp_path, small_camera, camera_table, rng, caplog):
+    one = dome()
+    replace(one, estimates=replace(one.estimates, converged=False)).write(tmp_path / "dome.fits")
+    sky().write(tmp_path / "sky.fits")
+    for key in (11, 12):
+        lsst_file(tmp_path / f"{key}.fits", small_camera[key], rng)
+    products = ["--gradient", str(tmp_path / "dome.fits"), "--reference", str(tmp_path / "sky.fits")]
+    flats = [str(tmp_path / f"{key}.fits") for key in (11, 12)]
+    assert run(["apply", *flats, "-o", str(tmp_path / "out"), *products, *camera_table]) == 0
+    assert caplog.text.count("--gradient is of a fit that did not converge") == 1
+    assert "--reference is of" not in caplog.text
+
+
 def test_long_ids_are_recorded_whole(tmp_path, small_camera, camera_table, rng):
     names = {}
     for name, one in (("dome", dome()), ("sky", sky())):

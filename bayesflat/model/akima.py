@@ -17,6 +17,8 @@ from pytensor.graph import Apply, Op
 from pytensor.link.numba.dispatch.basic import numba_njit, register_funcify_default_op_cache_key
 from pytensor.tensor.variable import TensorVariable
 
+from bayesflat.piecewise import interval
+
 # SciPy's limit: where the slopes beside a node change by less than this part of the largest change, take their mean
 _TIED = 1e-9
 
@@ -141,22 +143,12 @@ _collect = PiecewiseMoments()
 
 
 @njit(cache=True)
-def _step(nodes, r, k):
-    """Interval of ``r``, sought from ``k``: neighbouring bins lie in the same interval or the next."""
-    while k > 0 and r < nodes[k]:
-        k -= 1
-    while k < len(nodes) - 2 and r >= nodes[k + 1]:
-        k += 1
-    return k
-
-
-@njit(cache=True)
 def evaluate_cubic(coefficients, nodes, radius):
     """Cubic of the interval that each radius lies in, at the radius: shape (n_bins,)."""
     value = np.empty(len(radius))
     k = 0
     for i in range(len(radius)):
-        k = _step(nodes, radius[i], k)
+        k = interval(nodes, radius[i], k)
         t = radius[i] - nodes[k]
         value[i] = coefficients[k, 0] + t * (coefficients[k, 1] + t * (coefficients[k, 2] + t * coefficients[k, 3]))
     return value
@@ -167,7 +159,7 @@ def evaluate_basis(coefficients, nodes, radius, out):
     """As many cubics in each interval as ``out`` has rows: coefficients of shape (n_nodes - 1, 4, n_rows)."""
     k = 0
     for i in range(len(radius)):
-        k = _step(nodes, radius[i], k)
+        k = interval(nodes, radius[i], k)
         t = radius[i] - nodes[k]
         for j in range(out.shape[0]):
             out[j, i] = coefficients[k, 0, j] + t * (
@@ -181,7 +173,7 @@ def collect_moments(nodes, radius, weight):
     moments = np.zeros((len(nodes) - 1, 4))
     k = 0
     for i in range(len(radius)):
-        k = _step(nodes, radius[i], k)
+        k = interval(nodes, radius[i], k)
         t = radius[i] - nodes[k]
         power = weight[i]
         for j in range(4):
