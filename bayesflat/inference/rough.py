@@ -28,7 +28,7 @@ _BINS_PER_INTERVAL = 20
 _SCALE_STEPS = 8
 _BEYOND = 5e-4  # part of the bins that lies beyond the radius to which nodes are placed
 # a bin is spoilt this many robust standard deviations from the others; before the first fit, from the rings' medians
-_SPOILT, _SPOILT_AT_FIRST = 5.0, 10.0
+SPOILT, _SPOILT_AT_FIRST = 5.0, 10.0
 # rings are full where no more than this part of their bins is missing, as defects may be; their edges are told
 # to a part of a bin.  Where positions are this many times as many as bins, the bins lie on no grid
 _MOST_MISSING, _SHELLS_PER_BIN, _MOST_EMPTY = 0.05, 4, 4.0
@@ -46,6 +46,8 @@ class Rough:
         Log of the radial function there.
     information : numpy.ndarray, shape (n, n)
         Inverse covariance of ``log_radial``, everything else being free.
+    knots : numpy.ndarray, shape (n + 4,)
+        Of the cubic B-spline that takes these values at these radii (mm).
     outer : float
         Radius within which all but a few bins lie (mm).
     parameters : dict of str to numpy.ndarray
@@ -61,6 +63,7 @@ class Rough:
     radius: NDArray[np.float64]
     log_radial: NDArray[np.float64]
     information: NDArray[np.float64]
+    knots: NDArray[np.float64]
     outer: float
     parameters: dict[str, NDArray]
     inside: NDArray[np.bool_]
@@ -96,10 +99,10 @@ def rough_fit(data: FitData, config: FitConfig) -> Rough:
         scales = typical if scales is None else scales
         spline = _respanned(spline, here, parameters)
         spline, parameters, information = _least_squares(some, y_some, config, noise, scales, spline, parameters)
-        scales = _fit_scales(noise, _residual(some, y_some, config, spline, parameters), scales, typical, width)
+        scales = fit_scales(noise, _residual(some, y_some, config, spline, parameters), scales, typical, width)
         if k > 0:  # the first step is too rough to judge bins by
             rest = _unexplained(here, y[rows], config, ~spoilt[rows], scales, spline, parameters)
-            limit = _SPOILT * 1.4826 * np.median(np.abs(rest[~spoilt[rows]]))
+            limit = SPOILT * 1.4826 * np.median(np.abs(rest[~spoilt[rows]]))
             spoilt[rows] = (np.abs(rest) > limit) | ~alive[rows]
         smooth, data = data.smooth, replace(data, smooth=noise.smoothness(scales))
         last, inside = inside, _full_rings(data, missing, parameters.get("centroid_delta", np.zeros(2)))
@@ -109,6 +112,7 @@ def rough_fit(data: FitData, config: FitConfig) -> Rough:
         radius=places,
         log_radial=spline(places),
         information=_at_places(information, spline, places),
+        knots=spline.t,
         outer=float(np.quantile(np.hypot(here.dx - cx, here.dy - cy), 1 - _BEYOND)),
         parameters=parameters | {"log_noise_scales": scales},
         inside=last,
@@ -322,7 +326,7 @@ def _widths(data: FitData, config: FitConfig, parameters: dict, n: int) -> NDArr
     return np.concatenate([np.full(n, SIGMA_RADIAL), *others])
 
 
-def _fit_scales(
+def fit_scales(
     noise: HierarchicalNoise, residual: NDArray, scales: NDArray, typical: NDArray, width: NDArray
 ) -> NDArray[np.float64]:
     """A few steps of Fisher's scoring for the logs of the noise scales, the mean held."""
