@@ -175,6 +175,45 @@ def apply_command(
     return DONE
 
 
+@cli.command(name="compare", short_help="Do sky and dome differ?")
+@click.argument("sky", metavar="SKY.fits")
+@click.argument("dome", metavar="DOME.fits")
+@click.option("-o", "out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder to write.")
+@click.option(
+    "--binned",
+    nargs=2,
+    metavar="SKY DOME",
+    help="Binned tables, for a paired comparison.  [default: binned_image.fits beside the products]",
+)
+@click.option("--unpaired", is_flag=True, help="Compare the products alone, conservatively.")
+@click.option("--rope", type=float, default=2.0, show_default=True, metavar="MMAG", help="Tolerance (mmag).")
+@click.option("--radius", type=float, metavar="MM", help="Where differences are judged in mmag (mm).  [default: 310]")
+@_common
+def compare_command(
+    sky, dome, out, binned, unpaired, rope, radius, camera, processes, overwrite, verbose, quiet
+) -> int:  # fmt: skip
+    """Compare the gradients of a sky and a dome flat: what differs, by how much, and does it matter?
+
+    SKY.fits and DOME.fits are products of `bayesflat fit`.  With their binned tables the ratio of the flats is fitted
+    bin by bin, in which the detectors cancel; otherwise the two posteriors are subtracted.
+    """
+    from bayesflat.compare_files import run_compare
+    from bayesflat.summary import comparison_lines
+
+    with _logging(verbose, quiet):
+        comparison = run_compare(
+            sky, dome, out, binned=binned, unpaired=unpaired, camera=camera, rope_mmag=rope, radius=radius,
+            overwrite=overwrite,
+        )  # fmt: skip
+    if not quiet:
+        stdout.print("\n".join(comparison_lines(comparison)), highlight=False, markup=False, soft_wrap=True)
+        stdout.print(f"written to {out}", highlight=False)
+    if not comparison.converged:
+        click.echo(f"bayesflat: {'; '.join(comparison.notes)}; comparison.json says so", err=True)
+        return NOT_CONVERGED
+    return DONE
+
+
 @cli.command(name="simulate", short_help="Make flats with a known truth.")
 @click.option("-o", "out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder to write.")
 @click.option("--kind", type=click.Choice(["sky", "dome"]), default="sky", show_default=True, help="Light source.")

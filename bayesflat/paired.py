@@ -68,7 +68,13 @@ class Paired:
 
 
 def fit_ratio(
-    sky: FitData, dome: FitData, config: FitConfig, *, rough: Rough | None = None, itl_ratio: float = 1.0
+    sky: FitData,
+    dome: FitData,
+    config: FitConfig,
+    *,
+    rough: Rough | None = None,
+    itl_ratio: float = 1.0,
+    outer: bool = False,
 ) -> Paired:
     """Fit the ratio of two flats.
 
@@ -77,11 +83,13 @@ def fit_ratio(
     sky, dome : FitData
         Bins after the cuts, about the same pivot.
     config : FitConfig
-        Of the sky's fit; an outer plane is fitted where it has one.
+        Of the sky's fit.
     rough : Rough, optional
         The rough fit of the sky's bins, with centroid and plane, where it is at hand; all of ``sky`` is inside.
     itl_ratio : float
         Throughput ratio of the sky, from which the product's difference is counted.
+    outer : bool
+        Whether an outer plane is fitted though the sky has none.
 
     Raises
     ------
@@ -98,7 +106,7 @@ def fit_ratio(
         alive = (data.value > 0) & (dome.value[rows_dome] > 0)
         data = replace(data.select(alive), smooth=rough.smooth)
         value = np.log(dome.value[rows_dome][alive]) - np.log(data.value)
-        return _fit(_Mean(rough, data, config, config.do_fit_outer_gradient), data, value, itl_ratio)
+        return _fit(_Mean(rough, data, config, outer or config.do_fit_outer_gradient), data, value, itl_ratio)
 
 
 def _common(a: FitData, b: FitData) -> tuple[NDArray, NDArray]:

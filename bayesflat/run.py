@@ -118,7 +118,7 @@ def load(
             raise InputError("--defects: the input is a binned table, whose defects were left out when it was made")
         binned = BinnedFlat.read(inputs[0], camera)
         log.info("the input is binned already: bin_factor, detector_boundary and mask_planes do nothing")
-        return _with_filter(binned, config.physical_filter, inputs[0]), [_record(inputs[0])]
+        return _with_filter(binned, config.physical_filter, inputs[0]), [record(inputs[0])]
     paths = find_flats(inputs)
     boxes = find_defects(defects, camera) if defects is not None else None
     log.info("binning %d flats by %d pixels", len(paths), config.bin_factor)
@@ -134,7 +134,7 @@ def load(
         processes=processes,
         progress=progress(len(paths)) if progress else None,
     )
-    return binned, [_record(path) for path in paths]
+    return binned, [record(path) for path in paths]
 
 
 def _with_filter(binned: BinnedFlat, physical_filter: str | None, where: str) -> BinnedFlat:
@@ -150,7 +150,8 @@ def _with_filter(binned: BinnedFlat, physical_filter: str | None, where: str) ->
     return replace(binned, physical_filter=physical_filter)
 
 
-def _record(path: str | Path) -> dict[str, str]:
+def record(path: str | Path) -> dict[str, str]:
+    """Name and SHA-256 of a file."""
     with open(path, "rb") as file:
         return {"name": str(path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 

@@ -32,6 +32,7 @@ SPOILT, _SPOILT_AT_FIRST = 5.0, 10.0
 # rings are full where no more than this part of their bins is missing, as defects may be; their edges are told
 # to a part of a bin.  Where positions are this many times as many as bins, the bins lie on no grid
 _MOST_MISSING, _SHELLS_PER_BIN, _MOST_EMPTY = 0.05, 4, 4.0
+_WHOLE = 0.8  # part of its pixels that a bin must have: where light or mask end, it may have some only
 
 
 @dataclass(frozen=True)
@@ -175,8 +176,8 @@ def _full_rings(data: FitData, missing: NDArray, centroid: NDArray) -> NDArray[n
         step = data.bin_size * pixel / _SHELLS_PER_BIN
         away = np.hypot(missing[:, 0] - centroid[0], missing[:, 1] - centroid[1])
         edges = np.arange(0.0, max(radius.max(), away.max()) + 2 * step, step)
-        # of rings as wide as two bins: thinner ones may have but a few places, all on one side
-        there, gone = (np.convolve(np.histogram(r, edges)[0], np.ones(2 * _SHELLS_PER_BIN)) for r in (radius, away))
+        # of rings as wide as a bin: thinner ones may have but a few places, all on one side
+        there, gone = (np.convolve(np.histogram(r, edges)[0], np.ones(_SHELLS_PER_BIN)) for r in (radius, away))
         full = np.flatnonzero((there > 0) & (gone <= _MOST_MISSING * (there + gone)))
         full = full[full < len(edges) - 1]
         edge = min(edge, edges[full.max() + 1]) if len(full) else edge
@@ -184,11 +185,12 @@ def _full_rings(data: FitData, missing: NDArray, centroid: NDArray) -> NDArray[n
 
 
 def _missing(data: FitData) -> NDArray[np.float64]:
-    """Positions from the pivot (mm) at which a detector that has bins could have one but does not: shape (n, 2).
+    """Positions from the pivot (mm) at which a detector that has bins could have a whole one but does not: (n, 2).
 
     Detectors of one size have the same columns and rows of bins.
     """
-    camera, detector = data.binned.camera, data.binned.detector
+    camera, detector, n_pixels = data.binned.camera, data.binned.detector, data.binned.n_pixels
+    whole = np.ones(len(data), dtype=bool) if n_pixels is None else n_pixels >= _WHOLE * n_pixels.max()
     found, numbers = [], np.unique(detector)
     of_size: dict[tuple[int, int], list[int]] = {}
     for number in numbers.tolist():
@@ -202,9 +204,9 @@ def _missing(data: FitData) -> NDArray[np.float64]:
         columns, lines = (np.unique(np.concatenate([at[k] for at in pixels])) for k in range(2))
         if len(columns) * len(lines) * len(same) > _MOST_EMPTY * sum(map(len, rows)):
             continue  # no grid: what could be there cannot be told
-        for number, (x, y) in zip(same, pixels, strict=True):
+        for number, (x, y), here in zip(same, pixels, rows, strict=True):
             empty = np.ones((len(lines), len(columns)), dtype=bool)
-            empty[np.searchsorted(lines, y), np.searchsorted(columns, x)] = False
+            empty[np.searchsorted(lines, y), np.searchsorted(columns, x)] = ~whole[here]
             j, i = np.nonzero(empty)
             found.append(np.column_stack(camera[number].pixel_to_focal_plane(columns[i], lines[j])))
     pivot = data.binned.xf[0] - data.dx[0], data.binned.yf[0] - data.dy[0]
