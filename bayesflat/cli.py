@@ -296,7 +296,7 @@ def _with_fields(defaults, texts, option):
         raise InputError(f"{option} {' '.join(texts)}: {error}") from None
 
 
-@cli.command(name="demo", short_help="Simulate sky and dome, and fit both.")
+@cli.command(name="demo", short_help="The whole story on simulated flats.")
 @click.option("-o", "out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder to write.")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of the simulation.")
 @click.option(
@@ -304,7 +304,10 @@ def _with_fields(defaults, texts, option):
 )
 @_common
 def demo_command(out, seed, coarse, camera, processes, overwrite, verbose, quiet) -> int:
-    """Simulate sky and dome flats of LSSTCam, fit both, and hold the estimates against the truth."""
+    """Simulate sky and dome flats of LSSTCam, fit both, compare them, correct the dome, and fit it again.
+
+    Estimates are held against the truth.
+    """
     from bayesflat.demo import run_demo
 
     with _logging(verbose, quiet), _progress(quiet) as progress:

@@ -18,7 +18,8 @@ log = logging.getLogger(__name__)
 
 JSON, DETECTORS = "comparison.json", "comparison.ecsv"
 RADIAL_PLOT, MAP_PLOT = "comparison_radial.png", "comparison_map.png"
-FILES = (RADIAL_PLOT, MAP_PLOT, DETECTORS, JSON)
+TIED = "flat_gradient_paired.fits"  # the dome's gradient, tied to the sky's
+FILES = (RADIAL_PLOT, MAP_PLOT, DETECTORS, TIED, JSON)
 
 
 def run_compare(
@@ -98,5 +99,7 @@ def _write(comparison: Comparison, inputs: list[dict[str, str]], folder: Path) -
     table.meta |= {"method": comparison.method, "instrument": comparison.instrument}
     table.meta["physical_filter"] = comparison.physical_filter
     table.write(folder / DETECTORS, format="ascii.ecsv")
+    if comparison.tied is not None:
+        comparison.tied.write(folder / TIED)
     text = json.dumps(as_dict(comparison, inputs), indent=1, allow_nan=False, ensure_ascii=False)
     (folder / JSON).write_text(text + "\n", encoding="utf-8")

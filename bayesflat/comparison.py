@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from bayesflat.difference import Posterior, log_radial_slope, unpaired
 from bayesflat.errors import InputError
 from bayesflat.gradient import FlatGradient
 from bayesflat.prepare import FitData, prepare
+from bayesflat.tied import tied_gradient
 
 if TYPE_CHECKING:
     from bayesflat.fitting import FitResult
@@ -116,6 +117,8 @@ class Comparison:
     noise : dict of str to float
         Scales of the paired noise (standard deviations of the log-ratio), by effect.
     instrument, physical_filter : str
+    tied : FlatGradient or None
+        The dome's gradient as the sky's and the ratio of the flats have it; paired only.
     """
 
     method: str
@@ -138,6 +141,7 @@ class Comparison:
     noise: dict[str, float] = field(default_factory=dict)
     instrument: str = ""
     physical_filter: str = ""
+    tied: FlatGradient | None = None
 
 
 def compare(
@@ -226,7 +230,12 @@ def compare(
         )
     for text in notes:
         log.warning("%s", text)
-    return _compared(posterior, found, sky_product, positions, at, reach, rope_mmag, notes, converged)
+    comparison = _compared(posterior, found, sky_product, positions, at, reach, rope_mmag, notes, converged)
+    if found is None:
+        return comparison
+    outermost = np.hypot(positions.xf - comparison.dome_centre[0], positions.yf - comparison.dome_centre[1]).max()
+    tied = tied_gradient(sky_product, dome_product, posterior, float(outermost), converged)
+    return replace(comparison, tied=tied)
 
 
 def check_pair(sky: FlatGradient, dome: FlatGradient) -> list[str]:

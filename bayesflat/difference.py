@@ -38,12 +38,15 @@ class Posterior:
         own centroid and relative to its centre: shapes (m,), (m, n).
     log_ratio : callable
         ``xf, yf, itl`` (mm, mm, bool; shapes (m,)) to the same of the whole models.
+    centre : (float, numpy.ndarray)
+        Log of the ratio of the radial functions at the centre, as each is normalized, and its derivatives, (n,).
     """
 
     covariance: NDArray[np.float64]
     scalars: dict[str, tuple[float, NDArray[np.float64]]]
     log_radial: Callable[[ArrayLike], Linear]
     log_ratio: Callable[[ArrayLike, ArrayLike, ArrayLike], Linear]
+    centre: tuple[float, NDArray[np.float64]]
 
     def sd(self, rows: NDArray) -> NDArray[np.float64]:
         """Standard deviations of what has these derivatives: (m, n) to (m,)."""
@@ -76,11 +79,13 @@ def unpaired(sky: FlatGradient, dome: FlatGradient) -> Posterior:
         row = np.zeros(n)
         row[first - len(SCALARS) + k], row[n - len(SCALARS) + k] = 1.0, -1.0
         scalars[name] = (getattr(products[0], name) - getattr(products[1], name), row)
+    centre, of_centre = difference([_log_radial(p, np.zeros(1), relative=False) for p in products])
     return Posterior(
         covariance=covariance,
         scalars=scalars,
         log_radial=lambda radius: difference([_log_radial(p, np.atleast_1d(radius)) for p in products]),
         log_ratio=lambda x, y, itl: difference([_log_model(p, x, y, itl) for p in products]),
+        centre=(float(centre[0]), of_centre[0]),
     )
 
 
@@ -111,13 +116,15 @@ def _at_mean(product: FlatGradient) -> FlatGradient:
     return replace(product, radial_spline_values=values, **{name: mean[name] for name in SCALARS})
 
 
-def _log_radial(product: FlatGradient, radius: NDArray) -> Linear:
-    """Log of the radial function relative to its centre, and its derivatives by a product's numbers."""
+def _log_radial(product: FlatGradient, radius: NDArray, relative: bool = True) -> Linear:
+    """Log of the radial function, relative to its centre or not, and its derivatives by a product's numbers."""
     nodes, values = product.radial_spline_nodes, product.radial_spline_values
     at = np.append(np.asarray(radius, dtype=float), 0.0)
     radial = np.maximum(product.compute_radial(at), _LEAST)
     rows = np.hstack([akima_basis(nodes, values, at) / radial[:, None], np.zeros((len(at), len(SCALARS)))])
     log_radial = np.log(radial)
+    if not relative:
+        return log_radial[:-1], rows[:-1]
     return log_radial[:-1] - log_radial[-1], rows[:-1] - rows[-1]
 
 

@@ -331,11 +331,12 @@ def _posterior(
 
     def log_ratio(x: ArrayLike, y: ArrayLike, itl: ArrayLike) -> Linear:
         found, rows = mean.linearised(numbers, np.asarray(x, float), np.asarray(y, float), np.asarray(itl, bool))
-        (d,), _, basis = mean.radial(numbers, np.zeros(1))
-        rows[:, slices["radial"]] -= basis
-        return found - d, np.hstack([rows, np.zeros((len(rows), 1))])
+        return found - centre, np.hstack([rows, np.zeros((len(rows), 1))]) - of_centre
 
-    return Posterior(widened, scalars, log_radial, log_ratio)
+    (centre,), _, basis = mean.radial(numbers, np.zeros(1))
+    of_centre = np.zeros(n + 1)
+    of_centre[slices["radial"]] = basis[0]
+    return Posterior(widened, scalars, log_radial, log_ratio, (float(centre), of_centre))
 
 
 def _ratio_of_those_that_are_there(

@@ -84,7 +84,10 @@ def comparison_lines(c: Comparison) -> list[str]:
     differing = [d for d in [*c.differences.values(), c.at_radius] if d.p_rope > _SURE]
     known = [d for d in [*c.differences.values(), c.at_radius] if np.isfinite(d.p_rope)]
     if differing:
-        lines.append("verdict: sky and dome differ by more than the tolerance; `bayesflat apply` corrects the dome")
+        how = " --gradient flat_gradient_paired.fits" if c.tied is not None else ""
+        lines.append(
+            f"verdict: sky and dome differ by more than the tolerance; `bayesflat apply{how}` corrects the dome"
+        )
     elif known and all(d.p_rope < 1 - _SURE for d in known):
         lines.append("verdict: sky and dome agree within the tolerance")
     elif known:
