@@ -155,12 +155,12 @@ def _posterior(result: FitResult) -> str:
     estimates = gradient.estimates
     if not np.all(np.isfinite(estimates.covariance)):
         return page.section("Posterior", page.paragraph("No uncertainties were computed: there is nothing to show."))
-    items = []
+    short, items = {"itl_ratio": "throughput ratio"}, []
     for name, (label, unit, scale) in _names(data).items():
         row = estimates[name]
         if not row["sd"] > 0:
             continue
-        item = {"label": label, "unit": unit, "text": plus_minus(row["mean"], row["sd"], scale)}
+        item = {"label": short.get(name, label), "unit": unit, "text": plus_minus(row["mean"], row["sd"], scale)}
         item |= {"low": scale * row["q05"], "high": scale * row["q95"], "map": scale * row["map"]}
         if result.posterior is None:
             item |= _normal(row["mean"], row["sd"], scale)
@@ -178,7 +178,7 @@ def _posterior(result: FitResult) -> str:
     parts = [page.densities(items, f"{curves} Filled: the central 90%; the tick is the maximum of the posterior.")]
     names, values = correlations(gradient)
     if len(names) > 1:
-        shown = {name: label for name, (label, _, _) in _names(data).items()} | {"itl_ratio": "throughput ratio"}
+        shown = {name: label for name, (label, _, _) in _names(data).items()} | short
         caption = (
             "Correlations. Near ±1, two quantities can hardly be told apart: the fit knows their combination better "
             "than each of them. That neighbouring radii go together is the smoothness of the radial function."

@@ -53,9 +53,9 @@ def judge(result: FitResult, warnings: Sequence[str] = ()) -> Verdict:
     well = [name for name, effect in known.items() if effect <= WELL]
     less = [name for name in known if name not in well]
     all_but = f"all but the {_and(less)} {'are' if len(less) > 1 else 'is'}" if less else "all that it measures is"
-    first = f"The fit converged; {all_but} known to {percent(WELL)} of the flat."
+    first = f"The fit converged; {all_but} known to {100 * WELL:g}% of the flat."
     if not well:
-        first = f"The fit converged; its errors are above {percent(WELL)} of the flat."
+        first = f"The fit converged; its errors are above {100 * WELL:g}% of the flat."
     sentences = [first if left <= MISFIT else off]
     if well:
         sentences.append("Well measured: " + _with_errors(well, known))

@@ -132,6 +132,11 @@ class Browser:
         """Move the mouse to a place in the window (pixels)."""
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
+    def click(self, x: float, y: float) -> None:
+        """Press and release the left button there."""
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
     def prefer(self, scheme: str = "light", medium: str = "") -> None:
         """Light or dark; screen or print."""
         features = [{"name": "prefers-color-scheme", "value": scheme}]

@@ -192,7 +192,7 @@ def test_parameters_posterior_and_provenance(result, html):
         assert float(shown[1]) == pytest.approx(estimates.columns["map"][k], rel=1e-5)
         assert float(shown[3]) == pytest.approx(estimates.columns["sd"][k], rel=1e-5)
     items = {item["label"]: item for item in chart(html, "densities")["items"]}
-    assert list(items) == ["throughput ratio ITL / E2V", "centroid x", "centroid y", "plane x", "plane y"]
+    assert list(items) == ["throughput ratio", "centroid x", "centroid y", "plane x", "plane y"]
     item = items["plane x"]
     assert item["map"] == pytest.approx(1e6 * gradient.gradient_x)
     x, y = np.array(item["x"]), np.array(item["y"])
@@ -242,7 +242,7 @@ def test_verdict_of_a_good_fit(result, html):
     if less:
         assert verdict.sentences[0].startswith("The fit converged; all but the " + less[0])
     else:
-        assert verdict.sentences[0] == "The fit converged; all that it measures is known to 0.20% of the flat."
+        assert verdict.sentences[0] == "The fit converged; all that it measures is known to 0.2% of the flat."
     for name in known:
         listed = next(
             s for s in verdict.sentences[1:] if s.startswith("Less well" if name in less else "Well measured")
@@ -421,7 +421,10 @@ def test_pointing_at_a_detector_shows_it(browser, result, html, tmp_path):
         shown = float(re.search(r"throughput\s+([−\d.]+) ±", text)[1].replace("−", "-"))
         assert shown == pytest.approx(offset, abs=0.006)
         assert browser.run("document.querySelectorAll('.outline.on').length") == 2  # on both maps
+    browser.click(*place)
     browser.move_mouse(2, 2)
+    assert browser.run(TIP).startswith("R11_S00")  # held
+    browser.click(2, 2)
     assert browser.run(TIP) == ""
     assert browser.complaints == []
 
