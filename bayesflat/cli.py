@@ -93,10 +93,11 @@ def cli() -> None:
 @click.option("--tune", type=click.IntRange(1), help="Draws before, spent on the step size.  [default: 100]")
 @click.option("--chains", type=click.IntRange(1), help="Chains.  [default: 4]")
 @click.option("--compare-terms", is_flag=True, help="Which of centroid, plane, outer plane does the flat need?")
+@click.option("--no-report", is_flag=True, help="Write no report.html.")
 @_common
 def fit_command(
     inputs, out, defects, overrides, config_file, physical_filter, seed, sample, draws, tune, chains, compare_terms,
-    camera, processes, overwrite, verbose, quiet,
+    no_report, camera, processes, overwrite, verbose, quiet,
 ) -> int:  # fmt: skip
     """Fit the large-scale gradients of flats.
 
@@ -116,7 +117,7 @@ def fit_command(
 
         result = run_fit(
             inputs, out, config, defects=defects, processes=processes, overwrite=overwrite, progress=progress,
-            sampling=sample, terms=compare_terms,
+            sampling=sample, terms=compare_terms, report=not no_report,
         )  # fmt: skip
     if not quiet:
         from bayesflat.summary import fit_table, terms_table
