@@ -174,12 +174,7 @@ def _radial(product: FlatGradient) -> tuple[tuple[float, float], NDArray, NDArra
     centre = product.centroid_x + product.centroid_delta_x, product.centroid_y + product.centroid_delta_y
     # beyond the bins the function is a guess: at a moved centroid's rim a flat corrected by it is lopsided, and the
     # centroid of a refit off by many of its errors
-    known = np.inf if product.estimates is None else product.estimates.header.get("RADIUSMX", (np.inf, ""))[0]
-    return centre, nodes, np.ascontiguousarray(cubics), float(min(nodes[-1], known))
-
-
-# A full-size detector has 16 million pixels, and reading and writing it takes 0.1 s.  Loops over a row are kept so
-# plain that the compiler makes them work on several pixels at once: no branches, no exceptions, indices from 0.
+    return centre, nodes, np.ascontiguousarray(cubics), product.reach
 
 
 @njit(cache=True, error_model="numpy")
