@@ -320,7 +320,7 @@ def demo_command(out, seed, coarse, camera, processes, overwrite, verbose, quiet
             processes=processes,
             overwrite=overwrite,
             progress=progress,
-            say=(lambda text: None) if quiet else stdout.print,
+            say=lambda what: None if quiet else stdout.print(what, highlight=False, soft_wrap=isinstance(what, str)),
         )
     return DONE if all(result.converged for result in results) else NOT_CONVERGED
 

@@ -12,7 +12,7 @@ from bayesflat.apply_files import run_apply
 from bayesflat.camera import get_camera
 from bayesflat.compare_files import FILES as COMPARISON
 from bayesflat.compare_files import TIED, run_compare
-from bayesflat.comparison import Comparison
+from bayesflat.comparison import MMAG, Comparison
 from bayesflat.config import RunConfig
 from bayesflat.files import check_free
 from bayesflat.fitting import FitResult
@@ -115,26 +115,31 @@ def closure_table(closure: Comparison, sky: FlatGradient, dome: FlatGradient, co
     sky, dome, corrected : FlatGradient
         Fits of their own.
     """
-    table = Table(title="The corrected dome: the sky's radial function and centroid, no plane, the same ratio")
-    for name in ("parameter", "sky", "dome", "corrected", "off by", "sd of that"):
-        table.add_column(name, justify="left" if name == "parameter" else "right")
+    table = Table(title="the corrected dome: the sky's radial function and centroid, no plane")
+    for name in ("parameter", "sky", "dome", "corrected", "off by", "sd", "unit"):
+        table.add_column(name, justify="left" if name in ("parameter", "unit") else "right", no_wrap=True)
+    products = (sky, dome, corrected)
 
-    def add(name: str, values: tuple[float, float, float], off: float, sd: float) -> None:
-        table.add_row(name, *(f"{value:.5g}" for value in values), f"{off:+.2g}", f"{sd:.2g}" if sd else "")
+    def add(name: str, values: list[float], off: float, sd: float, unit: str) -> None:
+        shown = (f"{value:.4f}" if abs(value) < 10 else f"{value:.5g}" for value in values)
+        table.add_row(
+            name, *shown, f"{off:+.1e}" if abs(off) < 1e-4 else f"{off:+.2g}", f"{sd:.1g}" if sd else "", unit
+        )
 
     for radius in _RADII:
         k = int(np.argmin(np.abs(closure.grid - radius)))
-        values = tuple(float(p.compute_radial(radius)) / float(p.compute_radial(0.0)) for p in (sky, dome, corrected))
-        add(f"radial at {radius:g} mm (mmag)", values, closure.radial["mean"][k], closure.radial["sd"][k])
-    for name in ("centroid_delta_x", "centroid_delta_y", "itl_ratio"):
-        values = tuple(getattr(p, name) for p in (sky, dome, corrected))
+        values = [-MMAG * float(np.log(p.compute_radial(radius) / p.compute_radial(0.0))) for p in products]
+        add(f"radial, {radius:g} mm", values, closure.radial["mean"][k], closure.radial["sd"][k], "mmag")
+    for name, label, unit in (("centroid_delta_x", "centroid x", "mm"), ("centroid_delta_y", "centroid y", "mm"),
+                              ("itl_ratio", "ITL ratio", "")):  # fmt: skip
         difference = closure.differences[name]
-        add(name, values, difference.mean, difference.sd)
-    for name in ("gradient_x", "gradient_y"):  # the sky's plane, which is not put in, is no part of this
-        off, sd = getattr(corrected, name), corrected.estimates[name]["sd"]
-        add(name, tuple(getattr(p, name) for p in (sky, dome, corrected)), off, sd)
-    add("normalization", tuple(p.normalization_factor for p in (sky, dome, corrected)),
-        corrected.normalization_factor - 1, 0.0)  # fmt: skip
+        add(label, [getattr(p, name) for p in products], difference.mean, difference.sd, unit)
+    for axis in "xy":  # the sky's plane is not put in: there must be none
+        name = f"gradient_{axis}"
+        values = [1e6 * getattr(p, name) for p in products]
+        add(f"plane {axis}", values, values[-1], 1e6 * corrected.estimates[name]["sd"], "1e-6/mm")
+    values = [p.normalization_factor for p in products]
+    add("normalization", values, values[-1] - 1, 0.0, "")
     return table
 
 
