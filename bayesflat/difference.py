@@ -17,6 +17,7 @@ from scipy.linalg import block_diag
 from bayesflat.gradient import SCALARS, FlatGradient
 from bayesflat.spline import akima_basis
 
+_MANY = 10_000
 _LEAST = 1e-12  # for logs, where a radial function has come to an end
 
 # mean and, row by row, derivatives by the posterior's numbers
@@ -50,7 +51,9 @@ class Posterior:
 
     def sd(self, rows: NDArray) -> NDArray[np.float64]:
         """Standard deviations of what has these derivatives: (m, n) to (m,)."""
-        return np.sqrt(np.maximum(np.einsum("mi,mi->m", rows @ self.covariance, rows), 0.0))
+        parts = (rows[k : k + _MANY] for k in range(0, len(rows), _MANY))  # a map has many rows
+        variance = [np.einsum("mi,mi->m", part @ self.covariance, part) for part in parts]
+        return np.sqrt(np.maximum(np.concatenate(variance), 0.0))
 
 
 def unpaired(sky: FlatGradient, dome: FlatGradient) -> Posterior:

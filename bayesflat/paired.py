@@ -297,45 +297,54 @@ def _posterior(
 ) -> Posterior:  # fmt: skip
     """What follows for the product's scalars.
 
-    What the sky's radial function leaves open is integrated out; one more number stands for what the detectors' offsets
-    leave open in the throughput ratio.
+    The posterior's numbers are those of the mean, then the sky's radial function in its standard deviations, which
+    stays near 0, and one that stands for what the detectors' offsets leave open in the throughput ratio.
     """
     slices, n = mean.slices, mean.size
     expected, design = mean.linearised(numbers, *at)
-    by_sky = mean.by_sky(numbers, *at[:2])
-    information = covariance.information(np.hstack([design, by_sky]))
-    information += np.diag(np.concatenate([mean.widths**-2.0, np.ones(by_sky.shape[1])]))
-    joint = np.linalg.inv(information)
-    # one step of all: the sky's numbers stay at 0 but for what the ratio says of them
-    pull = -np.hstack([design, by_sky]).T @ covariance.of(value - expected).by_residual
+    design = np.hstack([design, mean.by_sky(numbers, *at[:2])])
+    m = design.shape[1] - n
+    precision = np.concatenate([mean.widths**-2.0, np.ones(m)])
+    joint = np.linalg.inv(covariance.information(design) + np.diag(precision))
+    # one step of all
+    pull = -design.T @ covariance.of(value - expected).by_residual
     pull[:n] -= numbers / mean.widths**2
-    numbers = numbers + (joint @ pull)[:n]
-    widened = np.zeros((n + 1, n + 1))
-    widened[:n, :n] = joint[:n, :n]
-    scalars = {"itl_ratio": (0.0, np.zeros(n + 1))}
+    step = joint @ pull
+    numbers, of_sky = numbers + step[:n], step[n:]
+    widened = np.zeros((n + m + 1, n + m + 1))
+    widened[:-1, :-1] = joint
+
+    def wide(rows: NDArray, *more: NDArray) -> NDArray:
+        found = np.zeros((len(rows), n + m + 1))
+        for part, start in zip((rows, *more), (0, n), strict=False):
+            found[:, start : start + part.shape[1]] = part
+        return found
+
+    scalars = {"itl_ratio": (0.0, np.zeros(n + m + 1))}
     if "itl_ratio" in slices:
-        there, row, widened[n, n] = _ratio_of_those_that_are_there(mean, numbers, noise, covariance, at, value)
-        scalars["itl_ratio"] = (itl_ratio * np.expm1(there), itl_ratio * np.exp(there) * np.append(row, 1.0))
+        there, row, widened[-1, -1] = _ratio_of_those_that_are_there(mean, numbers, noise, covariance, at, value)
+        row = wide(row[None])[0]
+        row[-1] = 1.0
+        scalars["itl_ratio"] = (itl_ratio * np.expm1(there), itl_ratio * np.exp(there) * row)
     for name in ("centroid_delta", "gradient", "outer_gradient"):
         for k, axis in enumerate("xy"):
-            row = np.zeros(n + 1)
+            row = np.zeros(n + m + 1)
             if name in slices:
                 row[slices[name].start + k] = 1.0
             scalars[f"{name}_{axis}"] = (float(row[:n] @ numbers), row)
+    (centre,), _, basis = mean.radial(numbers, np.zeros(1))
+    of_centre = wide(basis)[0]  # the coefficients come first
 
     def log_radial(radius: ArrayLike) -> Linear:
-        d, _, basis = mean.radial(numbers, np.append(np.asarray(radius, dtype=float), 0.0))
-        rows = np.zeros((len(d), n + 1))
-        rows[:, slices["radial"]] = basis
-        return d[:-1] - d[-1], rows[:-1] - rows[-1]
+        d, _, basis = mean.radial(numbers, np.atleast_1d(np.asarray(radius, dtype=float)))
+        return d - centre, wide(basis) - of_centre
 
     def log_ratio(x: ArrayLike, y: ArrayLike, itl: ArrayLike) -> Linear:
-        found, rows = mean.linearised(numbers, np.asarray(x, float), np.asarray(y, float), np.asarray(itl, bool))
-        return found - centre, np.hstack([rows, np.zeros((len(rows), 1))]) - of_centre
+        x, y, itl = np.asarray(x, dtype=float), np.asarray(y, dtype=float), np.asarray(itl, dtype=bool)
+        found, rows = mean.linearised(numbers, x, y, itl)
+        by_sky = mean.by_sky(numbers, x, y)
+        return found + by_sky @ of_sky - centre, wide(rows, by_sky) - of_centre
 
-    (centre,), _, basis = mean.radial(numbers, np.zeros(1))
-    of_centre = np.zeros(n + 1)
-    of_centre[slices["radial"]] = basis[0]
     return Posterior(widened, scalars, log_radial, log_ratio, (float(centre), of_centre))
 
 
