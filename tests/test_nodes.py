@@ -167,3 +167,19 @@ def test_full_rings_where_the_bins_fill_a_circle_about_another_place(small_camer
     data = data.select(~dead)
     kept = away[~dead][rough_fit(data, config()).inside].max()
     assert edge - 1.5 < kept < edge + 1.0  # to a bin
+
+
+def test_bins_that_the_mask_cuts_are_not_whole(small_camera):
+    """Flats end at 45 mm, and bins that they cut are there, of a part of their pixels: none of these is kept."""
+    radius = 45.0
+    binned = flat(small_camera)
+    away = np.hypot(binned.xf, binned.yf)
+    share = np.clip(radius + 0.5 - away, 0.0, 1.0)  # about what lies inside, of a bin of 1 mm
+    binned = replace(binned, n_pixels=np.round(100 * share).astype(int)).select(share > 0)
+    assert np.hypot(binned.xf, binned.yf).max() > radius + 0.4
+    data = prepare(binned, config())
+    found = rough_fit(data, config())
+    kept = data.select(found.inside)
+    assert np.all(kept.binned.n_pixels[kept.radius > 40] == 100)
+    edge = radius - np.hypot(*TRUTH["centroid_delta"]) - 0.5**0.5
+    assert np.hypot(kept.dx - 0.5, kept.dy + 0.3).max() > edge - 2.0
