@@ -129,7 +129,7 @@ def power_of(rows: Sequence[Mapping[str, Any]], kind: str) -> dict[str, list[flo
 
 def plot_comparisons(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """How often zero is left out without a difference, and how often a difference is seen."""
-    figure = Figure(figsize=(11.5, 4.6), facecolor="white", layout="constrained")
+    figure = Figure(figsize=(11.5, 4.9), facecolor="white", layout="constrained")
     left, right = figure.subplots(1, 2)
     parts = [100 * left_out(rows, name) for name in NAMES]
     at = np.arange(len(NAMES))[::-1]
@@ -139,18 +139,20 @@ def plot_comparisons(rows: Sequence[Mapping[str, Any]]) -> Figure:
     left.set(yticks=at, yticklabels=[name.replace("_delta", "") for name in NAMES], xlim=(0, 25))
     left.set_xlabel("90% intervals that leave out zero (%)")
     left.set_title(f"No true difference, {len(rows)} pairs", fontsize=11)
-    left.legend(fontsize=9, frameon=False, loc="upper right")
+    left.legend(fontsize=9, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     for kind, colour in zip(KINDS, ("#e66101", "#5e3c99"), strict=True):
         power = power_of(rows, kind)
-        right.plot(AMPLITUDES, power["seen"], "o-", color=colour, label=f"{kind}: zero left out of the 90% interval")
+        right.plot(AMPLITUDES, power["seen"], "o-", color=colour, label=f"{kind}: seen (90% interval without 0)")
         right.plot(AMPLITUDES, power["beyond"], "s--", color=colour, mfc="white",
-                   label=f"{kind}: beyond {ROPE:g} mmag with a probability > {SURE:g}")  # fmt: skip
+                   label=f"{kind}: beyond {ROPE:g} mmag (p > {SURE:g})")  # fmt: skip
     right.axvline(ROPE, color="0.6", lw=0.9)
-    right.set(xscale="log", ylim=(-0.03, 1.25), yticks=np.arange(0, 1.01, 0.25))
+    right.set(xscale="log", ylim=(-0.03, 1.03), yticks=np.arange(0, 1.01, 0.25), xticks=AMPLITUDES)
+    right.set_xticklabels([f"{a:g}" for a in AMPLITUDES])
+    right.minorticks_off()
     right.set_xlabel(f"true difference at {RADIUS:g} mm (mmag)")
     right.set_ylabel("part of the pairs")
     right.set_title(f"True differences, {sum(bool(row['power']) for row in rows)} pairs each", fontsize=11)
-    right.legend(fontsize=8.5, frameon=False, loc="upper left", ncols=2)
+    right.legend(fontsize=9, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     for panel in (left, right):
         panel.spines[["top", "right"]].set_visible(False)
     return figure
