@@ -9,6 +9,7 @@ too, and pixels that a radial function says nothing of are flagged.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +24,8 @@ from bayesflat.gradient import FlatGradient
 from bayesflat.piecewise import interval
 
 log = logging.getLogger(__name__)
+
+ROWS = 64  # of pixels that are corrected at a time: factors of so many stay in the cache
 
 
 @dataclass(frozen=True)
@@ -101,20 +104,19 @@ def apply_gradients(flat: Flat, gradient: FlatGradient, reference: FlatGradient)
     """
     check_products(gradient, reference, flat.physical_filter)
     warn_of_unconverged(gradient, reference)
-    correction = compute_correction(flat.detector, gradient, reference)
-    image = corrected(flat.image, correction.factor)
-    image[correction.nowhere] = np.nan
-    bad = None if flat.bad is None else flat.bad | correction.nowhere
+    image = floating(flat.image.copy())
+    bad = None if flat.bad is None else flat.bad.copy()
+    for rows, correction in corrections(flat.detector, gradient, reference):
+        image[rows] *= correction.factor
+        image[rows][correction.nowhere] = np.nan
+        if bad is not None:
+            bad[rows] |= correction.nowhere
     return replace(flat, image=image, bad=bad)
 
 
-def corrected(image: NDArray, factor: NDArray, times: int = 1) -> NDArray:
-    """Pixels times a power of their factor, in the image's own type where that is a floating one, else in float32."""
-    kind = image.dtype.newbyteorder("=") if image.dtype.kind == "f" else np.dtype(np.float32)
-    pixels = image.astype(kind)
-    for _ in range(times):
-        pixels *= factor
-    return pixels
+def floating(image: NDArray) -> NDArray:
+    """The image itself where its type is a floating one, of either byte order; else its values in float32."""
+    return image if image.dtype.kind == "f" else image.astype(np.float32)
 
 
 def compute_correction(detector: Detector, gradient: FlatGradient, reference: FlatGradient) -> Correction:
@@ -126,17 +128,43 @@ def compute_correction(detector: Detector, gradient: FlatGradient, reference: Fl
     gradient, reference : FlatGradient
         Of the dome and of the sky flat.
     """
+    return next(corrections(detector, gradient, reference, detector.ny))[1]
+
+
+def corrections(
+    detector: Detector, gradient: FlatGradient, reference: FlatGradient, n_rows: int = ROWS
+) -> Iterator[tuple[slice, Correction]]:
+    """The correction of a detector, some of its rows at a time; each is overwritten by the next.
+
+    Parameters
+    ----------
+    detector : Detector
+    gradient, reference : FlatGradient
+        Of the dome and of the sky flat.
+    n_rows : int
+        Rows at a time.
+
+    Yields
+    ------
+    rows : slice
+    correction : Correction
+        Of these rows.
+    """
     # the corners (0, 0), (1, 0), (0, 1) tell the whole map from pixels to the focal plane
     xf, yf = detector.pixel_to_focal_plane(np.array([0.0, 1.0, 0.0]), np.array([0.0, 0.0, 1.0]))
     to_focal_plane = np.array([[xf[0], xf[1] - xf[0], xf[2] - xf[0]], [yf[0], yf[1] - yf[0], yf[2] - yf[0]]])
-    shape = (detector.ny, detector.nx)
-    factor, nowhere = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.bool_)
-    _correct(
+    terms = (
         to_focal_plane, *_radial(gradient), *_radial(reference), (gradient.centroid_x, gradient.centroid_y),
         (gradient.gradient_x, gradient.gradient_y), (gradient.outer_gradient_x, gradient.outer_gradient_y),
-        gradient.outer_gradient_radius, gradient.normalization_factor, factor, nowhere,
+        gradient.outer_gradient_radius, gradient.normalization_factor,
     )  # fmt: skip
-    return Correction(factor, nowhere)
+    shape = (min(n_rows, detector.ny), detector.nx)
+    factor, nowhere = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.bool_)
+    for first in range(0, detector.ny, shape[0]):
+        rows = slice(first, min(first + shape[0], detector.ny))
+        part = Correction(factor[: rows.stop - first], nowhere[: rows.stop - first])
+        _correct(first, *terms, part.factor, part.nowhere)
+        yield rows, part
 
 
 def _radial(product: FlatGradient) -> tuple[tuple[float, float], NDArray, NDArray, float]:
@@ -146,46 +174,53 @@ def _radial(product: FlatGradient) -> tuple[tuple[float, float], NDArray, NDArra
     centre = product.centroid_x + product.centroid_delta_x, product.centroid_y + product.centroid_delta_y
     # beyond the bins the function is a guess: at a moved centroid's rim a flat corrected by it is lopsided, and the
     # centroid of a refit off by many of its errors
-    known = np.inf if product.estimates is None else product.estimates.header.get("RADIUSMX", (np.inf, ""))[0]
-    return centre, nodes, np.ascontiguousarray(cubics), float(min(nodes[-1], known))
+    return centre, nodes, np.ascontiguousarray(cubics), product.reach
 
 
-@njit(cache=True)
-def _distance(x, y):
-    """As ``hypot``, which guards against overflows that millimetres do not have."""
-    return np.sqrt(x * x + y * y)
+@njit(cache=True, error_model="numpy")
+def _evaluate(x0, step_x, y0, step_y, centre, nodes, cubics, reach, radius, values):
+    """A radial function along a row of pixels, 0 beyond its reach."""
+    x0, y0 = x0 - centre[0], y0 - centre[1]
+    for i in range(len(radius)):
+        x, y = x0 + step_x * i, y0 + step_y * i
+        # hypot guards against overflows that millimetres do not have
+        radius[i] = np.sqrt(x * x + y * y)
+    first, last = nodes[0], len(nodes) - 2
+    k = start = 0
+    while start < len(radius):
+        k = interval(nodes, radius[start], k)
+        low, high = nodes[k] if k > 0 else 0.0, nodes[k + 1] if k < last else np.inf
+        stop = start + 1
+        while stop < len(radius) and low <= radius[stop] < high:
+            stop += 1
+        # pixels in the same interval
+        r, value = radius[start:stop], values[start:stop]
+        c0, c1, c2, c3 = cubics[k]
+        for i in range(len(r)):
+            t = max(r[i], first) - nodes[k]
+            found = c0 + t * (c1 + t * (c2 + t * c3))
+            value[i] = found if r[i] <= reach else 0.0
+        start = stop
 
 
-@njit(cache=True)
-def _evaluate(cubics, nodes, r, k):
-    """The cubic of interval k at r."""
-    t = r - nodes[k]
-    return cubics[k, 0] + t * (cubics[k, 1] + t * (cubics[k, 2] + t * cubics[k, 3]))
-
-
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _correct(
-    to_focal_plane, dome_centre, dome_nodes, dome_cubics, dome_reach, sky_centre, sky_nodes, sky_cubics, sky_reach,
-    pivot, plane, outer, outer_radius, normalization, factor, nowhere,
+    first, to_focal_plane, dome_centre, dome_nodes, dome_cubics, dome_reach, sky_centre, sky_nodes, sky_cubics,
+    sky_reach, pivot, plane, outer, outer_radius, normalization, factor, nowhere,
 ):  # fmt: skip
-    """One pass over the pixels: a full-size detector has 16 million, and reading it takes no longer."""
-    kd = ks = 0
-    for j in range(factor.shape[0]):
-        for i in range(factor.shape[1]):
-            x = to_focal_plane[0, 0] + to_focal_plane[0, 1] * i + to_focal_plane[0, 2] * j
-            y = to_focal_plane[1, 0] + to_focal_plane[1, 1] * i + to_focal_plane[1, 2] * j
-            rd = max(_distance(x - dome_centre[0], y - dome_centre[1]), dome_nodes[0])
-            rs = max(_distance(x - sky_centre[0], y - sky_centre[1]), sky_nodes[0])
-            kd, ks = interval(dome_nodes, rd, kd), interval(sky_nodes, rs, ks)
-            dome, sky = _evaluate(dome_cubics, dome_nodes, rd, kd), _evaluate(sky_cubics, sky_nodes, rs, ks)
-            beyond = rd > dome_reach or rs > sky_reach
-            if beyond or not dome > 0.0 or not sky > 0.0:
-                factor[j, i] = 1.0
-                nowhere[j, i] = True
-                continue
-            dx, dy = x - pivot[0], y - pivot[1]
-            value = (1.0 + plane[0] * dx + plane[1] * dy) * sky / (dome * normalization)
-            if _distance(dx, dy) >= outer_radius:
-                value *= 1.0 + outer[0] * dx + outer[1] * dy
-            factor[j, i] = value
-            nowhere[j, i] = False
+    """Factors of the rows from ``first`` on."""
+    n_rows, nx = factor.shape
+    radius, dome, sky = np.empty(nx), np.empty(nx), np.empty(nx)
+    step_x, step_y = to_focal_plane[0, 1], to_focal_plane[1, 1]
+    for j in range(n_rows):
+        x0 = to_focal_plane[0, 0] + to_focal_plane[0, 2] * (first + j)
+        y0 = to_focal_plane[1, 0] + to_focal_plane[1, 2] * (first + j)
+        _evaluate(x0, step_x, y0, step_y, dome_centre, dome_nodes, dome_cubics, dome_reach, radius, dome)
+        _evaluate(x0, step_x, y0, step_y, sky_centre, sky_nodes, sky_cubics, sky_reach, radius, sky)
+        for i in range(nx):
+            dx, dy = x0 - pivot[0] + step_x * i, y0 - pivot[1] + step_y * i
+            planes = 1.0 + plane[0] * dx + plane[1] * dy
+            planes *= 1.0 + outer[0] * dx + outer[1] * dy if np.sqrt(dx * dx + dy * dy) >= outer_radius else 1.0
+            known = (dome[i] > 0.0) & (sky[i] > 0.0)
+            factor[j, i] = planes * sky[i] / (dome[i] * normalization) if known else 1.0
+            nowhere[j, i] = not known

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bayesflat import __version__
-from bayesflat.apply import check_products, compute_correction, corrected, warn_of_unconverged
+from bayesflat.apply import check_products, corrections, floating, warn_of_unconverged
 from bayesflat.camera import Camera, Detector, get_camera
 from bayesflat.errors import InputError
 from bayesflat.files import filling
@@ -130,24 +130,24 @@ def correct_file(
         check_shape(image.shape, detector, path)
         check_products(gradient, reference, physical_filter)
         mask, variance = named_hdu(hdus, "MASK", path), named_hdu(hdus, "VARIANCE", path)
-        correction = compute_correction(detector, gradient, reference)
-        pixels = corrected(image.data, correction.factor)
+        pixels, spread = floating(image.data), None if variance is None else floating(variance.data)
         flagged = mask is not None and _NO_DATA in mask.header
         # a pixel without data reads 0 in LSST's flats, where a mask can say so
         empty = 0.0 if flagged else np.nan
-        some = bool(correction.nowhere.any())
-        if some:
-            pixels[correction.nowhere] = empty
+        for rows, correction in corrections(detector, gradient, reference):
+            pixels[rows] *= correction.factor
+            if spread is not None:
+                spread[rows] *= correction.factor * correction.factor
+            if not correction.nowhere.any():
+                continue
+            pixels[rows][correction.nowhere] = empty
+            if spread is not None:
+                spread[rows][correction.nowhere] = empty
+            if flagged:  # else the mask is not even read
+                mask.data[rows][correction.nowhere] |= mask.data.dtype.type(1 << mask.header[_NO_DATA])
         image.data = pixels
         if variance is not None:
-            scaled = corrected(variance.data, correction.factor, times=2)
-            if some:
-                scaled[correction.nowhere] = empty
-            variance.data = scaled
-        if flagged and some:
-            bits = mask.data
-            bits[correction.nowhere] |= bits.dtype.type(1 << mask.header[_NO_DATA])
-            mask.data = bits
+            variance.data = spread
         if f"HIERARCH {BUTLER_CARDS} ID" in cards:  # the dataset's, and no longer those of the one that it is made of
             for key in [key for key in header if key.startswith(BUTLER_CARDS)]:
                 del header[key]

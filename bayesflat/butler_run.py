@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,7 @@ def run_fit(
     progress: Progress | None = None,
     sampling: bool = False,
     terms: bool = False,
+    report: bool = True,
 ) -> list[Outcome]:
     """Fit the flats of a repository: a product for each filter and date.
 
@@ -81,7 +82,7 @@ def run_fit(
         Whether earlier products may be replaced, in the folder and in the output run.
     progress : callable, optional
         Called with the number of flats; what it returns is called after each.
-    sampling, terms : bool
+    sampling, terms, report : bool
         As for `bayesflat.run.run_fit`.
 
     Returns
@@ -120,7 +121,7 @@ def run_fit(
     tasks = {
         k: (
             rolls[k], parts[k], records[k], config.model_copy(update={"physical_filter": piece.physical_filter}),
-            sampling, terms, bars,
+            sampling, terms, report, bars,
         )
         for k, piece in enumerate(pieces) if k not in errors
     }  # fmt: skip
@@ -245,35 +246,21 @@ def fit_piece(
     config: RunConfig,
     sampling: bool,
     terms: bool,
+    report: bool,
     bars: bool,
 ) -> Fitted:
     """Fit the bins of one filter, anywhere: all files come back with the result."""
-    kept: list[str] = []
-    elsewhere = not logging.getLogger("bayesflat").handlers
+    elsewhere = not logging.getLogger("bayesflat").handlers  # then nobody has seen the warnings yet
     with tempfile.TemporaryDirectory(prefix="bayesflat-") as temporary:
         folder = Path(temporary)
-        with (
-            _keeping_warnings(kept) if elsewhere else nullcontext(),
-            logging_to(folder / LOG if config.saveLogOutput else None),
-        ):
+        with logging_to(folder / LOG if config.saveLogOutput else None) as warnings:
             result = fit_into(
-                folder, roll.assemble(parts), records, config, sampling=sampling, terms=terms, bars=bars
+                folder, roll.assemble(parts), records, config, sampling=sampling, terms=terms, bars=bars,
+                warnings=warnings if report else None,
             )  # fmt: skip
         files = {name: (folder / name).read_bytes() for name in FILES if (folder / name).exists()}
-    return Fitted(files, result.gradient, result.converged, result.verdict, result.map.message, tuple(kept))
-
-
-@contextmanager
-def _keeping_warnings(texts: list[str]) -> Iterator[None]:
-    """Keep the log's warnings, for the process that can show them."""
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: texts.append(record.getMessage())
-    logger = logging.getLogger("bayesflat")
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
+    return Fitted(files, result.gradient, result.converged, result.verdict, result.map.message,
+                  tuple(warnings) if elsewhere else ())  # fmt: skip
 
 
 def _leave(piece: Piece, files: Mapping[str, bytes], outputs: Mapping[str, Kind], overwrite: bool) -> tuple[str, ...]:

@@ -85,10 +85,11 @@ def cli() -> None:
 @click.option("--chains", type=click.IntRange(1), help="Chains.  [default: 4]")
 @click.option("--compare-terms", is_flag=True, help="Which of centroid, plane, outer plane does the flat need?")
 @click.option("--dask", metavar="ADDRESS", help="Bin and fit on the Dask cluster of this scheduler, in place of -j.")
+@click.option("--no-report", is_flag=True, help="Write no report.html.")
 @common
 def fit_command(
     inputs, out, defects, overrides, config_file, filters, repo, collections, instrument, where, dates, output_run,
-    seed, sample, draws, tune, chains, compare_terms, dask, camera, processes, overwrite, verbose, quiet,
+    seed, sample, draws, tune, chains, compare_terms, dask, no_report, camera, processes, overwrite, verbose, quiet,
 ) -> int:  # fmt: skip
     """Fit the large-scale gradients of flats.
 
@@ -107,7 +108,7 @@ def fit_command(
         raise InputError("--defects: with --butler they come from the repository (connections.input_defects)")
     with _logging(verbose, quiet), _progress(quiet) as progress, workers_of(processes, dask) as workers:
         work = {"processes": workers, "overwrite": overwrite, "progress": progress}
-        work |= {"sampling": sample, "terms": compare_terms}
+        work |= {"sampling": sample, "terms": compare_terms, "report": not no_report}
         if query is not None:
             from bayesflat.butler_run import run_fit as run_pieces
 
@@ -218,6 +219,45 @@ def apply_command(
     return DONE
 
 
+@cli.command(name="compare", short_help="Do sky and dome differ?")
+@click.argument("sky", metavar="SKY.fits")
+@click.argument("dome", metavar="DOME.fits")
+@click.option("-o", "out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder to write.")
+@click.option(
+    "--binned",
+    nargs=2,
+    metavar="SKY DOME",
+    help="Binned tables, for a paired comparison.  [default: binned_image.fits beside the products]",
+)
+@click.option("--unpaired", is_flag=True, help="Compare the products alone, conservatively.")
+@click.option("--rope", type=float, default=2.0, show_default=True, metavar="MMAG", help="Tolerance (mmag).")
+@click.option("--radius", type=float, metavar="MM", help="Where differences are judged in mmag (mm).  [default: 310]")
+@common
+def compare_command(
+    sky, dome, out, binned, unpaired, rope, radius, camera, processes, overwrite, verbose, quiet
+) -> int:  # fmt: skip
+    """Compare the gradients of a sky and a dome flat: what differs, by how much, and does it matter?
+
+    SKY.fits and DOME.fits are products of `bayesflat fit`.  With their binned tables the ratio of the flats is fitted
+    bin by bin, in which the detectors cancel; otherwise the two posteriors are subtracted.
+    """
+    from bayesflat.compare_files import run_compare
+    from bayesflat.summary import comparison_lines
+
+    with _logging(verbose, quiet):
+        comparison = run_compare(
+            sky, dome, out, binned=binned, unpaired=unpaired, camera=camera, rope_mmag=rope, radius=radius,
+            overwrite=overwrite,
+        )  # fmt: skip
+    if not quiet:
+        stdout.print("\n".join(comparison_lines(comparison)), highlight=False, markup=False, soft_wrap=True)
+        stdout.print(f"written to {out}", highlight=False)
+    if not comparison.converged:
+        click.echo(f"bayesflat: {'; '.join(comparison.notes)}; comparison.json says so", err=True)
+        return NOT_CONVERGED
+    return DONE
+
+
 @cli.command(name="simulate", short_help="Make flats with a known truth.")
 @click.option("-o", "out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder to write.")
 @click.option("--kind", type=click.Choice(["sky", "dome"]), default="sky", show_default=True, help="Light source.")
@@ -300,7 +340,7 @@ def _with_fields(defaults, texts, option):
         raise InputError(f"{option} {' '.join(texts)}: {error}") from None
 
 
-@cli.command(name="demo", short_help="Simulate sky and dome, and fit both.")
+@cli.command(name="demo", short_help="The whole story on simulated flats.")
 @click.option("-o", "out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder to write.")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of the simulation.")
 @click.option(
@@ -308,7 +348,10 @@ def _with_fields(defaults, texts, option):
 )
 @common
 def demo_command(out, seed, coarse, camera, processes, overwrite, verbose, quiet) -> int:
-    """Simulate sky and dome flats of LSSTCam, fit both, and hold the estimates against the truth."""
+    """Simulate sky and dome flats of LSSTCam, fit both, compare them, correct the dome, and fit it again.
+
+    Estimates are held against the truth.
+    """
     from bayesflat.demo import run_demo
 
     with _logging(verbose, quiet), _progress(quiet) as progress:
@@ -320,7 +363,7 @@ def demo_command(out, seed, coarse, camera, processes, overwrite, verbose, quiet
             processes=processes,
             overwrite=overwrite,
             progress=progress,
-            say=(lambda text: None) if quiet else stdout.print,
+            say=lambda what: None if quiet else stdout.print(what, highlight=False, soft_wrap=isinstance(what, str)),
         )
     return DONE if all(result.converged for result in results) else NOT_CONVERGED
 

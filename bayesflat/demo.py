@@ -1,4 +1,4 @@
-"""The main job on simulated flats, from pixels to products, held against the truth."""
+"""The whole story on simulated flats: fit sky and dome, compare them, correct the dome, and fit it again."""
 
 from __future__ import annotations
 
@@ -8,12 +8,18 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
+from bayesflat.apply_files import run_apply
 from bayesflat.camera import get_camera
+from bayesflat.compare_files import FILES as COMPARISON
+from bayesflat.compare_files import TIED, run_compare
+from bayesflat.comparison import MMAG, Comparison
 from bayesflat.config import RunConfig
 from bayesflat.files import check_free
 from bayesflat.fitting import FitResult
-from bayesflat.run import FILES, run_fit
+from bayesflat.gradient import FlatGradient
+from bayesflat.run import FILES, PRODUCT, REFERENCE, run_fit
 from bayesflat.simulate_files import CONTENTS, write_simulation
+from bayesflat.summary import comparison_lines
 
 PHYSICAL_FILTER = "i_39"
 _RADII = (100.0, 200.0, 300.0, 310.0, 330.0)
@@ -30,12 +36,13 @@ def run_demo(
     progress: Callable | None = None,
     say: Callable = print,
 ) -> list[FitResult]:
-    """Simulate sky and dome, fit both, and print the truth beside the estimates.
+    """Simulate sky and dome, fit both, compare them, correct the dome with the sky, and show that it closes.
 
     Parameters
     ----------
     out : str or Path
-        Gets ``sky``, ``dome`` (the simulations), ``sky_fit`` and ``dome_fit``.
+        Gets ``sky``, ``dome`` (the simulations), ``sky_fit``, ``dome_fit``, ``compare``, ``corrected`` (the dome's
+        flats), ``refit`` (these fitted) and ``closure`` (these compared with the sky).
     seed : int
         Of the simulation.
     coarse : int
@@ -44,25 +51,20 @@ def run_demo(
         As for the commands.
     say : callable
         Prints text and rich tables.
+
+    Returns
+    -------
+    list of FitResult
+        Sky, dome, corrected dome.
     """
     out = Path(out)
     for kind in ("sky", "dome"):  # before anything is written
         check_free(out / kind, CONTENTS, overwrite)
-        check_free(out / f"{kind}_fit", FILES, overwrite)
-    results = []
-    for kind in ("sky", "dome"):
-        say(f"{kind}: simulating flats of {coarse * 0.01:g} mm pixels, seed {seed}")
-        truth = write_simulation(
-            out / kind,
-            kind=kind,
-            coarse=coarse,
-            seed=seed,
-            physical_filter=PHYSICAL_FILTER,
-            camera=get_camera(camera),
-            processes=processes,
-            overwrite=overwrite,
-        )
-        say(f"{kind}: fitting")
+    for folder, files in (("sky_fit", FILES), ("dome_fit", FILES), ("compare", COMPARISON), ("refit", FILES),
+                          ("closure", COMPARISON)):  # fmt: skip
+        check_free(out / folder, files, overwrite)
+
+    def fit(flats: str, kind: str, into: str) -> FitResult:
         config = RunConfig(
             camera=str(out / kind / "camera.ecsv"),
             bin_factor=max(1, round(128 / coarse)),
@@ -72,22 +74,76 @@ def run_demo(
             radial_spline_nodes="auto",
             do_reference_gradient=kind == "sky",
         )
-        result = run_fit(
-            [out / kind / "flats"],
-            out / f"{kind}_fit",
-            config,
-            defects=out / kind / "defects",
-            processes=processes,
-            overwrite=overwrite,
-            progress=progress,
-        )
+        return run_fit([out / flats], out / into, config, defects=out / kind / "defects", processes=processes,
+                       overwrite=overwrite, progress=progress)  # fmt: skip
+
+    results = []
+    for kind in ("sky", "dome"):
+        say(f"{kind}: simulating flats of {coarse * 0.01:g} mm pixels, seed {seed}")
+        truth = write_simulation(
+            out / kind, kind=kind, coarse=coarse, seed=seed, physical_filter=PHYSICAL_FILTER,
+            camera=get_camera(camera), processes=processes, overwrite=overwrite,
+        )  # fmt: skip
+        say(f"{kind}: fitting")
+        result = fit(f"{kind}/flats", kind, f"{kind}_fit")
         say(truth_table(result.gradient, truth, f"{kind}: {result.map.message}"))
-        say(f"{kind}: see {out / f'{kind}_fit'}")
+        say(f"{kind}: see {out / f'{kind}_fit'}\n")
         results.append(result)
+    sky, dome = out / "sky_fit" / REFERENCE, out / "dome_fit" / PRODUCT
+    say("comparing them")
+    comparison = run_compare(sky, dome, out / "compare", overwrite=overwrite)
+    say("\n".join(comparison_lines(comparison)) + f"\nsee {out / 'compare'}\n")
+    say("correcting the dome's flats with the sky, and fitting them again")
+    run_apply(
+        [out / "dome" / "flats"], out / "corrected", out / "compare" / TIED, sky,
+        camera=str(out / "dome" / "camera.ecsv"), processes=processes, overwrite=overwrite, progress=progress,
+    )  # fmt: skip
+    results.append(fit("corrected", "dome", "refit"))
+    closure = run_compare(sky, out / "refit" / PRODUCT, out / "closure", overwrite=overwrite)
+    say(closure_table(closure, results[0].gradient, results[1].gradient, results[2].gradient))
+    say(f"corrected flats: see {out / 'corrected'}, {out / 'refit'} and {out / 'closure'}")
     return results
 
 
-def truth_table(gradient, truth: dict, title: str) -> Table:
+def closure_table(closure: Comparison, sky: FlatGradient, dome: FlatGradient, corrected: FlatGradient) -> Table:
+    """What the corrected dome has beside sky and dome, and how far it is from what it should have.
+
+    Parameters
+    ----------
+    closure : Comparison
+        Of the sky and the corrected dome.
+    sky, dome, corrected : FlatGradient
+        Fits of their own.
+    """
+    table = Table(title="the corrected dome: the sky's radial function and centroid, no plane")
+    for name in ("parameter", "sky", "dome", "corrected", "off by", "sd", "unit"):
+        table.add_column(name, justify="left" if name in ("parameter", "unit") else "right", no_wrap=True)
+    products = (sky, dome, corrected)
+
+    def add(name: str, values: list[float], off: float, sd: float, unit: str) -> None:
+        shown = (f"{value:.4f}" if abs(value) < 10 else f"{value:.5g}" for value in values)
+        table.add_row(
+            name, *shown, f"{off:+.1e}" if abs(off) < 1e-4 else f"{off:+.2g}", f"{sd:.1g}" if sd else "", unit
+        )
+
+    for radius in _RADII:
+        k = int(np.argmin(np.abs(closure.grid - radius)))
+        values = [-MMAG * float(np.log(p.compute_radial(radius) / p.compute_radial(0.0))) for p in products]
+        add(f"radial, {radius:g} mm", values, closure.radial["mean"][k], closure.radial["sd"][k], "mmag")
+    for name, label, unit in (("centroid_delta_x", "centroid x", "mm"), ("centroid_delta_y", "centroid y", "mm"),
+                              ("itl_ratio", "ITL ratio", "")):  # fmt: skip
+        difference = closure.differences[name]
+        add(label, [getattr(p, name) for p in products], difference.mean, difference.sd, unit)
+    for axis in "xy":  # the sky's plane is not put in: there must be none
+        name = f"gradient_{axis}"
+        values = [1e6 * getattr(p, name) for p in products]
+        add(f"plane {axis}", values, values[-1], 1e6 * corrected.estimates[name]["sd"], "1e-6/mm")
+    values = [p.normalization_factor for p in products]
+    add("normalization", values, values[-1] - 1, 0.0, "")
+    return table
+
+
+def truth_table(gradient: FlatGradient, truth: dict, title: str) -> Table:
     """Truth and estimate side by side, with the estimate's error; the radial function relative to the truth's."""
     table = Table(title=title)
     for name, justify in (

@@ -134,26 +134,41 @@ def fit(binned: BinnedFlat, config: FitConfig | None = None, *, inputs: Sequence
     if config.noise == "hierarchical":
         log.info("%d bins are spoilt by dust or defects and weigh nothing", rough.spoilt.sum())
         data = replace(data, weight=(~rough.spoilt).astype(float), smooth=rough.smooth)
-    result = fit_data(data, config, rough, inputs=inputs)
+    search = _Search.of(data, config, rough)
     for _ in range(_MOST_NODES_LEFT_OUT if automatic else 0):
-        if result.map.converged:
+        if search.found.converged:
             break
-        fewer = without_a_node(data, config, rough, *_radial_at_the_end(result))
+        fewer = without_a_node(data, config, rough, *search.radial_at_the_end())
         if fewer is None:
             break
         data, config, rough = fewer
-        result = fit_data(data, config, rough, inputs=inputs)
-    return result
+        search = _Search.of(data, config, rough)
+    return _finish(search, rough, inputs)
 
 
-def _radial_at_the_end(result: FitResult) -> tuple[NDArray, NDArray]:
-    """Values at the nodes where the fit ended, and the covariance of the free ones, both in the model's level."""
-    objective, z = result.objective, result.map.value
-    radial = next(p for p in objective.parameters if p.name == "radial_spline_values")
-    here = objective.slices[radial.name]
-    jacobian = radial.transform.jacobian(z[here])
-    covariance = jacobian @ np.linalg.pinv(result.map.curvature)[here, here] @ jacobian.T
-    return objective.to_parameters(z)[radial.name], covariance
+@dataclass(frozen=True)
+class _Search:
+    """Where the search for the maximum ended."""
+
+    model: pm.Model
+    objective: Objective
+    found: MapResult
+
+    @classmethod
+    def of(cls, data: FitData, config: FitConfig, rough: Rough | None) -> _Search:
+        noise = noise_model(data, config)
+        model = build_model(data, config, noise)
+        objective = make_objective(data, config, noise)
+        return cls(model, objective, find_map(model, objective, rough))
+
+    def radial_at_the_end(self) -> tuple[NDArray, NDArray]:
+        """Values at the nodes, and the covariance of the free ones, both in the model's level."""
+        objective, z = self.objective, self.found.value
+        radial = next(p for p in objective.parameters if p.name == "radial_spline_values")
+        here = objective.slices[radial.name]
+        jacobian = radial.transform.jacobian(z[here])
+        covariance = jacobian @ np.linalg.pinv(self.found.curvature)[here, here] @ jacobian.T
+        return objective.to_parameters(z)[radial.name], covariance
 
 
 def fit_data(
@@ -171,17 +186,20 @@ def fit_data(
     inputs : sequence of dict, optional
         What the product records of where the bins come from.
     """
-    noise = noise_model(data, config)
-    model = build_model(data, config, noise)
-    objective = make_objective(data, config, noise)
-    found = find_map(model, objective, rough)
+    return _finish(_Search.of(data, config, rough), rough, inputs)
+
+
+def _finish(search: _Search, rough: Rough | None, inputs: Sequence[dict[str, Any]]) -> FitResult:
+    """What follows from a maximum: uncertainties and the product."""
+    objective, found = search.objective, search.found
+    config = objective.config
     log.log(logging.INFO if found.converged else logging.WARNING, "%s", found.message)
     approximation = None if config.likelihood == "laplace" else laplace(objective, found)
     gradient = make_gradient(objective, found, approximation, inputs)
     if "CORRMAX" in gradient.estimates.header:
         pairs = [f"{one} and {other} ({value:+.2f})" for one, other, value in strongest(gradient)]
         log.info("hardest to tell apart, by their correlation: %s", ", ".join(pairs))
-    return FitResult(data, config, model, objective, found, approximation, gradient, rough)
+    return FitResult(objective.data, config, search.model, objective, found, approximation, gradient, rough)
 
 
 def sample(

@@ -155,6 +155,15 @@ class FlatGradient:
         """Instrument, empty where not known."""
         return str(self.metadata.get("INSTRUME") or "")
 
+    @property
+    def reach(self) -> float:
+        """Radius to which the radial function is known (mm): that of the outermost bin of the fit, else the last node.
+
+        Beyond the bins the function is a guess: it goes on as far as the last node only.
+        """
+        header = {} if self.estimates is None else self.estimates.header
+        return float(min(self.radial_spline_nodes[-1], header.get("RADIUSMX", (np.inf, ""))[0]))
+
     def compute_radial(self, radius: ArrayLike) -> NDArray[np.float64]:
         """Radial function: Akima's spline, clipped to the first and last node.
 

@@ -27,11 +27,11 @@ OFFSETS_PLOT, CORRELATION_PLOT, PREDICTIVE_PLOT = (
     "gradient_offsets_plot.png", "gradient_correlation_plot.png", "gradient_predictive_plot.png",
 )  # fmt: skip
 BINNED, CONFIG, LOG = "binned_image.fits", "config.toml", "fit.log"
-POSTERIOR, TERMS = "posterior.nc", "terms.ecsv"
+POSTERIOR, TERMS, REPORT = "posterior.nc", "terms.ecsv", "report.html"
 # the product comes last: where it is, all is there
 FILES = (
-    LOG, CONFIG, RADIAL_PLOT, RESIDUAL_PLOT, OFFSETS_PLOT, CORRELATION_PLOT, PREDICTIVE_PLOT, TERMS, POSTERIOR, BINNED,
-    REFERENCE, PRODUCT,
+    LOG, CONFIG, RADIAL_PLOT, RESIDUAL_PLOT, OFFSETS_PLOT, CORRELATION_PLOT, PREDICTIVE_PLOT, REPORT, TERMS, POSTERIOR,
+    BINNED, REFERENCE, PRODUCT,
 )  # fmt: skip
 
 
@@ -46,6 +46,7 @@ def run_fit(
     progress: Callable[[int], Callable[[], None]] | None = None,
     sampling: bool = False,
     terms: bool = False,
+    report: bool = True,
 ):
     """Fit flats, or a binned table, and leave the product and its companions in a folder.
 
@@ -68,6 +69,8 @@ def run_fit(
         Whether to sample the posterior with NUTS; then ``progress`` says whether to show bars.
     terms : bool
         Whether to compare models with and without centroid, plane and outer plane: ``terms.ecsv``.
+    report : bool
+        Whether to write the page that says how the fit went: ``report.html``.
 
     Returns
     -------
@@ -79,9 +82,15 @@ def run_fit(
     InputError
         Any mistake in inputs, config or output; then nothing is left behind.
     """
-    with filling(out, FILES, overwrite) as folder, logging_to(folder / LOG if config.saveLogOutput else None):
+    with (
+        filling(out, FILES, overwrite) as folder,
+        logging_to(folder / LOG if config.saveLogOutput else None) as warnings,
+    ):
         binned, record = load(inputs, config, defects=defects, processes=processes, progress=progress)
-        return fit_into(folder, binned, record, config, sampling=sampling, terms=terms, bars=progress is not None)
+        return fit_into(
+            folder, binned, record, config, sampling=sampling, terms=terms, bars=progress is not None,
+            warnings=warnings if report else None,
+        )  # fmt: skip
 
 
 def fit_into(
@@ -93,8 +102,12 @@ def fit_into(
     sampling: bool = False,
     terms: bool = False,
     bars: bool = False,
+    warnings: list[str] | None = None,
 ):
-    """Fit a binned flat and write everything but the log into a folder; parameters and result as of `run_fit`."""
+    """Fit a binned flat and write everything but the log into a folder; parameters and result as of `run_fit`.
+
+    With ``warnings``, which are filled while it runs, there is a report too.
+    """
     from bayesflat.fitting import fit, sample
 
     result = fit(binned, config, inputs=record)
@@ -104,7 +117,7 @@ def fit_into(
         from bayesflat.loo import compare_terms
 
         compare_terms(binned, config).write(folder / TERMS, format="ascii.ecsv")
-    _write(result, binned, folder)
+    _write(result, binned, folder, warnings)
     return result
 
 
@@ -134,7 +147,7 @@ def load(
             raise InputError("--defects: the input is a binned table, whose defects were left out when it was made")
         binned = BinnedFlat.read(inputs[0], camera)
         log.info("the input is binned already: bin_factor, detector_boundary and mask_planes do nothing")
-        return _with_filter(binned, config.physical_filter, inputs[0]), [_record(inputs[0])]
+        return _with_filter(binned, config.physical_filter, inputs[0]), [record(inputs[0])]
     paths = find_flats(inputs)
     boxes = find_defects(defects, camera) if defects is not None else None
     log.info("binning %d flats by %d pixels", len(paths), config.bin_factor)
@@ -150,7 +163,7 @@ def load(
         processes=processes,
         progress=progress(len(paths)) if progress else None,
     )
-    return binned, [_record(path) for path in paths]
+    return binned, [record(path) for path in paths]
 
 
 def _with_filter(binned: BinnedFlat, physical_filter: str | None, where: str) -> BinnedFlat:
@@ -166,13 +179,14 @@ def _with_filter(binned: BinnedFlat, physical_filter: str | None, where: str) ->
     return replace(binned, physical_filter=physical_filter)
 
 
-def _record(path: str | Path) -> dict[str, str]:
+def record(path: str | Path) -> dict[str, str]:
+    """Name and SHA-256 of a file."""
     with open(path, "rb") as file:
         return {"name": str(path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def _write(result, binned: BinnedFlat, folder: Path) -> None:
-    """Everything that a fit leaves."""
+def _write(result, binned: BinnedFlat, folder: Path, warnings: list[str] | None) -> None:
+    """Everything that a fit leaves; the report where there are warnings to put into it, be they none."""
     from bayesflat.figures import save_figure
     from bayesflat.plots import plot_model_residual, plot_radial_model
     from bayesflat.plots_uncertainty import plot_correlations, plot_offsets, plot_predictive
@@ -185,9 +199,16 @@ def _write(result, binned: BinnedFlat, folder: Path) -> None:
     save_figure(plot_radial_model(result.data, gradient), folder / RADIAL_PLOT)
     if gradient.offsets is not None:
         save_figure(plot_offsets(result.data, gradient), folder / OFFSETS_PLOT)
+    check = None
     if result.laplace is not None:
         save_figure(plot_correlations(gradient), folder / CORRELATION_PLOT)
-        save_figure(plot_predictive(posterior_predictive(result)), folder / PREDICTIVE_PLOT)
+        check = posterior_predictive(result)
+        save_figure(plot_predictive(check), folder / PREDICTIVE_PLOT)
+    if warnings is not None:
+        from bayesflat.report import fit_report
+
+        page = fit_report(result, warnings=warnings, check=check)
+        (folder / REPORT).write_text(page, encoding="utf-8")
     if result.posterior is not None:
         result.posterior.to_netcdf(folder / POSTERIOR, engine="h5netcdf")
     binned.write(folder / BINNED)
@@ -208,20 +229,32 @@ def _resolved(config: RunConfig, binned: BinnedFlat) -> RunConfig:
 
 @contextmanager
 def logging_to(path: Path | None):
-    """Write the package's log to a file, with times."""
-    if path is None:
-        yield
-        return
+    """Write the package's log to a file, with times; yield the warnings in it, as they come."""
     root = logging.getLogger("bayesflat")
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    handler.setLevel(logging.DEBUG)
-    root.addHandler(handler)
+    warnings = _Warnings(logging.WARNING)
+    handlers: list[logging.Handler] = [warnings]
+    if path is not None:
+        handlers.append(logging.FileHandler(path, encoding="utf-8"))
+        handlers[-1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     before = root.level
-    root.setLevel(logging.DEBUG)
+    root.setLevel(logging.DEBUG if path is not None else min(before or logging.WARNING, logging.WARNING))
+    for handler in handlers:
+        root.addHandler(handler)
     try:
-        yield
+        yield warnings.texts
     finally:
         root.setLevel(before)
-        root.removeHandler(handler)
-        handler.close()
+        for handler in handlers:
+            root.removeHandler(handler)
+            handler.close()
+
+
+class _Warnings(logging.Handler):
+    """Keeps what is warned of."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())

@@ -58,5 +58,9 @@ def akima_basis(nodes: NDArray, values: NDArray, radius: NDArray) -> NDArray[np.
     _, jacobian = akima_with_jacobian(nodes, values)
     inside = np.clip(radius, nodes[0], nodes[-1])
     k = np.clip(np.searchsorted(nodes, inside, side="right") - 1, 0, len(nodes) - 2)
-    powers = (inside - nodes[k])[:, None] ** np.arange(4)
-    return np.einsum("rp,rpn->rn", powers, jacobian[k])
+    powers = np.vander(inside - nodes[k], 4, increasing=True)
+    basis = np.empty((len(k), len(nodes)))
+    for interval in np.unique(k):  # a product of matrices for each: the bins' Jacobians would fill the memory
+        here = k == interval
+        basis[here] = powers[here] @ jacobian[interval]
+    return basis

@@ -1,4 +1,4 @@
-"""A fit as a table to print."""
+"""Fits and comparisons as something to print."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
+from bayesflat.comparison import Comparison, Difference
 from bayesflat.gradient import SCALARS, FlatGradient
 
+_SURE = 0.95  # probability from which on, or below one minus which, something is said to be so
 _SHOWN_RADII = (0.0, 200.0, 300.0, 310.0, 330.0)
 
 
@@ -44,3 +46,81 @@ def terms_table(folder: str | Path) -> Table:
     for row in AstropyTable.read(Path(folder) / TERMS, format="ascii.ecsv"):
         table.add_row(row["terms"], f"{row['elpd_diff']:.1f}", f"{row['dse']:.1f}", str(row["bad_k"]))
     return table
+
+
+def comparison_lines(c: Comparison) -> list[str]:
+    """A comparison in some ten lines: what differs, by how much, and what to do about it.
+
+    Parameters
+    ----------
+    c : Comparison
+    """
+    how = f"paired, {c.n_bins:,} bins ({c.n_spoilt} spoilt)" if c.method == "paired" else "unpaired (conservative)"
+    what = " ".join(part for part in (c.instrument, c.physical_filter) if part)
+    lines = [f"{what}: dome minus sky, {how}; tolerance {c.rope_mmag:g} mmag at {c.radius:g} mm"]
+    lines.append(f"radial function at {c.radius:g} mm: {_measured(c.at_radius, 'mmag')}; {_verdict(c.at_radius, c)}")
+    worst = int(np.nanargmax(np.abs(c.radial["mean"])))
+    sd = c.radial["sd"][worst]
+    shown = f"{c.radial['mean'][worst]:+.2f}" + (f" ± {sd:.2g}" if np.isfinite(sd) else "")
+    lines.append(f"  largest: {shown} mmag at {c.grid[worst]:.0f} mm")
+    for name, unit, scale in (
+        ("centroid_delta", "mm", 1.0), ("gradient", "1e-6/mm", 1e6), ("itl_ratio", "", 1.0),
+    ):  # fmt: skip
+        names = [name] if name in c.differences else [f"{name}_x", f"{name}_y"]
+        parts = [c.differences[key] for key in names]
+        larger = max(parts, key=lambda part: (np.nan_to_num(part.p_rope), abs(part.mean)))
+        shown = ", ".join(_measured(part, "", scale) for part in parts)
+        lines.append(
+            f"{name}{' (x, y)' if len(parts) == 2 else ''}: {shown} {unit}".rstrip() + f"; {_verdict(larger, c)}"
+        )
+    for zone in dict.fromkeys(d.zone for d in sorted(c.detectors, key=lambda d: d.zone != "inside 317")):
+        here = [d for d in c.detectors if d.zone == zone]
+        off = [d for d in here if _beyond(d.mean_mmag, d.sd_mmag, c.rope_mmag) > _SURE]
+        most = max(here, key=lambda d: abs(d.mean_mmag))
+        lines.append(
+            f"detectors {zone}: {len(off)} of {len(here)} are beyond the tolerance, most of all "
+            f"{most.name} ({most.mean_mmag:+.2f} mmag)"
+        )
+    differing = [d for d in [*c.differences.values(), c.at_radius] if d.p_rope > _SURE]
+    known = [d for d in [*c.differences.values(), c.at_radius] if np.isfinite(d.p_rope)]
+    if differing:
+        how = " --gradient flat_gradient_paired.fits" if c.tied is not None else ""
+        lines.append(
+            f"verdict: sky and dome differ by more than the tolerance; `bayesflat apply{how}` corrects the dome"
+        )
+    elif known and all(d.p_rope < 1 - _SURE for d in known):
+        lines.append("verdict: sky and dome agree within the tolerance")
+    elif known:
+        lines.append("verdict: the errors do not tell whether sky and dome agree within the tolerance")
+    else:
+        lines.append("verdict: none, for want of uncertainties; fit both flats with bayesflat")
+    return lines
+
+
+def _measured(d: Difference, unit: str, scale: float = 1.0) -> str:
+    """Mean and sd, to two digits of the sd."""
+    if not (np.isfinite(d.sd) and d.sd > 0):
+        return f"{scale * d.mean:+.4g} {unit}".rstrip()
+    decimals = max(0, 1 - int(np.floor(np.log10(scale * d.sd))))
+    return f"{scale * d.mean:+.{decimals}f} ± {scale * d.sd:.{decimals}f} {unit}".rstrip()
+
+
+def _verdict(d: Difference, c: Comparison) -> str:
+    """Whether a difference is there, and whether it matters."""
+    if not np.isfinite(d.p_rope):
+        return "uncertainty not known"
+    if d.p_rope > _SURE:
+        return f"beyond the tolerance (probability {_probability(d.p_rope)})"
+    if d.p_rope < 1 - _SURE:
+        there = "no sign of a difference" if d.tail > 1 - _SURE else "real, but"
+        return f"{there}{' within the tolerance' if d.tail <= 1 - _SURE else ''} (zero: p = {_probability(d.tail)})"
+    return f"beyond the tolerance with a probability of {_probability(d.p_rope)}: undecided"
+
+
+def _probability(p: float) -> str:
+    return "> 0.999" if p > 0.999 else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _beyond(mean: float, sd: float, tolerance: float) -> float:
+    """Probability of more than a tolerance; without an sd it is not known, and 0 here."""
+    return np.nan_to_num(Difference.normal(mean, sd, tolerance).p_rope)

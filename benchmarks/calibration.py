@@ -76,6 +76,17 @@ def simulate_plane(
     description : dict
         What was drawn.
     """
+    light, noise, physical_filter, description = draw_light(seed)
+    camera = camera or lsstcam().science()
+    binned = simulate_binned(camera, light, noise, seed, bin_factor=bin_factor, physical_filter=physical_filter)
+    found = true_parameters(light, Detectors(camera, noise, seed))
+    truth = {name: found[name] for name in SCALARS}
+    truth["radial"] = (light.radial_function(RADII) * found["group_throughput"] * light.level).tolist()
+    return binned, truth, description
+
+
+def draw_light(seed: int) -> tuple[Light, Noise, str, dict[str, Any]]:
+    """Light and noise at random, the filter, and what was drawn; even seeds are r, odd ones i."""
     rng = np.random.default_rng([seed, 77])
     physical_filter = FILTERS[seed % 2]
     curve = ("pchip", "cubic")[rng.integers(2)]
@@ -85,13 +96,7 @@ def simulate_plane(
     ratio = band_itl_ratio(physical_filter)
     light = Light(radial=radial, centroid_delta=centroid, gradient=gradient, itl_ratio=ratio)
     noise = replace(Noise.for_band(physical_filter), field_scale=field_scale)
-    camera = camera or lsstcam().science()
-    binned = simulate_binned(camera, light, noise, seed, bin_factor=bin_factor, physical_filter=physical_filter)
-    found = true_parameters(light, Detectors(camera, noise, seed))
-    truth = {name: found[name] for name in SCALARS}
-    truth["radial"] = (light.radial_function(RADII) * found["group_throughput"] * light.level).tolist()
-    description = {"filter": physical_filter, "curve": curve, "field_scale": field_scale}
-    return binned, truth, description
+    return light, noise, physical_filter, {"filter": physical_filter, "curve": curve, "field_scale": field_scale}
 
 
 def draw_radial(rng: np.random.Generator, curve: str) -> tuple[NDArray, NDArray]:

@@ -58,8 +58,10 @@ def test_fit_leaves_what_it_should_and_finds_the_truth(fitted):
     assert sorted(p.name for p in fitted.iterdir()) == [
         "binned_image.fits", "config.toml", "fit.log", "flat_gradient.fits", "gradient_correlation_plot.png",
         "gradient_model_residual_plot.png", "gradient_offsets_plot.png", "gradient_predictive_plot.png",
-        "gradient_radial_model_plot.png",
+        "gradient_radial_model_plot.png", "report.html",
     ]  # fmt: skip
+    report = (fitted / "report.html").read_text(encoding="utf-8")
+    assert "The fit converged" in report
     found = FlatGradient.read(fitted / "flat_gradient.fits")
     # white noise of 0.0005 a bin of 1.28 mm; 10000 bins
     assert (found.centroid_delta_x, found.centroid_delta_y) == pytest.approx(TRUTH["centroid_delta"], abs=0.02)
@@ -74,6 +76,7 @@ def test_fit_leaves_what_it_should_and_finds_the_truth(fitted):
     assert len(np.unique(found.offsets.detector)) == 25
     assert found.estimates["outer_gradient_x"]["sd"] == 0.0
     assert [len(i["sha256"]) for i in found.config["inputs"]] == [64] * 25
+    assert all(i["sha256"] in report for i in found.config["inputs"])
     assert "converged" in (fitted / "fit.log").read_text()
 
 
@@ -110,7 +113,8 @@ def test_reference_and_dome_products_have_their_own_names_and_overwrite_replaces
     assert "holds flat_gradient_reference.fits already" in complaint(arguments, capsys)
     assert (out / "flat_gradient_reference.fits").read_bytes() == before
     (out / "mine.txt").write_text("not ours")
-    assert run([str(a) for a in [*arguments, "--overwrite", "-c", "saveLogOutput=false"]]) == 0
+    assert (out / "report.html").exists()
+    assert run([str(a) for a in [*arguments, "--overwrite", "--no-report", "-c", "saveLogOutput=false"]]) == 0
     assert sorted(p.name for p in out.iterdir()) == [
         "binned_image.fits", "config.toml", "flat_gradient.fits", "gradient_correlation_plot.png",
         "gradient_model_residual_plot.png", "gradient_offsets_plot.png", "gradient_predictive_plot.png",
@@ -125,6 +129,13 @@ def test_not_converged_is_status_3_and_in_the_product(fitted, tmp_path, capsys, 
     arguments = ["fit", fitted / "binned_image.fits", "-C", fitted / "config.toml", "-o", out, "-q"]
     assert "bayesflat: not converged: another start ended" in complaint(arguments, capsys, status=3)
     assert FlatGradient.read(out / "flat_gradient.fits").estimates.converged is False
+    report = (out / "report.html").read_text(encoding="utf-8")
+    assert "The fit did not converge: do not use this product." in report
+    # what it warns of is in the report, with and without a log
+    assert "fit_eps has no use" not in report
+    quiet = ["-c", "fit_eps=1e-6", "-c", "saveLogOutput=false", "--overwrite"]
+    complaint([*arguments, *quiet], capsys, status=3)
+    assert "<li>fit_eps has no use" in (out / "report.html").read_text(encoding="utf-8")
 
 
 def test_interrupted_is_130_and_leaves_nothing(fitted, tmp_path, capsys, monkeypatch):

@@ -113,6 +113,20 @@ def test_conditional_means_equal_the_dense_ones(case):
         )
 
 
+def test_conditional_means_of_many_residuals_are_those_of_each(case, rng):
+    """What a detector has of an effect is its own and the vendor's."""
+    effects, _, variances = case
+    residuals = rng.normal(size=(N, 3))
+    covariance = Covariance(effects, **variances)
+    found = covariance.conditional_means(residuals)
+    for k, r in enumerate(residuals.T):
+        each = covariance.of(r)
+        expected = np.zeros((effects.n_detectors, effects.size))
+        expected[:, OWN] += each.own
+        expected[:, SHARED] += each.shared[effects.vendor]
+        np.testing.assert_allclose(found[:, :, k], expected, atol=1e-10)
+
+
 def test_without_effects_bins_are_independent(case):
     effects, r, variances = case
     none = {name: np.full_like(variances[name], 1e-30) for name in ("own", "shared")}

@@ -152,3 +152,34 @@ def test_a_fit_without_a_maximum_is_tried_with_a_node_less(small_camera, monkeyp
     numbers.clear()
     assert not fit(binned, config(NODES)).converged
     assert len(numbers) == 1
+
+
+def test_full_rings_where_the_bins_fill_a_circle_about_another_place(small_camera):
+    """As in a flat that was corrected with the radial function of a moved centroid: no ring that is kept lacks bins."""
+    centre, radius = np.array([3.0, -2.0]), 45.0
+    binned = flat(small_camera)
+    binned = binned.select(np.hypot(binned.xf - centre[0], binned.yf - centre[1]) <= radius)
+    data = prepare(binned, config())
+    away = np.hypot(data.dx - TRUTH["centroid_delta"][0], data.dy - TRUTH["centroid_delta"][1])
+    # the circle about the centroid that touches the bins' own from within, less half a bin's diagonal (bins of 1 mm)
+    edge = radius - np.hypot(*(centre - TRUTH["centroid_delta"])) - 0.5**0.5
+    dead = (data.dx > 0) & (data.dx < 5) & (data.dy > 10) & (data.dy < 12)  # nor do defects inside matter
+    data = data.select(~dead)
+    kept = away[~dead][rough_fit(data, config()).inside].max()
+    assert edge - 1.5 < kept < edge + 1.0  # to a bin
+
+
+def test_bins_that_the_mask_cuts_are_not_whole(small_camera):
+    """Flats end at 45 mm, and bins that they cut are there, of a part of their pixels: none of these is kept."""
+    radius = 45.0
+    binned = flat(small_camera)
+    away = np.hypot(binned.xf, binned.yf)
+    share = np.clip(radius + 0.5 - away, 0.0, 1.0)  # about what lies inside, of a bin of 1 mm
+    binned = replace(binned, n_pixels=np.round(100 * share).astype(int)).select(share > 0)
+    assert np.hypot(binned.xf, binned.yf).max() > radius + 0.4
+    data = prepare(binned, config())
+    found = rough_fit(data, config())
+    kept = data.select(found.inside)
+    assert np.all(kept.binned.n_pixels[kept.radius > 40] == 100)
+    edge = radius - np.hypot(*TRUTH["centroid_delta"]) - 0.5**0.5
+    assert np.hypot(kept.dx - 0.5, kept.dy + 0.3).max() > edge - 2.0

@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 _NUMBERS = (5, 8, 12, 18, 26, 36, 50)  # of nodes that are tried, without the last
 # what a node must gain in chi-squared: what is left of it biases the radial function by up to the root of it, in
 # standard deviations; and where Akima's weights turn over within the noise, so that the posterior has a kink there
-_GAIN = 4.0
-_TURN, _GAIN_AT_KINK = 4.0, 6.0
+_GAIN = 2.0
+_TURN, _GAIN_AT_KINK = 4.0, 3.0
 # more nodes are tried until chi-squared per point of the profile is 1; so few that it is far off are not moved
 _NEAR, _FAR = 1.0, 100.0
 _SMOOTH, _EVEN = 0.01, 0.06  # of the density of nodes: how far it is smoothed (part of the range), and its least

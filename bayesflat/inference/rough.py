@@ -28,7 +28,11 @@ _BINS_PER_INTERVAL = 20
 _SCALE_STEPS = 8
 _BEYOND = 5e-4  # part of the bins that lies beyond the radius to which nodes are placed
 # a bin is spoilt this many robust standard deviations from the others; before the first fit, from the rings' medians
-_SPOILT, _SPOILT_AT_FIRST = 5.0, 10.0
+SPOILT, _SPOILT_AT_FIRST = 5.0, 10.0
+# rings are full where no more than this part of their bins is missing, as defects may be; their edges are told
+# to a part of a bin.  Where positions are this many times as many as bins, the bins lie on no grid
+_MOST_MISSING, _SHELLS_PER_BIN, _MOST_EMPTY = 0.05, 4, 4.0
+_WHOLE = 0.8  # part of its pixels that a bin must have: where light or mask end, it may have some only
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class Rough:
         Log of the radial function there.
     information : numpy.ndarray, shape (n, n)
         Inverse covariance of ``log_radial``, everything else being free.
+    knots : numpy.ndarray, shape (n + 4,)
+        Of the cubic B-spline that takes these values at these radii (mm).
     outer : float
         Radius within which all but a few bins lie (mm).
     parameters : dict of str to numpy.ndarray
@@ -58,6 +64,7 @@ class Rough:
     radius: NDArray[np.float64]
     log_radial: NDArray[np.float64]
     information: NDArray[np.float64]
+    knots: NDArray[np.float64]
     outer: float
     parameters: dict[str, NDArray]
     inside: NDArray[np.bool_]
@@ -82,7 +89,7 @@ def rough_fit(data: FitData, config: FitConfig) -> Rough:
     names = [n for n in ("centroid_delta", "gradient", "outer_gradient") if getattr(config, _SWITCH[n])]
     parameters = {name: np.zeros(2) for name in names} | ({"itl_ratio": np.ones(())} if data.has_ratio else {})
     inside, spoilt = np.ones(len(data), dtype=bool), outlying | ~alive
-    scales = None
+    missing, scales = _missing(data), None
     for k, few in enumerate(_FEW_BINS):
         here = data.select(inside)
         rows = np.flatnonzero(inside)
@@ -93,19 +100,20 @@ def rough_fit(data: FitData, config: FitConfig) -> Rough:
         scales = typical if scales is None else scales
         spline = _respanned(spline, here, parameters)
         spline, parameters, information = _least_squares(some, y_some, config, noise, scales, spline, parameters)
-        scales = _fit_scales(noise, _residual(some, y_some, config, spline, parameters), scales, typical, width)
+        scales = fit_scales(noise, _residual(some, y_some, config, spline, parameters), scales, typical, width)
         if k > 0:  # the first step is too rough to judge bins by
             rest = _unexplained(here, y[rows], config, ~spoilt[rows], scales, spline, parameters)
-            limit = _SPOILT * 1.4826 * np.median(np.abs(rest[~spoilt[rows]]))
+            limit = SPOILT * 1.4826 * np.median(np.abs(rest[~spoilt[rows]]))
             spoilt[rows] = (np.abs(rest) > limit) | ~alive[rows]
         smooth, data = data.smooth, replace(data, smooth=noise.smoothness(scales))
-        last, inside = inside, _full_rings(data, parameters.get("centroid_delta", np.zeros(2)))
+        last, inside = inside, _full_rings(data, missing, parameters.get("centroid_delta", np.zeros(2)))
     places = _greville(spline.t)
     cx, cy = parameters.get("centroid_delta", (0.0, 0.0))
     return Rough(
         radius=places,
         log_radial=spline(places),
         information=_at_places(information, spline, places),
+        knots=spline.t,
         outer=float(np.quantile(np.hypot(here.dx - cx, here.dy - cy), 1 - _BEYOND)),
         parameters=parameters | {"log_noise_scales": scales},
         inside=last,
@@ -155,15 +163,54 @@ _SWITCH = {
 }
 
 
-def _full_rings(data: FitData, centroid: NDArray) -> NDArray[np.bool_]:
-    """Bins within the largest circle about the centroid that lies within the circle of all bins.
+def _full_rings(data: FitData, missing: NDArray, centroid: NDArray) -> NDArray[np.bool_]:
+    """Bins within the largest circle about the centroid that the bins fill.
 
     Beyond it the rings are lopsided: any misfit of the radial function there pulls the centroid.  Where light or mask
     end, bins may be cut: their values are not those of their centres, so half a bin's diagonal is left out as well.
     """
     pixel = max(data.binned.camera[int(n)].pixel_size for n in np.unique(data.binned.detector))
-    edge = data.radius.max() - np.hypot(*centroid) - data.bin_size * pixel / np.sqrt(2)
-    return np.hypot(data.dx - centroid[0], data.dy - centroid[1]) <= edge
+    radius = np.hypot(data.dx - centroid[0], data.dy - centroid[1])
+    edge = data.radius.max() - np.hypot(*centroid)  # where the bins' own circle is about the pivot
+    if len(missing):  # and where it is not, as in a flat that was corrected with a moved centroid
+        step = data.bin_size * pixel / _SHELLS_PER_BIN
+        away = np.hypot(missing[:, 0] - centroid[0], missing[:, 1] - centroid[1])
+        edges = np.arange(0.0, max(radius.max(), away.max()) + 2 * step, step)
+        # of rings as wide as a bin: thinner ones may have but a few places, all on one side
+        there, gone = (np.convolve(np.histogram(r, edges)[0], np.ones(_SHELLS_PER_BIN)) for r in (radius, away))
+        full = np.flatnonzero((there > 0) & (gone <= _MOST_MISSING * (there + gone)))
+        full = full[full < len(edges) - 1]
+        edge = min(edge, edges[full.max() + 1]) if len(full) else edge
+    return radius <= edge - data.bin_size * pixel / np.sqrt(2)
+
+
+def _missing(data: FitData) -> NDArray[np.float64]:
+    """Positions from the pivot (mm) at which a detector that has bins could have a whole one but does not: (n, 2).
+
+    Detectors of one size have the same columns and rows of bins.
+    """
+    camera, detector, n_pixels = data.binned.camera, data.binned.detector, data.binned.n_pixels
+    whole = np.ones(len(data), dtype=bool) if n_pixels is None else n_pixels >= _WHOLE * n_pixels.max()
+    found, numbers = [], np.unique(detector)
+    of_size: dict[tuple[int, int], list[int]] = {}
+    for number in numbers.tolist():
+        of_size.setdefault((camera[number].nx, camera[number].ny), []).append(number)
+    for same in of_size.values():
+        pixels, rows = [], []
+        for number in same:
+            rows.append(np.flatnonzero(detector == number))
+            at = camera[number].focal_plane_to_pixel(data.binned.xf[rows[-1]], data.binned.yf[rows[-1]])
+            pixels.append(np.round(at, 3))
+        columns, lines = (np.unique(np.concatenate([at[k] for at in pixels])) for k in range(2))
+        if len(columns) * len(lines) * len(same) > _MOST_EMPTY * sum(map(len, rows)):
+            continue  # no grid: what could be there cannot be told
+        for number, (x, y), here in zip(same, pixels, rows, strict=True):
+            empty = np.ones((len(lines), len(columns)), dtype=bool)
+            empty[np.searchsorted(lines, y), np.searchsorted(columns, x)] = ~whole[here]
+            j, i = np.nonzero(empty)
+            found.append(np.column_stack(camera[number].pixel_to_focal_plane(columns[i], lines[j])))
+    pivot = data.binned.xf[0] - data.dx[0], data.binned.yf[0] - data.dy[0]
+    return np.concatenate(found) - pivot if found else np.empty((0, 2))
 
 
 def _rings(data: FitData, y: NDArray) -> tuple[BSpline, NDArray[np.bool_]]:
@@ -281,7 +328,7 @@ def _widths(data: FitData, config: FitConfig, parameters: dict, n: int) -> NDArr
     return np.concatenate([np.full(n, SIGMA_RADIAL), *others])
 
 
-def _fit_scales(
+def fit_scales(
     noise: HierarchicalNoise, residual: NDArray, scales: NDArray, typical: NDArray, width: NDArray
 ) -> NDArray[np.float64]:
     """A few steps of Fisher's scoring for the logs of the noise scales, the mean held."""

@@ -447,6 +447,17 @@ class Covariance:
         quadratic = (squares - np.sum(left[:, o] * self.own_effects(left), axis=1)) / self.white
         return -0.5 * (quadratic + self.log_white + self.log_b + effects.counts * np.log(2 * np.pi))
 
+    def conditional_means(self, residuals: NDArray) -> NDArray[np.float64]:
+        """All effects, given residuals, for every column of an array of shape (n_bins, n): (n_detectors, size, n)."""
+        o, s = self.effects.own, self.effects.shared
+        t = self.effects.project_columns(residuals)
+        pull = self.by_vendor((t - self.effects.gram[:, :, o] @ (self.k @ t[:, o]))[:, s]) / self.white
+        shared = (self.kq @ pull)[self.effects.vendor]
+        x = np.zeros_like(t)
+        x[:, o] = self.k @ (t[:, o] - self.effects.gram[:, o, s] @ shared)
+        x[:, s] += shared
+        return x
+
     def information(self, jacobian: NDArray) -> NDArray[np.float64]:
         """``J' covariance**-1 J`` for derivatives of the residuals of shape (n_bins, n): shape (n, n)."""
         o, s = self.effects.own, self.effects.shared
