@@ -70,6 +70,8 @@ def local(uri: str) -> Iterator[Path]:
             raise InputError(f"{uri}: no such file") from None
         except Exception as error:
             raise InputError(f"{uri}: cannot be fetched ({first_line(error)})") from None
+        if not path.is_file():
+            raise InputError(f"{uri}: no such file")
         try:
             yield path
         except InputError as error:

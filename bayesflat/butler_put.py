@@ -81,19 +81,23 @@ class OutputRun:
             raise InputError(f"--output-run {run}: is a {info.type.name} collection there, a RUN is needed")
 
     def check(self, kinds: Iterable[Kind], data_ids: Iterable[Mapping[str, Any]]) -> None:
-        """Refuse what could not be put: other definitions in the repository, datasets that are there already."""
+        """Refuse what could not be put: other definitions in the repository, datasets that are there already.
+
+        What a CALIBRATION or TAGGED collection has too is not replaced even with ``overwrite``.
+        """
         data_ids = list(data_ids)
         for kind in kinds:
             self._check_kind(kind)
-            if self.overwrite:
-                continue
             for data_id in data_ids:
-                if self._there(kind, data_id) is not None:
-                    named = " ".join(str(value) for key, value in data_id.items() if key != "instrument")
-                    raise InputError(
-                        f"--output-run {self.run}: holds {kind.name} of {named} already; "
-                        "give another run, or --overwrite"
-                    )
+                there = self._there(kind, data_id)
+                if there is None:
+                    continue
+                named = " ".join(str(value) for key, value in data_id.items() if key != "instrument")
+                holds = f"--output-run {self.run}: holds {kind.name} of {named} already"
+                if not self.overwrite:
+                    raise InputError(f"{holds}; give another run, or --overwrite")
+                if collection := self._in_use(there):
+                    raise InputError(f"{holds}, and {collection} has it too; give another run")
 
     def _check_kind(self, kind: Kind) -> None:
         """Compare with the type of that name, if there is one."""
@@ -119,6 +123,14 @@ class OutputRun:
             return self.butler.find_dataset(kind.name, dict(data_id), collections=self.run)
         except (MissingCollectionError, MissingDatasetTypeError):
             return None
+
+    def _in_use(self, ref) -> str:
+        """A collection that has certified or tagged a dataset, which would lose it."""
+        from lsst.daf.butler import CollectionType
+
+        kinds = {CollectionType.CALIBRATION, CollectionType.TAGGED}
+        others = self.butler.registry.queryDatasetAssociations(ref.datasetType, ..., collectionTypes=kinds)
+        return next((one.collection for one in others if one.ref.id == ref.id), "")
 
     def reference(self, kind: Kind, data_id: Mapping[str, Any]):
         """A new dataset of this run, whose id a file may name before it is put."""

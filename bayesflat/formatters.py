@@ -47,7 +47,8 @@ class ExposureFormatter(FormatterV2):
         except ImportError:
             from astropy.io import fits
 
-            return fits.open(path, memmap=False, lazy_load_hdus=False)
+            with fits.open(path, memmap=False) as hdus:
+                return fits.HDUList([hdu.copy() for hdu in hdus])
         if component is None:
             return ExposureF.readFits(path)
         reader = ExposureFitsReader(path)

@@ -115,6 +115,8 @@ def _explained(error: Exception, name: str, doing: str) -> Exception:
     if isinstance(error, CancelledError) or type(error).__name__ in ("KilledWorker", "FutureCancelledError"):
         where = f"{name}: " if name else ""
         return InputError(f"{where}a worker that was {doing} was lost, perhaps for want of memory")
+    if isinstance(error, RuntimeError) and "deserialization" in str(error):
+        return InputError("a Dask worker cannot load the work; its Python must have the same bayesflat installed")
     return error
 
 
