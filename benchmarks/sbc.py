@@ -32,6 +32,7 @@ from bayesflat.fitting import FitResult, sample
 from bayesflat.inference.laplace import laplace
 from bayesflat.inference.map import find_map, make_objective
 from bayesflat.inference.objective import HierarchicalObjective
+from bayesflat.inference.rough import Rough
 from bayesflat.model.build import build_model
 from bayesflat.model.hierarchical import HierarchicalNoise
 from bayesflat.plots import save_figure
@@ -198,6 +199,21 @@ def draw_data(seed: int) -> tuple[HierarchicalObjective, dict[str, NDArray]]:
     return make_objective(data, config, noise), truth
 
 
+def prior_centre(objective: HierarchicalObjective) -> Rough:
+    """Where the search begins: the priors' means, which are near the truth here.
+
+    From medians of so few bins it may end at a lesser maximum, where the detectors' surfaces make up for a wrong radial
+    function (it does in one of 15 replicates), and a chain that starts there does not leave it.
+    """
+    means = {p.name: p.mu for p in objective.parameters}
+    radial, n = means.pop("radial_spline_values"), len(objective.data)
+    nodes = objective.data.nodes
+    return Rough(
+        radius=nodes, log_radial=np.log(radial), information=np.eye(len(nodes)), knots=nodes, outer=nodes[-1],
+        parameters=means, inside=np.ones(n, dtype=bool), spoilt=np.zeros(n, dtype=bool), smooth=objective.data.smooth,
+    )  # fmt: skip
+
+
 def replicate(seed: int) -> dict[str, Any]:
     """Draw, fit, sample and rank: a row of the results."""
     import arviz as az
@@ -205,7 +221,7 @@ def replicate(seed: int) -> dict[str, Any]:
     began = time.perf_counter()
     objective, truth = draw_data(seed)
     model = build_model(objective.data, objective.config, objective.noise)
-    found = find_map(model, objective)
+    found = find_map(model, objective, prior_centre(objective))
     approximation = laplace(objective, found)
     gradient = make_gradient(objective, found, approximation, ())
     result = FitResult(objective.data, objective.config, model, objective, found, approximation, gradient)

@@ -24,11 +24,7 @@ from tests.test_cli import complaint
 
 FILES = ["binned_image.fits", "config.toml", "fit.log", "flat_gradient.fits", "gradient_correlation_plot.png",
          "gradient_model_residual_plot.png", "gradient_predictive_plot.png",
-<<<<<<< HEAD
          "gradient_radial_model_plot.png", "report.html"]  # fmt: skip
-=======
-         "gradient_radial_model_plot.png"]  # fmt: skip
->>>>>>> butler
 
 
 @pytest.fixture(scope="module")

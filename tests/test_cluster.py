@@ -49,14 +49,8 @@ def cluster(folder, workers=2):
             address = client.scheduler.address
         yield address
     finally:
-<<<<<<< HEAD
-        for process in reversed(processes):
-            process.terminate()
-        for process in processes:
-=======
         for process in processes:  # a worker whose scheduler is gone takes its time to end itself
             process.kill()
->>>>>>> butler
             process.wait()
 
 
