@@ -1,7 +1,7 @@
 # make demo   simulate sky and dome flats of LSSTCam, fit and compare them, correct the dome, show truth beside estimate
 # make test   lint and tests
 # make lint   ruff alone
-# make calibration   an hour or two: uncertainties against truth on 200 focal planes, 200 comparisons, NUTS on 200 small ones
+# make calibration   hours: errors against truth on 200 focal planes, 200 comparisons, NUTS on 200 small ones; slow tests
 # make clean  remove the environment and the demo's output
 # Each sets itself up in .venv, with uv where there is one, else with pip.
 
@@ -22,6 +22,7 @@ calibration: $(READY)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/calibration.py -o docs/images -j 2
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/compare.py -o docs/images -j 2
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/sbc.py -n 200 -o docs/images -j 2
+	$(BIN)/pytest -n 2 --dist loadfile -m slow
 
 lint: $(READY)
 	$(BIN)/ruff check .

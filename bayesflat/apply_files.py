@@ -12,10 +12,10 @@ import numpy as np
 
 from bayesflat import __version__
 from bayesflat.apply import check_products, corrections, floating, warn_of_unconverged
-from bayesflat.camera import Camera, get_camera
+from bayesflat.camera import Camera, Detector, get_camera
 from bayesflat.errors import InputError
 from bayesflat.files import filling
-from bayesflat.flats import find_flats, identify, image_hdu, named_hdu, opened_fits
+from bayesflat.flats import check_shape, find_flats, identify, image_hdu, named_hdu, opened_fits
 from bayesflat.gradient import FlatGradient
 from bayesflat.processes import in_processes
 
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 # SHA-256 of the gradient that was applied: by this card a flat that was corrected is known
 _DONE = "CPPGRSUM"
+BUTLER_CARDS = "LSST BUTLER"  # how the cards begin that name a dataset and its inputs
 _NO_DATA = "MP_NO_DATA"
 
 
@@ -82,13 +83,7 @@ def run_apply(
     check_products(dome, sky)
     warn_of_unconverged(dome, sky)  # once, not with every flat
     geometry = get_camera(camera)
-    cards = {  # ids and checksums leave no room for comments
-        "CPPGRAD": (_name_of(dome, gradient), ""),
-        _DONE: (_checksum(gradient), ""),
-        "CPPREF": (_name_of(sky, reference), ""),
-        "CPPRFSUM": (_checksum(reference), ""),
-        "CPPBY": (f"bayesflat {__version__}", "what applied them"),
-    }
+    cards = make_cards(dome, gradient, sky, reference)
     advance = progress(len(paths)) if progress else lambda: None
     with filling(out, sorted(names), overwrite) as folder:
         tasks = {
@@ -101,6 +96,17 @@ def run_apply(
     return [out / name for name in sorted(names)]
 
 
+def make_cards(dome: FlatGradient, gradient: str | Path, sky: FlatGradient, reference: str | Path) -> dict:
+    """What a corrected flat says of the products, and of the files that they were read from."""
+    return {  # ids and checksums leave no room for comments
+        "CPPGRAD": (_name_of(dome, gradient), ""),
+        _DONE: (_checksum(gradient), ""),
+        "CPPREF": (_name_of(sky, reference), ""),
+        "CPPRFSUM": (_checksum(reference), ""),
+        "CPPBY": (f"bayesflat {__version__}", "what applied them"),
+    }
+
+
 def correct_file(
     path: Path,
     target: Path,
@@ -109,14 +115,19 @@ def correct_file(
     reference: FlatGradient,
     physical_filter: str | None,
     cards: dict[str, tuple[str, str]],
+    identity: tuple[Detector, str, str] | None = None,
 ) -> None:
-    """Correct one flat: image and variance scaled, NO_DATA where the gradients say nothing, all else as it was."""
+    """Correct one flat: image and variance scaled, NO_DATA where the gradients say nothing, all else as it was.
+
+    With an ``identity``, as for `bayesflat.flats.read_flat`, the headers are not asked which detector it is.
+    """
     with opened_fits(path) as hdus:
         header = hdus[0].header
         if _DONE in header:
             raise InputError(f"{path}: was corrected before (card {_DONE}); apply gradients to the flat as it was")
         image = image_hdu(hdus, path)
-        detector, physical_filter, _ = identify(header, image, path, camera, physical_filter)
+        detector, physical_filter, _ = identity or identify(header, image, path, camera, physical_filter)
+        check_shape(image.shape, detector, path)
         check_products(gradient, reference, physical_filter)
         mask, variance = named_hdu(hdus, "MASK", path), named_hdu(hdus, "VARIANCE", path)
         pixels, spread = floating(image.data), None if variance is None else floating(variance.data)
@@ -137,6 +148,9 @@ def correct_file(
         image.data = pixels
         if variance is not None:
             variance.data = spread
+        if f"HIERARCH {BUTLER_CARDS} ID" in cards:  # the dataset's, and no longer those of the one that it is made of
+            for key in [key for key in header if key.startswith(BUTLER_CARDS)]:
+                del header[key]
         for key, (value, comment) in cards.items():
             header[key] = (value, comment)
         hdus.writeto(target)

@@ -16,7 +16,7 @@ from bayesflat.camera import Camera, Detector
 from bayesflat.defects import Box, apply_defects
 from bayesflat.errors import InputError
 from bayesflat.flats import DEFAULT_MASK_PLANES, Flat, read_flat, read_flat_header
-from bayesflat.processes import in_processes
+from bayesflat.processes import Workers, in_processes
 
 log = logging.getLogger(__name__)
 
@@ -165,7 +165,7 @@ def bin_focal_plane(
     InputError
         Two flats of one detector, two filters or two instruments; nothing to bin; a bin that does not fit.
     """
-    roll = _Roll(camera, use_non_science)
+    roll = Roll(camera, use_non_science)
     binned: dict[int, Columns] = {}
     for flat in flats:
         if roll.admit(flat.detector, flat.physical_filter, flat.instrument, flat.path or f"flat {roll.seen}"):
@@ -185,7 +185,7 @@ def bin_files(
     mask_planes: Sequence[str] = DEFAULT_MASK_PLANES,
     physical_filter: str | None = None,
     use_non_science: bool = False,
-    processes: int = 1,
+    processes: Workers = 1,
     progress: Callable[[], object] | None = None,
 ) -> BinnedFlat:
     """Read and bin the flats of a focal plane; all headers are checked before any pixel is read.
@@ -198,9 +198,9 @@ def bin_files(
         As for `bin_focal_plane`.
     mask_planes, physical_filter
         As for `bayesflat.flats.read_flat`.
-    processes : int
-        Flats read at once; the result does not depend on it. A script that asks for more than one needs the usual
-        ``if __name__ == "__main__"``.
+    processes : int or concurrent.futures.Executor
+        Flats read at once, or who reads them; the result does not depend on it. A script that asks for more than one
+        process needs the usual ``if __name__ == "__main__"``.
     progress : callable, optional
         Called once for each flat that is done, without arguments; those of detectors that are skipped count.
 
@@ -214,10 +214,10 @@ def bin_files(
     InputError
         As `bin_focal_plane` and `bayesflat.flats.read_flat` do.
     """
-    if processes < 1:
+    if isinstance(processes, int) and processes < 1:
         raise InputError(f"processes is {processes}; it must be 1 or more")
     progress = progress or (lambda: None)
-    roll = _Roll(camera, use_non_science)
+    roll = Roll(camera, use_non_science)
     tasks: dict[int, tuple[Path, list[Box]]] = {}
     skipped = 0
     for path in paths:
@@ -238,8 +238,9 @@ def bin_files(
         detector_boundary=detector_boundary,
     )
     binned: dict[int, Columns] = {}
+    names = {number: str(path) for number, (path, _) in tasks.items()}
     # an interrupt in progress() must end the pool too
-    with closing(in_processes(work, tasks, processes, "reading flats")) as results:
+    with closing(in_processes(work, tasks, processes, "reading flats", names=names)) as results:
         for number, columns in results:
             binned[number] = columns
             progress()
@@ -259,7 +260,7 @@ def _read_and_bin(
     return bin_flat(read_flat(path, camera, mask_planes, physical_filter), boxes, bin_factor, detector_boundary)
 
 
-class _Roll:
+class Roll:
     """Who has been seen: one flat per detector, one filter, one instrument."""
 
     def __init__(self, camera: Camera, use_non_science: bool) -> None:

@@ -13,8 +13,10 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from bayesflat import __version__
-from bayesflat.config import RunConfig, merge_overrides, read_toml
+from bayesflat.cli_options import Names, butler_options, common, config_options, configured, query_of
+from bayesflat.config import RunConfig, merge_overrides
 from bayesflat.errors import InputError
+from bayesflat.processes import workers_of
 
 DONE, WRONG_INPUT, NOT_CONVERGED, INTERRUPTED = 0, 2, 3, 130
 
@@ -43,32 +45,14 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         # the disk is full, a folder is not ours ...: the user's to mend
         return _fail(f"{error.filename or 'file'}: {error.strerror or error}")
-    except (KeyboardInterrupt, click.Abort):
-        stderr.print("interrupted; nothing was written", highlight=False)
+    except (KeyboardInterrupt, click.Abort) as error:
+        stderr.print(str(error) or "interrupted; nothing was written", highlight=False)
         return INTERRUPTED
 
 
 def _fail(message: str) -> int:
     click.echo(f"bayesflat: {' '.join(message.split())}", err=True)
     return WRONG_INPUT
-
-
-def _options(*options):
-    def decorate(command):
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-_common = _options(
-    click.option("--camera", metavar="NAME|TABLE", help="lsstcam (default), lsstcomcam, or a camera table (ECSV)."),
-    click.option("-j", "processes", type=click.IntRange(1), default=1, show_default=True, help="Processes."),
-    click.option("--overwrite", is_flag=True, help="Replace what an earlier run left in DIR."),
-    click.option("-v", "--verbose", count=True, help="Say more."),
-    click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
-)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -81,44 +65,57 @@ def cli() -> None:
 
 
 @cli.command(name="fit", short_help="Fit flats, or a binned table.")
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
-@click.option("-o", "out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder to write.")
+@click.argument("inputs", nargs=-1, metavar="INPUT...")
+@click.option("-o", "out", type=click.Path(path_type=Path), metavar="DIR", help="Folder to write.")
 @click.option("--defects", metavar="PATH", help="Defect tables: a folder, a glob or a file.")
-@click.option("-c", "overrides", multiple=True, metavar="KEY=VALUE", help="Set a config field; beats -C.")
-@click.option("-C", "config_file", metavar="FILE", help="Config in TOML, such as an earlier fit's config.toml.")
-@click.option("--physical-filter", metavar="NAME", help="Physical filter, where the input does not say.")
+@config_options
+@click.option(
+    "--physical-filter",
+    "filters",
+    type=Names(),
+    multiple=True,
+    metavar="NAME[,NAME...]",
+    help="Physical filter, where the input does not say; with --butler which ones to fit (default: all).",
+)
+@butler_options
 @click.option("--seed", type=click.IntRange(0), help="Seed of all random numbers.  [default: 0]")
 @click.option("--sample", is_flag=True, help="Sample the posterior with NUTS.")
 @click.option("--draws", type=click.IntRange(1), help="Draws of each chain that are kept.  [default: 600]")
 @click.option("--tune", type=click.IntRange(1), help="Draws before, spent on the step size.  [default: 100]")
 @click.option("--chains", type=click.IntRange(1), help="Chains.  [default: 4]")
 @click.option("--compare-terms", is_flag=True, help="Which of centroid, plane, outer plane does the flat need?")
+@click.option("--dask", metavar="ADDRESS", help="Bin and fit on the Dask cluster of this scheduler, in place of -j.")
 @click.option("--no-report", is_flag=True, help="Write no report.html.")
-@_common
+@common
 def fit_command(
-    inputs, out, defects, overrides, config_file, physical_filter, seed, sample, draws, tune, chains, compare_terms,
-    no_report, camera, processes, overwrite, verbose, quiet,
+    inputs, out, defects, overrides, config_file, filters, repo, collections, instrument, where, dates, output_run,
+    seed, sample, draws, tune, chains, compare_terms, dask, no_report, camera, processes, overwrite, verbose, quiet,
 ) -> int:  # fmt: skip
     """Fit the large-scale gradients of flats.
 
     INPUT are flats in FITS, folders or globs of them, or one binned table (FITS or ECSV).
 
+    With --butler and no INPUT, flats and defects come from a data repository, and each filter and date is a fit of its
+    own: in DIR itself where one filter is named, else in DIR/FILTER; in a folder DATE below where there are several.
+
     \b
     Config fields (-c KEY=VALUE; lists 0,200,300 or [0, 200, 300]; true, false, none; nested keys with dots):
     """  # noqa: D301
-    values = read_toml(config_file) if config_file is not None else {}
-    values = merge_overrides(values, overrides)
-    options = {"camera": camera, "physical_filter": physical_filter, "seed": seed}
-    options |= {"draws": draws, "tune": tune, "chains": chains}
-    values |= {key: value for key, value in options.items() if value is not None}
-    config = RunConfig.make(values, config_file or "-c")
-    with _logging(verbose, quiet), _progress(quiet) as progress:
+    options = {"seed": seed, "draws": draws, "tune": tune, "chains": chains}
+    config, filters = configured(config_file, overrides, camera, filters, repo, options)
+    query = query_of(inputs, out, repo, collections, filters, dates, instrument, where, output_run)
+    if query is not None and defects is not None:
+        raise InputError("--defects: with --butler they come from the repository (connections.input_defects)")
+    with _logging(verbose, quiet), _progress(quiet) as progress, workers_of(processes, dask) as workers:
+        work = {"processes": workers, "overwrite": overwrite, "progress": progress}
+        work |= {"sampling": sample, "terms": compare_terms, "report": not no_report}
+        if query is not None:
+            from bayesflat.butler_run import run_fit as run_pieces
+
+            return _report(run_pieces(query, out, config, **work), quiet)
         from bayesflat.run import run_fit
 
-        result = run_fit(
-            inputs, out, config, defects=defects, processes=processes, overwrite=overwrite, progress=progress,
-            sampling=sample, terms=compare_terms, report=not no_report,
-        )  # fmt: skip
+        result = run_fit(inputs, out, config, defects=defects, **work)
     if not quiet:
         from bayesflat.summary import fit_table, terms_table
 
@@ -130,6 +127,29 @@ def fit_command(
         click.echo(f"bayesflat: {result.verdict}; the product says so", err=True)
         return NOT_CONVERGED
     return DONE
+
+
+def _report(outcomes, quiet: bool) -> int:
+    """Print what became of each filter and date; the exit status of the worst."""
+    status = DONE
+    for one in outcomes:
+        if one.error is not None:
+            status = _fail(one.error)
+            continue
+        where = f"written to {' and '.join(one.written)}"
+        if isinstance(one.result, int):
+            if not quiet:
+                stdout.print(f"{one.name}: {one.result} corrected flats {where}", highlight=False)
+            continue
+        if not quiet:
+            from bayesflat.summary import fit_table
+
+            stdout.print(fit_table(one.result.gradient))
+            stdout.print(f"{one.name}: {one.result.message}\n{where}", highlight=False)
+        if not one.result.converged:
+            click.echo(f"bayesflat: {one.name}: {one.result.verdict}; the product says so", err=True)
+            status = max(status, NOT_CONVERGED) if status != WRONG_INPUT else status
+    return status
 
 
 def _describe_fields() -> str:
@@ -150,27 +170,50 @@ fit_command.help = inspect.cleandoc(fit_command.help) + "\n" + _describe_fields(
 
 
 @cli.command(name="apply", short_help="Correct dome flats.")
-@click.argument("flats", nargs=-1, required=True, metavar="FLAT...")
-@click.option("--gradient", required=True, metavar="DOME.fits", help="Gradient of the dome flat (FITS, YAML, ECSV).")
-@click.option("--reference", required=True, metavar="SKY.fits", help="Reference gradient, of the sky flat.")
-@click.option("-o", "out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder to write.")
-@click.option("--physical-filter", metavar="NAME", help="Physical filter, where the flats do not say.")
-@_common
+@click.argument("flats", nargs=-1, metavar="FLAT...")
+@click.option("--gradient", metavar="DOME.fits", help="Gradient of the dome flat (FITS, YAML, ECSV).")
+@click.option("--reference", metavar="SKY.fits", help="Reference gradient, of the sky flat.")
+@click.option("-o", "out", type=click.Path(path_type=Path), metavar="DIR", help="Folder to write.")
+@click.option(
+    "--physical-filter",
+    "filters",
+    type=Names(),
+    multiple=True,
+    metavar="NAME[,NAME...]",
+    help="Physical filter, where the flats do not say; with --butler which ones to correct (default: all).",
+)
+@butler_options
+@config_options
+@common
 def apply_command(
-    flats, gradient, reference, out, physical_filter, camera, processes, overwrite, verbose, quiet
+    flats, gradient, reference, out, filters, repo, collections, instrument, where, dates, output_run, overrides,
+    config_file, camera, processes, overwrite, verbose, quiet,
 ) -> int:  # fmt: skip
     """Give dome flats the large-scale shape of the sky: planes removed, the radial function exchanged.
 
     FLAT are flats in FITS, folders or globs of them; each corrected one keeps its name, headers, mask and compression.
     The vendors' throughput ratio stays in; the normalization is divided out.
-    """
-    from bayesflat.apply_files import run_apply
 
+    With --butler and no FLAT, the flats come from a data repository, and the products too where --gradient and
+    --reference are not given; folders in DIR are as for fit. Of the config, only the camera and the dataset type names
+    are used: connections.input_flat, gradient, reference_gradient, output_flat.
+    """
+    config, filters = configured(config_file, overrides, camera, filters, repo, {})
+    query = query_of(flats, out, repo, collections, filters, dates, instrument, where, output_run)
+    for option, given in (("--gradient", gradient), ("--reference", reference)):
+        if query is None and given is None:
+            raise InputError(f"{option} must say which product to apply")
     with _logging(verbose, quiet), _progress(quiet) as progress:
+        work = {"processes": processes, "overwrite": overwrite, "progress": progress}
+        if query is not None:
+            from bayesflat.butler_apply import run_apply as run_pieces
+
+            return _report(run_pieces(query, out, config, gradient=gradient, reference=reference, **work), quiet)
+        from bayesflat.apply_files import run_apply
+
         written = run_apply(
-            flats, out, gradient, reference, camera=camera or "lsstcam", physical_filter=physical_filter,
-            processes=processes, overwrite=overwrite, progress=progress,
-        )  # fmt: skip
+            flats, out, gradient, reference, camera=config.camera, physical_filter=config.physical_filter, **work
+        )
     if not quiet:
         stdout.print(f"{len(written)} corrected flats written to {out}", highlight=False)
     return DONE
@@ -189,7 +232,7 @@ def apply_command(
 @click.option("--unpaired", is_flag=True, help="Compare the products alone, conservatively.")
 @click.option("--rope", type=float, default=2.0, show_default=True, metavar="MMAG", help="Tolerance (mmag).")
 @click.option("--radius", type=float, metavar="MM", help="Where differences are judged in mmag (mm).  [default: 310]")
-@_common
+@common
 def compare_command(
     sky, dome, out, binned, unpaired, rope, radius, camera, processes, overwrite, verbose, quiet
 ) -> int:  # fmt: skip
@@ -226,7 +269,7 @@ def compare_command(
 @click.option("--compress", is_flag=True, help="Tile-compress the flats (GZIP_2), as LSST does.")
 @click.option("--light", "light_fields", multiple=True, metavar="KEY=VALUE", help="Truth: see below.")
 @click.option("--noise", "noise_fields", multiple=True, metavar="KEY=VALUE", help="Amplitude: see below.")
-@_common
+@common
 def simulate_command(
     out, kind, coarse, seed, physical_filter, compress, light_fields, noise_fields,
     camera, processes, overwrite, verbose, quiet,
@@ -303,7 +346,7 @@ def _with_fields(defaults, texts, option):
 @click.option(
     "--coarse", type=click.IntRange(1), default=16, show_default=True, metavar="F", help="Pixels F times as large."
 )
-@_common
+@common
 def demo_command(out, seed, coarse, camera, processes, overwrite, verbose, quiet) -> int:
     """Simulate sky and dome flats of LSSTCam, fit both, compare them, correct the dome, and fit it again.
 

@@ -66,11 +66,16 @@ class Connections(_Strict):
 
     camera: str = "camera"
     input_flats: str = "flat_uncorrected"
-    input_defects: str = "defects"
+    input_defects: str | None = "defects"
     output_gradient: str = "flat_gradient"
     output_reference_gradient: str = "flat_gradient_reference"
     model_residual_plot: str = "gradient_model_residual_plot"
     radial_model_plot: str = "gradient_radial_model_plot"
+    # those of apply
+    input_flat: str = "flat_uncorrected"
+    gradient: str = "flat_gradient"
+    reference_gradient: str = "flat_gradient_reference"
+    output_flat: str = "flat"
 
 
 class FitConfig(_Strict):

@@ -112,11 +112,19 @@ def read_defects(path: str | Path, camera: Camera) -> tuple[Detector | None, lis
         No such file, no table, other columns, values that are missing or no numbers, a detector that the camera lacks.
     """
     headers, columns = _read_table(path)
-    detector = find_detector(headers, path, camera, DETECTOR_KEYS)
+    return find_detector(headers, path, camera, DETECTOR_KEYS), _read_boxes(columns, path)
+
+
+def read_boxes(path: str | Path) -> list[Box]:
+    """Read a table of defects as `read_defects` does, whatever it says of its detector."""
+    return _read_boxes(_read_table(path)[1], path)
+
+
+def _read_boxes(columns: Mapping[str, NDArray], path: str | Path) -> list[Box]:
     if all(name in columns for name in BOX_COLUMNS):
-        return detector, _boxes(columns, path)
+        return _boxes(columns, path)
     if all(name in columns for name in REGION_COLUMNS):
-        return detector, _regions(columns, path)
+        return _regions(columns, path)
     raise InputError(
         f"{path}: not a table of defects; its columns must be {', '.join(BOX_COLUMNS)} or "
         f"X, Y, SHAPE, R, ROTANG, they are {', '.join(columns) or 'none'}"

@@ -155,6 +155,7 @@ def read_flat(
     camera: Camera,
     mask_planes: Sequence[str] = DEFAULT_MASK_PLANES,
     physical_filter: str | None = None,
+    identity: tuple[Detector, str, str] | None = None,
 ) -> Flat:
     """Read the flat of one detector.
 
@@ -169,6 +170,8 @@ def read_flat(
         Planes of the MASK that make a pixel bad. A file without NO_DATA has none of its pixels flagged by it.
     physical_filter : str, optional
         For files whose headers do not say.
+    identity : tuple of Detector, str, str, optional
+        Detector, filter and instrument where they are known from elsewhere; then the headers are not asked.
 
     Returns
     -------
@@ -182,7 +185,7 @@ def read_flat(
     """
     with opened_fits(path) as hdus:
         hdu = image_hdu(hdus, path)
-        detector, physical_filter, instrument = identify(hdus[0].header, hdu, path, camera, physical_filter)
+        detector, physical_filter, instrument = identity or identify(hdus[0].header, hdu, path, camera, physical_filter)
         with np.errstate(over="ignore"):  # beyond float32 is as good as infinite, and left out as such
             image = np.asarray(hdu.data, dtype=np.float32)
         del hdu.data  # a full-size image is 65 MB: do not hold it twice while the mask is read
@@ -281,11 +284,7 @@ def identify(
     """Detector, filter and instrument, checked against the camera and the caller's filter."""
     headers = (primary, hdu.header)
     instrument = next((str(value) for _, value in _cards(headers, INSTRUMENT_KEYS)), "")
-    # detector 3 is another one in either of these cameras, and the sizes may agree
-    if instrument.lower() in NAMED_CAMERAS and camera.name.lower() in NAMED_CAMERAS.keys() - {instrument.lower()}:
-        raise InputError(
-            f"{path}: is of {instrument}, the camera is {camera.name}; --camera {instrument.lower()} takes it"
-        )
+    check_instrument(instrument, camera, path)
     detector = find_detector(headers, path, camera, DETECTOR_KEYS)
     if detector is None:
         raise InputError(
@@ -299,6 +298,14 @@ def identify(
     if not found and not physical_filter:
         raise InputError(f"{path}: no filter in the headers ({', '.join(FILTER_KEYS)}); give --physical-filter")
     return detector, found or physical_filter, instrument
+
+
+def check_instrument(instrument: str, camera: Camera, where: str | Path) -> None:
+    """Refuse one named camera's flats with another: detector 3 is another one there, and the sizes may agree."""
+    if instrument.lower() in NAMED_CAMERAS and camera.name.lower() in NAMED_CAMERAS.keys() - {instrument.lower()}:
+        raise InputError(
+            f"{where}: is of {instrument}, the camera is {camera.name}; --camera {instrument.lower()} takes it"
+        )
 
 
 def _cards(headers: Iterable[Mapping], keys: Iterable[str]) -> Iterator[tuple[str, str | int]]:

@@ -1,36 +1,56 @@
-"""Work that is shared among processes, and ends with whoever asked for it."""
+"""Work that is shared among processes, or the workers of a cluster, and ends with whoever asked for it."""
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import CancelledError, Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
-from bayesflat.errors import InputError
+from bayesflat.errors import InputError, first_line
+
+log = logging.getLogger(__name__)
+
+Workers = int | Executor
 
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+_ALONE = threading.Lock()
+_TIMEOUT = 10  # s, until a scheduler must have answered
 
 
 def in_processes(
-    work: Callable, tasks: Mapping[int, tuple], processes: int, doing: str = "working"
-) -> Iterator[tuple[int, Any]]:
-    """Yield the result of each task as it comes, from this process or from several.
+    work: Callable,
+    tasks: Mapping[Any, tuple],
+    workers: Workers,
+    doing: str = "working",
+    *,
+    names: Mapping[Any, str] | None = None,
+    errors: dict[Any, Exception] | None = None,
+) -> Iterator[tuple[Any, Any]]:
+    """Yield the result of each task as it comes: from this process, from several, or from an executor.
 
     Parameters
     ----------
     work : callable
         Called with a task's arguments; must be known by its module's name, for other processes to find it.
-    tasks : mapping of int to tuple
-        Arguments, by a number that comes back with the result.
-    processes : int
-        No more than there are tasks are started; with one, all is done in this process.
+    tasks : mapping to tuple
+        Arguments, by a key that comes back with the result.
+    workers : int or concurrent.futures.Executor
+        Number of processes: no more than there are tasks are started, and with one all is done in this process.  Or an
+        executor, such as a Dask cluster's, which stays open; each of its processes works on one task at a time.
     doing : str
-        What an error message says that the processes do.
+        What an error message says that the workers do.
+    names : mapping to str, optional
+        What an error message calls a task that was lost with its worker.
+    errors : dict, optional
+        Takes the exceptions by their tasks' keys, and the other tasks go on; without it the first one is raised.
 
     Raises
     ------
@@ -41,26 +61,104 @@ def in_processes(
     -----
     Close the generator (``contextlib.closing``) to end the processes where the results are not all asked for.
     """
-    processes = min(processes, len(tasks))
-    if processes <= 1:
-        for number, task in tasks.items():
-            yield number, work(*task)
+    if isinstance(workers, Executor):
+        yield from _submitted(workers, partial(_alone, work), tasks, doing, names, errors)
+        return
+    workers = min(workers, len(tasks))
+    if workers <= 1:
+        for key, task in tasks.items():
+            try:
+                result = work(*task)
+            except Exception as error:
+                if errors is None:
+                    raise
+                errors[key] = error
+                continue
+            yield key, result
         return
     # fork would copy the threads' locks of whatever the caller has running
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_die_of_interrupts)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_die_of_interrupts)
     try:
-        with _environment(_ONE_THREAD):  # submitting starts the processes; threads of theirs would only contend
-            futures = {pool.submit(work, *task): number for number, task in tasks.items()}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-            del futures[future]
-    except BrokenProcessPool:
-        raise InputError(
-            f"a process that was {doing} was killed, perhaps for want of memory; use fewer than {processes}"
-        ) from None
-    finally:  # also on an error or Ctrl-C: what has not begun never will
+        yield from _submitted(pool, work, tasks, doing, names, errors)
+    finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _submitted(pool, work, tasks, doing, names, errors) -> Iterator[tuple[Any, Any]]:
+    """As `in_processes`, on an executor."""
+    with _environment(_ONE_THREAD):  # submitting starts processes; threads of theirs would only contend
+        futures = {pool.submit(work, *task): key for key, task in tasks.items()}
+    try:
+        for future in as_completed(list(futures)):
+            key = futures.pop(future)
+            try:
+                result = future.result()
+            except Exception as error:
+                explained = _explained(error, (names or {}).get(key, ""), doing)
+                if errors is not None:
+                    errors[key] = explained
+                    continue
+                if explained is error:
+                    raise
+                raise explained from None
+            yield key, result
+    finally:  # also on an error or Ctrl-C: what has not begun never will
+        for future in futures:
+            future.cancel()
+
+
+def _explained(error: Exception, name: str, doing: str) -> Exception:
+    """A worker that is gone as one clear line; whatever else went wrong as it is."""
+    if isinstance(error, BrokenProcessPool):
+        return InputError(f"a process that was {doing} was killed, perhaps for want of memory; use fewer of them")
+    if isinstance(error, CancelledError) or type(error).__name__ in ("KilledWorker", "FutureCancelledError"):
+        where = f"{name}: " if name else ""
+        return InputError(f"{where}a worker that was {doing} was lost, perhaps for want of memory")
+    if isinstance(error, RuntimeError) and "deserialization" in str(error):
+        return InputError("a Dask worker cannot load the work; its Python must have the same bayesflat installed")
+    return error
+
+
+def _alone(work: Callable, *task: Any) -> Any:
+    """Work on one task at a time: threads of a worker would share its log, its warnings and its compiler."""
+    with _ALONE:
+        return work(*task)
+
+
+@contextmanager
+def workers_of(processes: int, dask: str | None = None) -> Iterator[Workers]:
+    """Yield a number of processes, or the executor of a Dask cluster while it is connected.
+
+    Parameters
+    ----------
+    processes : int
+    dask : str, optional
+        Address of a Dask scheduler (``tcp://host:8786``); its workers need bayesflat, and must see the flats.
+
+    Raises
+    ------
+    InputError
+        ``distributed`` is not installed, or no scheduler answers.
+    """
+    if dask is None:
+        yield processes
+        return
+    try:
+        import dask as dask_module
+        from distributed import Client
+    except ImportError:
+        raise InputError("--dask needs distributed; pip install 'bayesflat[dask]'") from None
+    # bins of a whole focal plane are sent with each fit, which Dask would remark upon
+    with dask_module.config.set({"distributed.admin.large-graph-warning-threshold": "1GB"}):
+        try:
+            client = Client(dask, timeout=_TIMEOUT, set_as_default=False)
+        except (OSError, ValueError, TimeoutError) as error:
+            raise InputError(f"--dask {dask}: no Dask scheduler answers there ({first_line(error)})") from None
+        with client:
+            if not client.scheduler_info()["workers"]:
+                log.warning("--dask %s: the scheduler has no workers yet; waiting for some", dask)
+            yield client.get_executor()
 
 
 def _die_of_interrupts() -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from bayesflat.binned import BinnedFlat, is_binned_table
 from bayesflat.binning import bin_files
@@ -16,6 +17,7 @@ from bayesflat.defects import find_defects
 from bayesflat.errors import InputError
 from bayesflat.files import filling
 from bayesflat.flats import find_flats
+from bayesflat.processes import Workers
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +41,7 @@ def run_fit(
     config: RunConfig,
     *,
     defects: str | Path | None = None,
-    processes: int = 1,
+    processes: Workers = 1,
     overwrite: bool = False,
     progress: Callable[[int], Callable[[], None]] | None = None,
     sampling: bool = False,
@@ -57,8 +59,8 @@ def run_fit(
     config : RunConfig
     defects : str or Path, optional
         Defect tables: a folder, a glob or a file.
-    processes : int
-        Processes that bin flats.
+    processes : int or concurrent.futures.Executor
+        Processes that bin flats, or who bins them.
     overwrite : bool
         Whether an earlier product may be replaced.
     progress : callable, optional
@@ -82,19 +84,40 @@ def run_fit(
     """
     with (
         filling(out, FILES, overwrite) as folder,
-        _logging_to(folder / LOG if config.saveLogOutput else None) as warnings,
+        logging_to(folder / LOG if config.saveLogOutput else None) as warnings,
     ):
         binned, record = load(inputs, config, defects=defects, processes=processes, progress=progress)
-        from bayesflat.fitting import fit, sample
+        return fit_into(
+            folder, binned, record, config, sampling=sampling, terms=terms, bars=progress is not None,
+            warnings=warnings if report else None,
+        )  # fmt: skip
 
-        result = fit(binned, config, inputs=record)
-        if sampling:
-            result = sample(result, progress=progress is not None)
-        if terms:
-            from bayesflat.loo import compare_terms
 
-            compare_terms(binned, config).write(folder / TERMS, format="ascii.ecsv")
-        _write(result, binned, folder, warnings if report else None)
+def fit_into(
+    folder: Path,
+    binned: BinnedFlat,
+    record: Sequence[dict[str, Any]],
+    config: RunConfig,
+    *,
+    sampling: bool = False,
+    terms: bool = False,
+    bars: bool = False,
+    warnings: list[str] | None = None,
+):
+    """Fit a binned flat and write everything but the log into a folder; parameters and result as of `run_fit`.
+
+    With ``warnings``, which are filled while it runs, there is a report too.
+    """
+    from bayesflat.fitting import fit, sample
+
+    result = fit(binned, config, inputs=record)
+    if sampling:
+        result = sample(result, progress=bars)
+    if terms:
+        from bayesflat.loo import compare_terms
+
+        compare_terms(binned, config).write(folder / TERMS, format="ascii.ecsv")
+    _write(result, binned, folder, warnings)
     return result
 
 
@@ -103,7 +126,7 @@ def load(
     config: RunConfig,
     *,
     defects: str | Path | None = None,
-    processes: int = 1,
+    processes: Workers = 1,
     progress: Callable[[int], Callable[[], None]] | None = None,
 ) -> tuple[BinnedFlat, list[dict[str, str]]]:
     """Read a binned table, or bin flats.
@@ -205,7 +228,7 @@ def _resolved(config: RunConfig, binned: BinnedFlat) -> RunConfig:
 
 
 @contextmanager
-def _logging_to(path: Path | None):
+def logging_to(path: Path | None):
     """Write the package's log to a file, with times; yield the warnings in it, as they come."""
     root = logging.getLogger("bayesflat")
     warnings = _Warnings(logging.WARNING)

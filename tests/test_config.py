@@ -69,6 +69,10 @@ def test_default_connections():
         "output_reference_gradient": "flat_gradient_reference",
         "model_residual_plot": "gradient_model_residual_plot",
         "radial_model_plot": "gradient_radial_model_plot",
+        "input_flat": "flat_uncorrected",
+        "gradient": "flat_gradient",
+        "reference_gradient": "flat_gradient_reference",
+        "output_flat": "flat",
     }
 
 

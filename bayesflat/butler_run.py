@@ -1,0 +1,275 @@
+"""What `fit` does with a data repository: a product for each filter and date.
+
+Only this process speaks to the repository; whoever bins gets addresses of files, whoever fits gets bins and gives back
+the contents of the files to write.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bayesflat.binning import Roll, bin_flat
+from bayesflat.butler import Dataset, Repository, checksum, local
+from bayesflat.butler_pieces import (
+    Outcome,
+    Piece,
+    Query,
+    find_detector,
+    find_pieces,
+    outcomes_of,
+    place,
+    places,
+    telling_of,
+)  # fmt: skip
+from bayesflat.butler_put import Kind, gradient_kind, plot_kind
+from bayesflat.camera import Camera, Detector, get_camera
+from bayesflat.config import RunConfig
+from bayesflat.defects import Box, read_boxes
+from bayesflat.errors import InputError
+from bayesflat.files import check_free
+from bayesflat.flats import read_flat
+from bayesflat.gradient import FlatGradient
+from bayesflat.processes import Workers, in_processes
+from bayesflat.run import FILES, LOG, PRODUCT, RADIAL_PLOT, REFERENCE, RESIDUAL_PLOT, fit_into, logging_to
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int], Callable[[], None]]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit leaves, wherever it ran: the files by their names, and what is printed of it."""
+
+    files: dict[str, bytes]
+    gradient: FlatGradient
+    converged: bool
+    verdict: str
+    message: str
+    warnings: tuple[str, ...] = ()
+
+
+def run_fit(
+    query: Query,
+    out: str | Path | None,
+    config: RunConfig,
+    *,
+    processes: Workers = 1,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    sampling: bool = False,
+    terms: bool = False,
+    report: bool = True,
+) -> list[Outcome]:
+    """Fit the flats of a repository: a product for each filter and date.
+
+    Parameters
+    ----------
+    query : Query
+    out : str or Path or None
+        Folder to write, as for `find_pieces`.
+    config : RunConfig
+        Its ``connections`` name the dataset types.
+    processes : int or concurrent.futures.Executor
+        Who bins the detectors, and then fits the filters.
+    overwrite : bool
+        Whether earlier products may be replaced, in the folder and in the output run.
+    progress : callable, optional
+        Called with the number of flats; what it returns is called after each.
+    sampling, terms, report : bool
+        As for `bayesflat.run.run_fit`.
+
+    Returns
+    -------
+    list of Outcome
+        One for each filter and date; where one failed, the others are there all the same.
+
+    Raises
+    ------
+    InputError
+        What is wrong before any work is done: no such repository, collection, dataset type, filter; results that are
+        there already.
+    """
+    names = config.connections
+    reference = config.do_reference_gradient
+    product = gradient_kind(names.output_reference_gradient if reference else names.output_gradient, reference)
+    outputs = {
+        REFERENCE if reference else PRODUCT: product,
+        RESIDUAL_PLOT: plot_kind(names.model_residual_plot),
+        RADIAL_PLOT: plot_kind(names.radial_model_plot),
+    }
+    camera = get_camera(config.camera)
+    table = Path(config.camera)
+    if table.is_file():  # whoever fits may work elsewhere
+        config = config.model_copy(update={"camera": str(table.resolve())})
+    repository, pieces = find_pieces(query, out, names.input_flats, camera, overwrite)
+    for piece in pieces:
+        if piece.folder is not None:
+            check_free(piece.folder, FILES, overwrite)
+        if piece.output is not None:
+            piece.output.check(outputs.values(), [piece.data_id])
+    errors: dict[int, Exception] = {}
+    rolls = [_roll(piece, camera, config) for piece in pieces]
+    records, parts = _bin(repository, pieces, rolls, config, processes, progress, errors)
+    bars = progress is not None and processes == 1
+    tasks = {
+        k: (
+            rolls[k], parts[k], records[k], config.model_copy(update={"physical_filter": piece.physical_filter}),
+            sampling, terms, report, bars,
+        )
+        for k, piece in enumerate(pieces) if k not in errors
+    }  # fmt: skip
+    written: dict[int, tuple[str, ...]] = {}
+    fits: dict[int, Fitted] = {}
+    named = {k: piece.name for k, piece in enumerate(pieces)}
+    with (
+        telling_of(pieces, written),
+        closing(in_processes(fit_piece, tasks, processes, "fitting", names=named, errors=errors)) as results,
+    ):
+        for k, fitted in results:
+            for text in fitted.warnings:
+                log.warning("%s: %s", pieces[k].name, text)
+            try:
+                written[k] = _leave(pieces[k], fitted.files, outputs, overwrite)
+                fits[k] = fitted
+            except Exception as error:
+                errors[k] = error
+    return outcomes_of(pieces, written, fits, errors)
+
+
+def _roll(piece: Piece, camera: Camera, config: RunConfig) -> Roll:
+    """The detectors of a piece that are to be binned."""
+    roll = Roll(camera, config.do_use_non_science_detectors)
+    for number, dataset in piece.flats.items():
+        detector = find_detector(number, camera, dataset.uri)
+        roll.admit(detector, piece.physical_filter, piece.data_id["instrument"], dataset.uri)
+    return roll
+
+
+def _bin(
+    repository: Repository,
+    pieces: Sequence[Piece],
+    rolls: Sequence[Roll],
+    config: RunConfig,
+    processes: Workers,
+    progress: Progress | None,
+    errors: dict[int, Exception],
+) -> tuple[list[list[dict]], list[dict[int, dict]]]:
+    """Bin all flats of all pieces: what was read, and the bins of each detector; errors by piece."""
+    defects = _Defects(repository, config.connections.input_defects, {piece.date for piece in pieces})
+    tasks: dict[tuple[int, int], tuple] = {}
+    records: list[list[dict]] = [[] for _ in pieces]
+    parts: list[dict[int, dict]] = [{} for _ in pieces]
+    for k, (piece, roll) in enumerate(zip(pieces, rolls, strict=True)):
+        try:
+            mine = defects.of(piece, roll.paths)
+        except InputError as error:
+            errors[k] = error
+            continue
+        for number, (boxes, record) in mine.items():
+            records[k] += record
+            identity = (roll.camera[number], piece.physical_filter, piece.data_id["instrument"])
+            tasks[k, number] = (
+                piece.flats[number].uri, boxes, identity, config.mask_planes, config.bin_factor,
+                config.detector_boundary,
+            )  # fmt: skip
+    advance = progress(len(tasks)) if progress else lambda: None
+    failed: dict[tuple[int, int], Exception] = {}
+    names = {(k, number): pieces[k].flats[number].uri for k, number in tasks}
+    with closing(in_processes(bin_dataset, tasks, processes, "reading flats", names=names, errors=failed)) as results:
+        for (k, number), (columns, sha256) in results:
+            parts[k][number] = columns
+            records[k].append(pieces[k].flats[number].record(sha256))
+            advance()
+    for k, number in sorted(failed):
+        errors.setdefault(k, failed[k, number])
+    return [sorted(record, key=_order) for record in records], parts
+
+
+def _order(record: Mapping[str, Any]) -> tuple:
+    """Records in the same order, whoever was ready first."""
+    return record["dataset_type"], record["data_id"].get("detector", -1), record["id"]
+
+
+class _Defects:
+    """The defects of detectors, each table read once."""
+
+    def __init__(self, repository: Repository, name: str | None, dates: Iterable[str | None]) -> None:
+        # the expression chooses flats: it may speak of filters, which defects do not have
+        self._found = {
+            date: {} if name is None else repository.find(name, ("detector",), date, where="") for date in dates
+        }
+        self._read: dict[str, tuple[list[Box], list[dict]]] = {}
+
+    def of(self, piece: Piece, numbers: Iterable[int]) -> dict[int, tuple[list[Box], list[dict]]]:
+        """Boxes of detectors, and the records of their datasets."""
+        found = self._found[piece.date]
+        numbers = list(numbers)
+        lacking = sum((number,) not in found for number in numbers)
+        if lacking:
+            log.warning("%s: no defects for %d of %d detectors", piece.name, lacking, len(numbers))
+        return {number: self._one(found.get((number,))) for number in numbers}
+
+    def _one(self, dataset: Dataset | None) -> tuple[list[Box], list[dict]]:
+        if dataset is None:
+            return [], []
+        if dataset.id not in self._read:
+            with local(dataset.uri) as path:
+                self._read[dataset.id] = read_boxes(path), [dataset.record(checksum(path))]
+        return self._read[dataset.id]
+
+
+def bin_dataset(
+    uri: str,
+    boxes: list[Box],
+    identity: tuple[Detector, str, str],
+    mask_planes: Sequence[str],
+    bin_factor: int,
+    detector_boundary: int,
+) -> tuple[dict, str]:
+    """Read and bin the flat of one detector; its columns, and the checksum of the file."""
+    with local(uri) as path:
+        flat = read_flat(path, Camera(identity[2], [identity[0]]), mask_planes, identity=identity)
+        return bin_flat(flat, boxes, bin_factor, detector_boundary), checksum(path)
+
+
+def fit_piece(
+    roll: Roll,
+    parts: Mapping[int, dict],
+    records: Sequence[dict],
+    config: RunConfig,
+    sampling: bool,
+    terms: bool,
+    report: bool,
+    bars: bool,
+) -> Fitted:
+    """Fit the bins of one filter, anywhere: all files come back with the result."""
+    elsewhere = not logging.getLogger("bayesflat").handlers  # then nobody has seen the warnings yet
+    with tempfile.TemporaryDirectory(prefix="bayesflat-") as temporary:
+        folder = Path(temporary)
+        with logging_to(folder / LOG if config.saveLogOutput else None) as warnings:
+            result = fit_into(
+                folder, roll.assemble(parts), records, config, sampling=sampling, terms=terms, bars=bars,
+                warnings=warnings if report else None,
+            )  # fmt: skip
+        files = {name: (folder / name).read_bytes() for name in FILES if (folder / name).exists()}
+    return Fitted(files, result.gradient, result.converged, result.verdict, result.map.message,
+                  tuple(warnings) if elsewhere else ())  # fmt: skip
+
+
+def _leave(piece: Piece, files: Mapping[str, bytes], outputs: Mapping[str, Kind], overwrite: bool) -> tuple[str, ...]:
+    """Files into the folder and into the repository: both, or neither."""
+    with place(piece, FILES, overwrite) as folder:
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        if piece.output is not None:
+            piece.output.put(
+                (folder / name, kind, piece.output.reference(kind, piece.data_id)) for name, kind in outputs.items()
+            )
+    return places(piece)

@@ -1,0 +1,395 @@
+"""Data repositories: what is found in them, fits and corrections from the command line, and what comes back out."""
+
+import hashlib
+import json
+import sys
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.table import Table
+from lsst.daf import butler as daf_butler
+
+from bayesflat import butler as butler_module
+from bayesflat.apply import compute_correction
+from bayesflat.butler import Repository as Reader
+from bayesflat.butler import local, local_pair
+from bayesflat.cli import run
+from bayesflat.errors import InputError
+from bayesflat.gradient import FlatGradient
+from tests.repositories import DOME, FIT, LATER, SKY, Repository, simulate
+from tests.test_cli import complaint
+
+FILES = ["binned_image.fits", "config.toml", "fit.log", "flat_gradient.fits", "gradient_correlation_plot.png",
+         "gradient_model_residual_plot.png", "gradient_predictive_plot.png",
+         "gradient_radial_model_plot.png", "report.html"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def repo(small_camera, tmp_path_factory):
+    """Dome flats of two filters, of i_39 for two dates, sky flats, defects in both forms."""
+    folder = tmp_path_factory.mktemp("repository")
+    small_camera.write(folder / "camera.ecsv")
+    repo = Repository(folder / "repo", small_camera)
+    first = simulate(folder / "first", small_camera, DOME)
+    repo.add_simulation("dome/first", first, "i_39", defects=True)
+    repo.add_simulation("dome/second", simulate(folder / "second", small_camera, LATER), "i_39")
+    repo.add_simulation("sky/first", simulate(folder / "sky", small_camera, SKY, kind="sky"), "i_39")
+    repo.add_simulation("dome/first", simulate(folder / "r", small_camera, DOME, physical_filter="r_57"), "r_57")
+    repo.certify("calib", "flat_uncorrected", "dome/first", "2026-01-01", "2026-02-01")
+    repo.certify("calib", "flat_uncorrected", "dome/second", "2026-02-01", None)
+    repo.certify("calib", "defects", "defects", None, None)
+    tagged = [ref for ref in repo.refs("flat_uncorrected", "dome/second") if ref.dataId["detector"] != 24]
+    repo.butler.collections.register("tagged", daf_butler.CollectionType.TAGGED)
+    repo.butler.registry.associate("tagged", tagged)
+    repo.butler.collections.register("chain", daf_butler.CollectionType.CHAINED)
+    repo.butler.collections.redefine_chain("chain", ["tagged", "dome/first", "defects"])
+    return repo
+
+
+@pytest.fixture(scope="module")
+def asking(repo):
+    """The options that every command needs."""
+    return ["--butler", str(repo.path), "--camera", str(repo.path.with_name("camera.ecsv"))]
+
+
+@pytest.fixture(scope="module")
+def fitted(repo, asking, tmp_path_factory):
+    """Fits of both dates in one call, and of the sky: in a folder and in the repository."""
+    out = tmp_path_factory.mktemp("fitted")
+    dates = ["--date", "2026-01-15", "--date", "2026-02-01T00:00:00"]
+    dome = ["fit", *asking, "--collections", "calib", "--physical-filter", "i_39", *dates]
+    assert run([*dome, "-o", str(out / "dome"), "--output-run", "fit/dome", *FIT]) == 0
+    sky = ["fit", *asking, "--collections", "sky/first,defects", "--output-run", "fit/sky"]
+    assert run([*sky, "-c", "do_reference_gradient=true", *FIT]) == 0
+    return out
+
+
+def scalars(product):
+    return [product.centroid_delta_x, product.centroid_delta_y, product.gradient_x, product.gradient_y]
+
+
+def fresh(repo):
+    """The repository as another process sees it."""
+    return daf_butler.Butler.from_config(str(repo.path))
+
+
+def read(repo, name, run, physical_filter="i_39"):
+    """A product, through Butler's own `get`; the storage class stands for the one that is not installed."""
+    storage = daf_butler.StorageClass("IsrCalib", pytype=FlatGradient)
+    data_id = {"instrument": "SmallCam", "physical_filter": physical_filter}
+    return fresh(repo).get(name, data_id, collections=run, storageClass=storage)
+
+
+def test_each_date_is_fitted_with_the_flats_that_are_certified_for_it(repo, fitted):
+    """Flats whose records name formatters that are not installed, and whose headers are wrong."""
+    with pytest.raises(ImportError):
+        fresh(repo).get(repo.refs("flat_uncorrected", "dome/first")[0])
+    for folder, light in (("2026-01-15", DOME), ("2026-02-01T00_00_00", LATER)):
+        assert sorted(p.name for p in (fitted / "dome" / folder).iterdir()) == FILES
+        found = FlatGradient.read(fitted / "dome" / folder / "flat_gradient.fits")
+        # the white noise of the bins leaves 1e-3 mm and 1e-6/mm
+        assert scalars(found)[:2] == pytest.approx(light["centroid_delta"], abs=0.01)
+        assert scalars(found)[2:] == pytest.approx(light["gradient"], abs=5e-6)
+        assert (found.instrument, found.physical_filter) == ("SmallCam", "i_39")
+        back = read(repo, "flat_gradient", f"fit/dome/{folder}")
+        np.testing.assert_array_equal(back.estimates.columns["map"], found.estimates.columns["map"])
+        assert not back.estimates.reference
+    assert read(repo, "flat_gradient_reference", "fit/sky").estimates.reference
+    assert scalars(read(repo, "flat_gradient_reference", "fit/sky"))[:2] == pytest.approx((-0.3, 0.4), abs=0.01)
+
+
+def test_files_in_the_repository_are_those_in_the_folder(repo, fitted):
+    butler = fresh(repo)
+    for name, file in (
+        ("flat_gradient", "flat_gradient.fits"),
+        ("gradient_model_residual_plot", "gradient_model_residual_plot.png"),
+        ("gradient_radial_model_plot", "gradient_radial_model_plot.png"),
+    ):
+        (ref,) = butler.query_datasets(name, "fit/dome/2026-01-15")
+        assert butler.getURI(ref).read() == (fitted / "dome" / "2026-01-15" / file).read_bytes()
+
+
+def test_dataset_types_are_those_of_lsst(repo, fitted):
+    found = {
+        name: (set(kind.dimensions.required), kind.storageClass_name, kind.isCalibration())
+        for name in ("flat_gradient", "flat_gradient_reference", "gradient_model_residual_plot")
+        for kind in [fresh(repo).get_dataset_type(name)]
+    }
+    dimensions = {"instrument", "physical_filter"}
+    assert found == {
+        "flat_gradient": (dimensions, "IsrCalib", False),
+        "flat_gradient_reference": (dimensions, "IsrCalib", True),
+        "gradient_model_residual_plot": (dimensions, "Plot", False),
+    }
+
+
+def test_product_names_its_inputs_by_their_ids_and_checksums(repo, fitted):
+    inputs = FlatGradient.read(fitted / "dome" / "2026-01-15" / "flat_gradient.fits").config["inputs"]
+    flats = {str(ref.id): ref for ref in repo.refs("flat_uncorrected", "dome/first")}
+    defects = {str(ref.id): ref for ref in repo.refs("defects", "defects")}
+    mine = {key for key, ref in flats.items() if ref.dataId["physical_filter"] == "i_39"}
+    assert {one["id"] for one in inputs} == mine | set(defects)
+    for one in inputs:
+        ref = (flats | defects)[one["id"]]
+        assert (one["dataset_type"], one["run"]) == (ref.datasetType.name, ref.run)
+        assert one["data_id"] == dict(ref.dataId.required)
+        content = Path(one["name"].removeprefix("file://")).read_bytes()
+        assert one["sha256"] == hashlib.sha256(content).hexdigest()
+
+
+def test_defects_are_left_out(repo, fitted):
+    """Tables in both forms, whatever they call their detector: what is binned is what their boxes do not hold."""
+    table = fits.getdata(fitted / "dome" / "2026-01-15" / "binned_image.fits", 1)
+    endings = set()
+    for ref in repo.refs("defects", "defects"):
+        path = Path(repo.butler.getURI(ref).ospath)
+        endings.add(path.suffix)
+        bad = np.zeros((200, 200), dtype=bool)
+        for x0, y0, width, height in boxes_of(path):
+            bad[y0 : y0 + height, x0 : x0 + width] = True
+        assert bad.sum() >= 200
+        rows = table["detector"] == ref.dataId["detector"]
+        assert table["n_pixels"][rows].sum() == 40_000 - bad.sum()
+    assert endings == {".fits", ".ecsv"}
+
+
+def boxes_of(path):
+    if path.suffix == ".ecsv":
+        table = Table.read(path, format="ascii.ecsv")
+        return [[int(row[name]) for name in ("x0", "y0", "width", "height")] for row in table]
+    rows = Table.read(path)
+    return [[int(row["X"] - 1 - (row["R"][0] - 1) / 2), int(row["Y"] - 1 - (row["R"][1] - 1) / 2),
+             int(row["R"][0]), int(row["R"][1])] for row in rows]  # fmt: skip
+
+
+def test_tagged_and_chained_collections(repo, asking, tmp_path):
+    """The first collection that has a detector counts; detector 24 is not tagged."""
+    reader = Reader(str(repo.path), ["chain"])
+    found = reader.find("flat_uncorrected", ("physical_filter", "detector"))
+    assert len(found) == 50
+    assert {found["i_39", number].run for number in range(24)} == {"dome/second"}
+    assert found["i_39", 24].run == found["r_57", 3].run == "dome/first"
+    several = Reader(str(repo.path), ["dome/first", "tagged"], where="detector IN (3, 4)")
+    found = several.find("flat_uncorrected", ("physical_filter", "detector"))
+    assert {(key, one.run) for key, one in found.items()} == {
+        ((name, number), "dome/first") for name in ("i_39", "r_57") for number in (3, 4)
+    }
+
+
+def test_certified_for_one_time_needs_no_date(repo):
+    reader = Reader(str(repo.path), ["calib"])
+    assert len(reader.find("defects", ("detector",))) == 25
+    with pytest.raises(InputError, match=r"calib: holds flat_uncorrected of physical_filter i_39, detector 0 for seve"):
+        reader.find("flat_uncorrected", ("physical_filter", "detector"))
+    for date, run_name in (("2026-01-31T23:59:59", "dome/first"), ("2026-02-01", "dome/second")):
+        found = reader.find("flat_uncorrected", ("physical_filter", "detector"), date)
+        assert found["i_39", 7].run == run_name
+    assert reader.find("flat_uncorrected", ("physical_filter", "detector"), "2025-12-31") == {}
+
+
+def test_a_piece_that_fails_names_its_file_and_the_others_finish(repo, asking, tmp_path, capsys):
+    """Several filters: a folder each; in two processes the same numbers as in one."""
+    flats = repo.path.parent / "first" / "damaged"
+    flats.mkdir(exist_ok=True)
+    damaged = repo.path.parent / "first" / "12.fits"
+    content = damaged.read_bytes()
+    (flats / "12.fits").write_bytes(content[: len(content) // 3])
+    repo.ingest("damaged", "flat_uncorrected", {12: flats / "12.fits"}, physical_filter="r_57")
+    ask = ["fit", *asking, "--collections", "damaged,dome/first,defects", "-j", "2", "--output-run", "fit/damaged"]
+    line = complaint([*ask, "--physical-filter", "i_39,r_57", "-o", tmp_path / "out", *FIT], capsys)
+    assert line.startswith("bayesflat: r_57: ")
+    assert "damaged/flat_uncorrected/r/r_57/" in line
+    assert "truncated" in line
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["i_39"]
+    assert {ref.dataId["physical_filter"] for ref in fresh(repo).query_datasets("flat_gradient", "fit/damaged")} == {
+        "i_39"
+    }
+    assert run([*ask[:-4], "--where", "physical_filter = 'i_39'", "-o", str(tmp_path / "one"), *FIT]) == 0
+    a, b = (FlatGradient.read(tmp_path / name / "i_39" / "flat_gradient.fits") for name in ("out", "one"))
+    np.testing.assert_allclose(a.estimates.columns["map"], b.estimates.columns["map"], rtol=1e-10)
+    assert a.config["inputs"] == b.config["inputs"]
+
+
+# ---- apply ----
+
+
+def test_apply_puts_corrected_flats_back(repo, asking, fitted, small_camera, tmp_path, capsys):
+    ask = ["apply", *asking, "--collections", "dome/first,fit/dome/2026-01-15,fit/sky", "--physical-filter", "i_39"]
+    assert run([*ask, "-o", str(tmp_path / "out"), "--output-run", "corrected", "-j", "2", "-q"]) == 0
+    butler = fresh(repo)
+    dome = read(repo, "flat_gradient", "fit/dome/2026-01-15")
+    sky = read(repo, "flat_gradient_reference", "fit/sky")
+    refs = butler.query_datasets("flat", "corrected")
+    assert {ref.dataId["detector"] for ref in refs} == set(range(25))
+    kind = butler.get_dataset_type("flat")
+    assert (kind.storageClass_name, kind.isCalibration()) == ("ExposureF", True)
+    storage = daf_butler.StorageClass("ExposureF", pytype=fits.HDUList)
+    ids = {ref.dataId["detector"]: str(ref.id) for ref in repo.refs("flat_uncorrected", "dome/first")
+           if ref.dataId["physical_filter"] == "i_39"}  # fmt: skip
+    for ref in refs[:3]:
+        number = ref.dataId["detector"]
+        hdus = butler.get(ref, storageClass=storage)
+        correction = compute_correction(small_camera[number], dome, sky)
+        there = ~correction.nowhere
+        before = fits.getdata(repo.path.parent / "first" / f"{number}.fits", "IMAGE")
+        np.testing.assert_array_equal(hdus["IMAGE"].data[there], (before * correction.factor)[there])
+        header = hdus[0].header
+        assert header["LSST BUTLER ID"] == str(ref.id)
+        assert (header["LSST BUTLER RUN"], header["LSST BUTLER DATASETTYPE"]) == ("corrected", "flat")
+        assert header["LSST BUTLER DATAID DETECTOR"] == number
+        assert header["LSST BUTLER DATAID PHYSICAL_FILTER"] == "i_39"
+        (gradient,) = butler.query_datasets("flat_gradient", "fit/dome/2026-01-15")
+        (reference,) = butler.query_datasets("flat_gradient_reference", "fit/sky")
+        inputs = [header[f"LSST BUTLER INPUT {k} ID"] for k in range(3)]
+        assert inputs == [ids[number], str(gradient.id), str(reference.id)]
+        assert header["LSST BUTLER N_INPUTS"] == 3
+        assert "LSST BUTLER INPUT 9 ID" not in header
+        name = f"flat_SmallCam_i_39_{small_camera[number].name}.fits"
+        assert butler.getURI(ref).read() == (tmp_path / "out" / name).read_bytes()
+    again = complaint([*ask, "--output-run", "corrected", "-q"], capsys)
+    assert again.endswith("--output-run corrected: holds flat of i_39 0 already; give another run, or --overwrite")
+    twice = [*ask[:-1], "i_39", "--collections", "corrected", "-c", "connections.input_flat=flat", "-o", tmp_path / "2"]
+    assert "was corrected before" in complaint(twice, capsys)
+    assert run([*ask, "--output-run", "corrected", "--overwrite", "-q"]) == 0
+    after = fresh(repo).query_datasets("flat", "corrected")
+    assert {ref.id for ref in after}.isdisjoint({ref.id for ref in refs})
+    assert all(fresh(repo).getURI(ref).exists() for ref in after)
+
+
+def test_apply_with_products_in_files_and_filters_that_lack_one(repo, asking, fitted, tmp_path, capsys):
+    gradient = fitted / "dome" / "2026-01-15" / "flat_gradient.fits"
+    ask = ["apply", *asking, "--collections", "dome/first,fit/sky", "--where", "detector < 2", "-q"]
+    line = complaint([*ask, "--gradient", gradient, "-o", tmp_path / "out"], capsys)
+    assert line.startswith("bayesflat: r_57: ")
+    assert "no flat_gradient_reference of SmallCam and r_57 in dome/first, fit/sky" in line
+    assert line.endswith("there are those of i_39")
+    assert sorted(p.name for p in (tmp_path / "out" / "i_39").iterdir()) == [
+        "flat_SmallCam_i_39_R00_S00.fits", "flat_SmallCam_i_39_R01_S00.fits",
+    ]  # fmt: skip
+    header = fits.getheader(tmp_path / "out" / "i_39" / "flat_SmallCam_i_39_R01_S00.fits")
+    assert header["CPPGRSUM"] == hashlib.sha256(gradient.read_bytes()).hexdigest()
+
+
+def test_pair_of_products(repo, fitted):
+    """What comparing sky and dome starts from."""
+    reader = Reader(str(repo.path), ["fit/dome/2026-01-15", "fit/sky"])
+    with local_pair(reader, "flat_gradient", "flat_gradient_reference", "i_39") as (dome, sky):
+        assert (FlatGradient.read(dome).estimates.reference, FlatGradient.read(sky).estimates.reference) == (
+            False,
+            True,
+        )
+    with pytest.raises(InputError, match=r"no flat_gradient of SmallCam and r_57 .*there are those of i_39"):
+        reader.pair("flat_gradient", "flat_gradient_reference", "r_57")
+
+
+# ---- mistakes ----
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--butler", "nowhere"], "--butler nowhere: no data repository there"),
+        (["--collections", "nosuch"], "has no nosuch; it has calib, chain, "),
+        (
+            ["--physical-filter", "u_24"],
+            "no flat_uncorrected of SmallCam and u_24 in dome/first; there are those of i_39",
+        ),
+        (["-c", "connections.input_flats=flatt"], "has no dataset type flatt; it has defects, "),
+        (["-c", "connections.input_flats=defects"], "has the dimensions instrument, detector; instrument, physical_"),
+        (["-c", "connections.input_defects=defect"], "has no dataset type defect; it has defects, "),
+        (["--instrument", "HSC"], "has no HSC; it has SmallCam"),
+        (["--where", "detetor = 3"], "--where detetor = 3: Unrecognized identifier 'detetor'"),
+        (["--where", "detector > 99"], "no flat_uncorrected of SmallCam in dome/first where detector > 99"),
+        (["--date", "yesterday"], "--date yesterday: not a date; accepted are 2026-01-31"),
+        (["--date", "2026-01-01", "--date", "2026-02-01"], "dome/first is none"),
+        (["--collections", "calib", "--date", "2019-01-01"], "no flat_uncorrected of SmallCam in calib for 2019-01-01"),
+        (["--output-run", "calib"], "--output-run calib: is a CALIBRATION collection there, a RUN is needed"),
+        (["--output-run", "x", "-c", "connections.output_gradient=defects"], "it must be IsrCalib (instrument, phys"),
+        (["--defects", "there"], "they come from the repository"),
+        (["flats/"], "flats come from --butler or from files, not from both"),
+        (["--camera", "lsstcomcam"], "is of detector 9, camera LSSTComCam has no such detector"),
+        (["--dask", "tcp://127.0.0.1:1"], "--dask tcp://127.0.0.1:1: no Dask scheduler answers there"),
+    ],
+)
+def test_mistakes(repo, asking, tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.setattr("bayesflat.processes._TIMEOUT", 0.3)
+    monkeypatch.chdir(tmp_path)
+    before = fresh(repo).collections.query("*")
+    ask = ["fit", *asking, "-o", "out", *([] if "--collections" in arguments else ["--collections", "dome/first"])]
+    assert message in complaint([*ask, *arguments], capsys)
+    assert list(tmp_path.iterdir()) == []
+    assert fresh(repo).collections.query("*") == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "--butler", "REPO", "-o", "out"], "--butler needs --collections"),
+        (["fit", "--butler", "REPO", "--collections", "dome/first"], "-o or --output-run must say where"),
+        (["fit", "a.fits", "--collections", "dome/first", "-o", "out"], "--collections needs --butler"),
+        (["fit", "a.fits", "--physical-filter", "i_39,r_57", "-o", "out"], "several (i_39, r_57) need --butler"),
+        (["fit", "a.fits"], "-o must say which folder to write"),
+        (["apply", "a.fits", "-o", "out", "--gradient", "g.fits"], "--reference must say which product to apply"),
+        (
+            ["apply", "--butler", "REPO", "--collections", "fit/sky", "-o", "out"],
+            "no flat_uncorrected of SmallCam in f",
+        ),
+    ],
+)
+def test_options_that_do_not_go_together(repo, fitted, tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert message in complaint([str(repo.path) if a == "REPO" else a for a in arguments], capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_results_that_are_there_already_stay(repo, asking, fitted, tmp_path, capsys):
+    ask = ["fit", *asking, "--collections", "sky/first", *FIT, "-c", "do_reference_gradient=true"]
+    there = "--output-run fit/sky: holds flat_gradient_reference of i_39 already"
+    assert complaint([*ask, "--output-run", "fit/sky"], capsys).endswith(f"{there}; give another run, or --overwrite")
+    repo.certify("certified", "flat_gradient_reference", "fit/sky", "2026-01-01", None)
+    line = complaint([*ask, "--output-run", "fit/sky", "--overwrite"], capsys)
+    assert line.endswith(f"{there}, and certified has it too; give another run")
+    (tmp_path / "flat_gradient.fits").write_text("")
+    line = complaint([*ask, "--physical-filter", "i_39", "-o", tmp_path], capsys)
+    assert line.endswith("holds flat_gradient.fits already; give another folder, or --overwrite")
+
+
+def test_what_to_install(repo, asking, tmp_path, capsys, monkeypatch):
+    for module in ("lsst.daf.butler", "distributed"):
+        monkeypatch.setitem(sys.modules, module, None)
+    ask = ["fit", *asking, "--collections", "dome/first", "-o", tmp_path / "out"]
+    assert complaint(ask, capsys).endswith("--butler needs lsst-daf-butler; pip install 'bayesflat[lsst]'")
+    line = complaint(["fit", "a.fits", "-o", tmp_path / "out", "--dask", "tcp://127.0.0.1:1"], capsys)
+    assert line.endswith("--dask needs distributed; pip install 'bayesflat[dask]'")
+
+
+def test_remote_files_are_fetched_and_named_as_they_are_there(monkeypatch, tmp_path):
+    """`local` with a resource that is not on this machine: its copy goes, and errors name the original."""
+    from lsst.resources import ResourcePath
+
+    source = ResourcePath("mem://bucket/flat.fits")
+    with pytest.raises(InputError, match=r"^mem://bucket/flat.fits: "), local(str(source)):
+        pass
+    with (
+        pytest.raises(InputError, match=r"^file:///nowhere/flat.fits: no such file"),
+        local("file:///nowhere/flat.fits"),
+    ):
+        pass
+    # a resource inside an installed package has to be copied out, as one that is remote
+    uri = "resource://lsst.daf.butler/configs/storageClasses.yaml"
+    with local(uri) as path:
+        assert path.read_bytes() == ResourcePath(uri).read()
+        raised = pytest.raises(InputError, match=f"^{uri}: is bad")
+    with raised, local(uri) as path:
+        raise InputError(f"{path}: is bad")
+
+
+def test_record_is_json(repo):
+    found = Reader(str(repo.path), ["defects"]).find("defects", ("detector",))
+    record = json.loads(json.dumps(found[4,].record("0" * 64)))
+    assert uuid.UUID(record["id"]) in {ref.id for ref in repo.refs("defects", "defects")}
+    assert record["data_id"] == {"instrument": "SmallCam", "detector": 4}
+    assert butler_module.checksum(Path(record["name"].removeprefix("file://"))) != record["sha256"]
