@@ -182,7 +182,7 @@ def _radial(c: Comparison) -> str:
         shown.append(expected[np.isfinite(middle)] + middle[np.isfinite(middle)])
         half = BAND * c.radial["sd"]
         lower = [
-            Series(rings, at, middle, below, above, "data"),
+            Series("rings of bins: median, 16 to 84%", at, middle, below, above, "data"),
             Series("fit, 90% band", c.grid, zero, -half, half, "zero"),
         ]
         spread = np.abs(np.concatenate([below, above]))
