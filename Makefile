@@ -26,7 +26,7 @@ calibration: $(READY)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/sbc.py -n 200 -o docs/images -j 2
 
 docs: $(DOCS_READY)
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -j 2 -b html docs docs/_build/html
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m sphinx -E -W --keep-going -j 2 -b html docs docs/_build/html
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -48,8 +48,11 @@ html_theme_options = {
     "navbar_align": "left",
     "footer_start": ["copyright"],
     "footer_end": [],
+    "header_links_before_dropdown": 8,
 }
-html_sidebars = {"**": ["sidebar-nav-bs"]}
+html_sidebars = {name: [] for name in ("index", "start", "model", "howto", "lsst*", "config", "changelog")}
+html_static_path = ["_static"]
+html_css_files = ["bayesflat.css"]
 html_show_sourcelink = False
 html_math_renderer = "mathml"
 
@@ -99,7 +102,7 @@ def _inline(self, node):
 
 
 def _block(self, node):
-    self.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>')
+    self.body.append(f'<div class="formula">{tex2mathml(node.astext(), as_block=True)}</div>')
     raise nodes.SkipNode
 
 
