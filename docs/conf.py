@@ -50,7 +50,9 @@ html_theme_options = {
     "footer_end": [],
     "header_links_before_dropdown": 8,
 }
-html_sidebars = {name: [] for name in ("index", "start", "model", "howto", "lsst*", "config", "changelog")}
+# the menu above is enough, and code needs the room
+_WIDE = ("index", "start", "model", "howto", "lsst*", "notebooks", "notebooks/*", "config", "changelog")
+html_sidebars = {name: [] for name in _WIDE}
 html_static_path = ["_static"]
 html_css_files = ["bayesflat.css"]
 html_show_sourcelink = False

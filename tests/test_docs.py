@@ -1,5 +1,6 @@
 """The examples of the documentation run, on a small camera; and nothing public is missing from the reference."""
 
+import json
 import re
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tests.test_map import NODES, VALUES
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 def blocks(page, language="python"):
@@ -80,3 +82,17 @@ def test_commands_and_options_exist(page):
             assert {word for word in words if re.fullmatch(r"--?[a-zA-Z][\w-]*", word)} <= known, line
             fields = re.findall(r"-c '?([\w.]+)=", line)
             assert {field.split(".")[0] for field in fields} <= set(bayesflat.RunConfig.model_fields), line
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_hold_no_output_and_say_what_one_should_see(path):
+    """`make docs` runs them; here only what would be forgotten by hand."""
+    before = ""
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "code":
+            assert (cell["outputs"], cell["execution_count"]) == ([], None)
+            if re.search(r"\bplot_\w+\(|plt\.subplots\(", source):
+                assert "one should see" in before.replace("\n", " "), source
+        else:
+            before = source
