@@ -17,7 +17,7 @@ from bayesflat.page import Layer, Series, Verdict, percent, plus_minus
 from bayesflat.plots import BAND, running_percentiles
 from bayesflat.report_data import cells
 from bayesflat.report_figures import nice
-from bayesflat.summary import conclusion, is_beyond, judged, kind_of, probability
+from bayesflat.summary import conclusion, is_beyond, kind_of, probability
 
 _NAMES = {
     "itl_ratio": ("throughput ratio ITL / {rest}", "", 1.0),
@@ -32,6 +32,7 @@ _GROUPS = {
     "agree": "Within the tolerance",
     "unknown": "No uncertainty known",
 }
+_VERDICTS = {"differ": "differs", "undecided": "undecided", "agree": "agrees", "unknown": "unknown"}
 _RINGS = 70  # of the bins' medians, at most
 
 
@@ -126,7 +127,7 @@ def _differences(c: Comparison) -> str:
                 f"{scale * tolerance:.2g}" if math.isfinite(tolerance) else "–",
                 probability(d.tail) if known else "–",
                 probability(d.p_rope) if known else "–",
-                judged(d),
+                _VERDICTS[kind_of(d)],
             )
         )
     zones = []
@@ -143,7 +144,7 @@ def _differences(c: Comparison) -> str:
             numbers=(1, 3, 4, 5, 6),
             caption=f"The tolerance is what changes the flat by {c.rope_mmag:g} mmag at {c.radius:g} mm. "
             "p of zero: two-sided tail probability of no difference at all. p beyond: probability of more than the "
-            "tolerance, either way.",
+            "tolerance, either way; from 95% on the two differ, below 5% they agree.",
         ),
         page.table(
             ("detectors, by their centre", "number", "beyond the tolerance", "most of all"),

@@ -82,6 +82,7 @@ def test_table_of_differences(paired, html):
                 assert p < 0.001 if shown[0] == "<" else p > 0.999
             else:
                 assert float(shown) == pytest.approx(p, abs=6e-4)
+        assert row[7] == ("differs" if d.p_rope > 0.95 else "agrees" if d.p_rope < 0.05 else "undecided"), label
 
 
 def test_tolerances_are_those_of_the_probabilities(paired, unpaired):
