@@ -2,6 +2,7 @@
 # make test   lint and tests
 # make lint   ruff alone
 # make calibration   hours: errors against truth on 200 focal planes, 200 comparisons, NUTS on 200 small ones; slow tests
+# make docs   documentation with the notebooks run anew, in docs/_build/html
 # make clean  remove the environment and the demo's output
 # Each sets itself up in .venv, with uv where there is one, else with pip.
 
@@ -9,7 +10,9 @@ PYTHON ?= $(shell command -v python3.12 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint calibration clean
+DOCS_READY := .venv/.docs
+
+.PHONY: demo test lint calibration docs clean
 
 demo: $(READY)
 	$(BIN)/bayesflat demo -o demo --overwrite -j 2
@@ -24,6 +27,9 @@ calibration: $(READY)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/sbc.py -n 200 -o docs/images -j 2
 	$(BIN)/pytest -n 2 --dist loadfile -m slow
 
+docs: $(DOCS_READY)
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m sphinx -E -W --keep-going -j 2 -b html docs docs/_build/html
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -37,5 +43,13 @@ $(READY): pyproject.toml
 	fi
 	@touch $(READY)
 
+$(DOCS_READY): $(READY)
+	@if command -v uv >/dev/null; then \
+	    uv pip install --quiet --python $(BIN)/python -e '.[docs,test]'; \
+	else \
+	    $(BIN)/python -m pip install --quiet -e '.[docs,test]'; \
+	fi
+	@touch $(DOCS_READY)
+
 clean:
-	rm -rf .venv demo
+	rm -rf .venv demo docs/_build docs/generated docs/notebooks

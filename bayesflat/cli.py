@@ -232,9 +232,10 @@ def apply_command(
 @click.option("--unpaired", is_flag=True, help="Compare the products alone, conservatively.")
 @click.option("--rope", type=float, default=2.0, show_default=True, metavar="MMAG", help="Tolerance (mmag).")
 @click.option("--radius", type=float, metavar="MM", help="Where differences are judged in mmag (mm).  [default: 310]")
+@click.option("--no-report", is_flag=True, help="Write no report.html.")
 @common
 def compare_command(
-    sky, dome, out, binned, unpaired, rope, radius, camera, processes, overwrite, verbose, quiet
+    sky, dome, out, binned, unpaired, rope, radius, no_report, camera, processes, overwrite, verbose, quiet
 ) -> int:  # fmt: skip
     """Compare the gradients of a sky and a dome flat: what differs, by how much, and does it matter?
 
@@ -247,7 +248,7 @@ def compare_command(
     with _logging(verbose, quiet):
         comparison = run_compare(
             sky, dome, out, binned=binned, unpaired=unpaired, camera=camera, rope_mmag=rope, radius=radius,
-            overwrite=overwrite,
+            overwrite=overwrite, report=not no_report,
         )  # fmt: skip
     if not quiet:
         stdout.print("\n".join(comparison_lines(comparison)), highlight=False, markup=False, soft_wrap=True)

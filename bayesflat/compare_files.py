@@ -12,14 +12,14 @@ from bayesflat.comparison import ROPE, Comparison, as_dict, compare
 from bayesflat.errors import InputError
 from bayesflat.files import filling
 from bayesflat.gradient import FlatGradient
-from bayesflat.run import BINNED, record
+from bayesflat.run import BINNED, REPORT, record
 
 log = logging.getLogger(__name__)
 
 JSON, DETECTORS = "comparison.json", "comparison.ecsv"
 RADIAL_PLOT, MAP_PLOT = "comparison_radial.png", "comparison_map.png"
 TIED = "flat_gradient_paired.fits"  # the dome's gradient, tied to the sky's
-FILES = (RADIAL_PLOT, MAP_PLOT, DETECTORS, TIED, JSON)
+FILES = (RADIAL_PLOT, MAP_PLOT, DETECTORS, REPORT, TIED, JSON)
 
 
 def run_compare(
@@ -33,6 +33,7 @@ def run_compare(
     rope_mmag: float = ROPE,
     radius: float | None = None,
     overwrite: bool = False,
+    report: bool = True,
 ) -> Comparison:
     """Compare a sky's and a dome's product, and leave the result in a folder.
 
@@ -52,6 +53,8 @@ def run_compare(
         As for `compare`.
     overwrite : bool
         Whether an earlier comparison may be replaced.
+    report : bool
+        Whether to write the page that shows it: ``report.html``.
 
     Returns
     -------
@@ -70,7 +73,7 @@ def run_compare(
         tables = None if unpaired else binned or _beside(sky, dome)
         read = None if tables is None else tuple(BinnedFlat.read(path, geometry) for path in tables)
         comparison = compare(*products, binned=read, camera=geometry, rope_mmag=rope_mmag, radius=radius)
-        _write(comparison, [record(path) for path in (sky, dome, *(tables or ()))], folder)
+        _write(comparison, [record(path) for path in (sky, dome, *(tables or ()))], folder, report)
     return comparison
 
 
@@ -85,7 +88,7 @@ def _beside(sky: str | Path, dome: str | Path) -> tuple[Path, Path] | None:
     return tables
 
 
-def _write(comparison: Comparison, inputs: list[dict[str, str]], folder: Path) -> None:
+def _write(comparison: Comparison, inputs: list[dict[str, str]], folder: Path, report: bool) -> None:
     """Everything that a comparison leaves."""
     from astropy.table import Table
 
@@ -94,6 +97,10 @@ def _write(comparison: Comparison, inputs: list[dict[str, str]], folder: Path) -
 
     save_figure(plot_comparison_radial(comparison), folder / RADIAL_PLOT)
     save_figure(plot_comparison_map(comparison), folder / MAP_PLOT)
+    if report:
+        from bayesflat.report_compare import comparison_report
+
+        (folder / REPORT).write_text(comparison_report(comparison, inputs), encoding="utf-8")
     table = Table(rows=[vars(row) for row in comparison.detectors])
     table["mean_mmag"].unit = table["sd_mmag"].unit = "mmag"
     table.meta |= {"method": comparison.method, "instrument": comparison.instrument}

@@ -117,6 +117,8 @@ class Comparison:
     noise : dict of str to float
         Scales of the paired noise (standard deviations of the log-ratio), by effect.
     instrument, physical_filter : str
+    tolerances : dict of str to float
+        What makes ``rope_mmag`` at ``radius``, of each of `QUANTITIES` in product units.
     tied : FlatGradient or None
         The dome's gradient as the sky's and the ratio of the flats have it; paired only.
     """
@@ -141,6 +143,7 @@ class Comparison:
     noise: dict[str, float] = field(default_factory=dict)
     instrument: str = ""
     physical_filter: str = ""
+    tolerances: dict[str, float] = field(default_factory=dict)
     tied: FlatGradient | None = None
 
 
@@ -320,12 +323,12 @@ def _compared(
     # what a unit of each quantity makes in mmag at the radius
     slope = abs(float(log_radial_slope(sky, np.array([at]))[0]))
     per_unit = {"itl_ratio": 1 / sky.itl_ratio, "centroid_delta": slope, "gradient": at}
-    differences = {}
+    differences, tolerances = {}, {}
     for name in QUANTITIES:
         mean, row = posterior.scalars[name]
         unit = MMAG * per_unit[name.removesuffix("_x").removesuffix("_y")]
-        tolerance = rope / unit if unit > 0 else np.inf
-        differences[name] = Difference.normal(float(mean), float(posterior.sd(row[None])[0]), tolerance)
+        tolerances[name] = float(rope / unit) if unit > 0 else np.inf
+        differences[name] = Difference.normal(float(mean), float(posterior.sd(row[None])[0]), tolerances[name])
     grid = np.unique(np.append(np.arange(0.0, reach, _STEP), [at, reach]))
     mean, rows = posterior.log_radial(grid)
     radial = _in_mmag(mean, posterior.sd(rows))
@@ -347,7 +350,7 @@ def _compared(
         n_bins=0 if found is None else len(found.data),
         n_spoilt=0 if found is None else int(np.sum(found.data.weight == 0)),
         noise={} if found is None else found.scales,
-        instrument=sky.instrument, physical_filter=sky.physical_filter,
+        instrument=sky.instrument, physical_filter=sky.physical_filter, tolerances=tolerances,
     )  # fmt: skip
 
 

@@ -83,7 +83,7 @@ class Series:
     low, high : array_like, optional
         Edges of a band about it.
     look : str
-        ``model``, ``data``, ``nodes`` (points) or ``zero``.
+        ``model``, ``data``, ``nodes`` (points), ``zero`` or ``tolerance``.
     """
 
     name: str

@@ -31,7 +31,7 @@ def focal_plane_section(data: FitData, gradient: FlatGradient, config: FitConfig
         flat = np.concatenate([np.ravel(value) for value in values])
         flat = flat[np.isfinite(flat)]
         if about is not None:
-            half = half or _nice(half_width(flat - about, 99.0))
+            half = half or nice(half_width(flat - about, 99.0))
             return Layer(title, unit, values, (about - half, about + half), True, note)
         low, high = np.percentile(flat, (0.5, 99.5)) if len(flat) else (0.0, 1.0)
         return Layer(title, unit, values, (low, high) if high > low else (low - 0.5, high + 0.5), False, note)
@@ -129,8 +129,8 @@ def _amplifiers(rows: Sequence[dict[str, Any]], gradient: FlatGradient) -> list[
     return found
 
 
-def _nice(value: float) -> float:
-    """The next round number above."""
+def nice(value: float) -> float:
+    """The next round number above, for the end of a scale."""
     power = 10.0 ** math.floor(math.log10(value))
     return next(
         step * power for step in (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0) if step * power >= 0.999 * value

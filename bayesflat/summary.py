@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from bayesflat.comparison import Comparison, Difference
+from bayesflat.comparison import Comparison, DetectorDifference, Difference
 from bayesflat.gradient import SCALARS, FlatGradient
 
 _SURE = 0.95  # probability from which on, or below one minus which, something is said to be so
@@ -58,7 +58,7 @@ def comparison_lines(c: Comparison) -> list[str]:
     how = f"paired, {c.n_bins:,} bins ({c.n_spoilt} spoilt)" if c.method == "paired" else "unpaired (conservative)"
     what = " ".join(part for part in (c.instrument, c.physical_filter) if part)
     lines = [f"{what}: dome minus sky, {how}; tolerance {c.rope_mmag:g} mmag at {c.radius:g} mm"]
-    lines.append(f"radial function at {c.radius:g} mm: {_measured(c.at_radius, 'mmag')}; {_verdict(c.at_radius, c)}")
+    lines.append(f"radial function at {c.radius:g} mm: {_measured(c.at_radius, 'mmag')}; {judged(c.at_radius)}")
     worst = int(np.nanargmax(np.abs(c.radial["mean"])))
     sd = c.radial["sd"][worst]
     shown = f"{c.radial['mean'][worst]:+.2f}" + (f" ± {sd:.2g}" if np.isfinite(sd) else "")
@@ -70,31 +70,48 @@ def comparison_lines(c: Comparison) -> list[str]:
         parts = [c.differences[key] for key in names]
         larger = max(parts, key=lambda part: (np.nan_to_num(part.p_rope), abs(part.mean)))
         shown = ", ".join(_measured(part, "", scale) for part in parts)
-        lines.append(
-            f"{name}{' (x, y)' if len(parts) == 2 else ''}: {shown} {unit}".rstrip() + f"; {_verdict(larger, c)}"
-        )
+        lines.append(f"{name}{' (x, y)' if len(parts) == 2 else ''}: {shown} {unit}".rstrip() + f"; {judged(larger)}")
     for zone in dict.fromkeys(d.zone for d in sorted(c.detectors, key=lambda d: d.zone != "inside 317")):
         here = [d for d in c.detectors if d.zone == zone]
-        off = [d for d in here if _beyond(d.mean_mmag, d.sd_mmag, c.rope_mmag) > _SURE]
+        off = [d for d in here if is_beyond(d, c.rope_mmag)]
         most = max(here, key=lambda d: abs(d.mean_mmag))
         lines.append(
             f"detectors {zone}: {len(off)} of {len(here)} are beyond the tolerance, most of all "
             f"{most.name} ({most.mean_mmag:+.2f} mmag)"
         )
-    differing = [d for d in [*c.differences.values(), c.at_radius] if d.p_rope > _SURE]
-    known = [d for d in [*c.differences.values(), c.at_radius] if np.isfinite(d.p_rope)]
-    if differing:
-        how = " --gradient flat_gradient_paired.fits" if c.tied is not None else ""
-        lines.append(
-            f"verdict: sky and dome differ by more than the tolerance; `bayesflat apply{how}` corrects the dome"
-        )
-    elif known and all(d.p_rope < 1 - _SURE for d in known):
-        lines.append("verdict: sky and dome agree within the tolerance")
-    elif known:
-        lines.append("verdict: the errors do not tell whether sky and dome agree within the tolerance")
-    else:
-        lines.append("verdict: none, for want of uncertainties; fit both flats with bayesflat")
+    how = ""
+    if conclusion(c)[0] == "differ":
+        tied = " --gradient flat_gradient_paired.fits" if c.tied is not None else ""
+        how = f"; `bayesflat apply{tied}` corrects the dome"
+    lines.append(f"verdict: {conclusion(c)[1]}{how}")
     return lines
+
+
+def conclusion(c: Comparison) -> tuple[str, str]:
+    """Whether sky and dome differ by more than the tolerance.
+
+    Returns
+    -------
+    kind : str
+        ``differ``, ``agree``, ``undecided``, or ``unknown`` for want of uncertainties.
+    words : str
+    """
+    found = [kind_of(d) for d in [*c.differences.values(), c.at_radius]]
+    known = [kind for kind in found if kind != "unknown"]
+    if "differ" in known:
+        return "differ", "sky and dome differ by more than the tolerance"
+    if known and all(kind == "agree" for kind in known):
+        return "agree", "sky and dome agree within the tolerance"
+    if known:
+        return "undecided", "the errors do not tell whether sky and dome agree within the tolerance"
+    return "unknown", "none, for want of uncertainties; fit both flats with bayesflat"
+
+
+def kind_of(d: Difference) -> str:
+    """The same of one quantity."""
+    if not np.isfinite(d.p_rope):
+        return "unknown"
+    return "differ" if d.p_rope > _SURE else "agree" if d.p_rope < 1 - _SURE else "undecided"
 
 
 def _measured(d: Difference, unit: str, scale: float = 1.0) -> str:
@@ -105,22 +122,24 @@ def _measured(d: Difference, unit: str, scale: float = 1.0) -> str:
     return f"{scale * d.mean:+.{decimals}f} ± {scale * d.sd:.{decimals}f} {unit}".rstrip()
 
 
-def _verdict(d: Difference, c: Comparison) -> str:
+def judged(d: Difference) -> str:
     """Whether a difference is there, and whether it matters."""
-    if not np.isfinite(d.p_rope):
+    kind = kind_of(d)
+    if kind == "unknown":
         return "uncertainty not known"
-    if d.p_rope > _SURE:
-        return f"beyond the tolerance (probability {_probability(d.p_rope)})"
-    if d.p_rope < 1 - _SURE:
+    if kind == "differ":
+        return f"beyond the tolerance (probability {probability(d.p_rope)})"
+    if kind == "agree":
         there = "no sign of a difference" if d.tail > 1 - _SURE else "real, but"
-        return f"{there}{' within the tolerance' if d.tail <= 1 - _SURE else ''} (zero: p = {_probability(d.tail)})"
-    return f"beyond the tolerance with a probability of {_probability(d.p_rope)}: undecided"
+        return f"{there}{' within the tolerance' if d.tail <= 1 - _SURE else ''} (zero: p = {probability(d.tail)})"
+    return f"beyond the tolerance with a probability of {probability(d.p_rope)}: undecided"
 
 
-def _probability(p: float) -> str:
+def probability(p: float) -> str:
+    """A probability, with three digits."""
     return "> 0.999" if p > 0.999 else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _beyond(mean: float, sd: float, tolerance: float) -> float:
-    """Probability of more than a tolerance; without an sd it is not known, and 0 here."""
-    return np.nan_to_num(Difference.normal(mean, sd, tolerance).p_rope)
+def is_beyond(d: DetectorDifference, tolerance: float) -> bool:
+    """Whether a detector is so for sure; without an sd it is not known."""
+    return kind_of(Difference.normal(d.mean_mmag, d.sd_mmag, tolerance)) == "differ"

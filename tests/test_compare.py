@@ -213,7 +213,7 @@ def test_command_leaves_what_the_comparison_says(folder, paired, tmp_path, capsy
     assert run([str(a) for a in ["compare", *paths(folder), "-o", out]]) == 0
     left = {p.name for p in out.iterdir()}
     assert {"comparison.ecsv", "comparison.json", "comparison_map.png", "comparison_radial.png",
-            "flat_gradient_paired.fits"} <= left  # fmt: skip
+            "flat_gradient_paired.fits", "report.html"} <= left  # fmt: skip
     found = json.loads((out / "comparison.json").read_text())
     assert found["method"] == "paired"
     assert (found["rope_mmag"], found["radius"]) == (2.0, paired.radius)

@@ -1,0 +1,98 @@
+"""The examples of the documentation run, on a small camera; and nothing public is missing from the reference."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import bayesflat
+from bayesflat.cli import run
+from bayesflat.config import PRIOR_NAMES
+from bayesflat.simulate import simulate_binned
+from bayesflat.truth import Light, Noise
+from tests.test_map import NODES, VALUES
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def blocks(page, language="python"):
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S)
+
+
+def test_there_are_examples():
+    assert {page.name for page in PAGES if blocks(page)} >= {"start.md", "howto.md", "model.md"}
+
+
+@pytest.fixture(scope="module")
+def folder(small_camera, tmp_path_factory):
+    """What the pages call ``demo``."""
+    out = tmp_path_factory.mktemp("docs")
+    (out / "demo" / "dome").mkdir(parents=True)
+    small_camera.write(out / "demo" / "dome" / "camera.ecsv")
+    noise = Noise(white=0.001, detector_scatter=0.01, amplifier_scatter=0.003)
+    for kind, gradient in (("sky", (0.0, 0.0)), ("dome", (2e-4, -1e-4))):
+        light = Light(radial=(NODES, VALUES), gradient=gradient, itl_ratio=0.9)
+        binned = simulate_binned(small_camera, light, noise, 5, kind=kind, bin_factor=10, detector_boundary=0)
+        binned.write(out / f"{kind}.fits")
+        arguments = ["fit", out / f"{kind}.fits", "-o", out / "demo" / f"{kind}_fit", "-q", "--no-report",
+                     "--camera", out / "demo" / "dome" / "camera.ecsv", "-c", f"radial_spline_nodes={NODES}",
+                     "-c", "do_fit_gradient=true", "-c", "do_fit_centroid=true", "-c", "centroid_max=2",
+                     "-c", "do_constrain_zero=false", "-c", f"do_reference_gradient={kind == 'sky'}"]  # fmt: skip
+        assert run([str(a) for a in arguments]) == 0
+    return out
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
+def test_examples_of_a_page_run_in_their_order(page, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    names = {}
+    for number, block in enumerate(blocks(page), 1):
+        exec(compile(block, f"{page.name}, example {number}", "exec"), names)
+    if page.name == "start.md":
+        assert names["comparison"].method == "paired"
+        assert abs(names["comparison"].differences["gradient_x"].mean - 2e-4) < 1e-5
+        assert "</html>" in Path("report.html").read_text(encoding="utf-8")
+
+
+def test_the_reference_has_every_public_name():
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^   (\w+)$", text.split("currentmodule:: bayesflat.truth")[0], re.M)
+    assert sorted(listed) == list(bayesflat.__all__)
+
+
+def test_every_prior_is_explained():
+    text = (ROOT / "docs" / "model.md").read_text(encoding="utf-8")
+    assert [name for name in PRIOR_NAMES if f"| `{name}`" not in text] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_and_options_exist(page):
+    """Every ``bayesflat`` line in a shell example names a command and options that there are."""
+    from bayesflat.cli import cli
+
+    for block in blocks(page, "bash"):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = line.split("#")[0].split()
+            if words[:1] != ["bayesflat"]:
+                continue
+            known = {option for parameter in cli.commands[words[1]].params for option in parameter.opts}
+            assert {word for word in words if re.fullmatch(r"--?[a-zA-Z][\w-]*", word)} <= known, line
+            fields = re.findall(r"-c '?([\w.]+)=", line)
+            assert {field.split(".")[0] for field in fields} <= set(bayesflat.RunConfig.model_fields), line
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_hold_no_output_and_say_what_one_should_see(path):
+    """`make docs` runs them; here only what would be forgotten by hand."""
+    before = ""
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "code":
+            assert (cell["outputs"], cell["execution_count"]) == ([], None)
+            if re.search(r"\bplot_\w+\(|plt\.subplots\(", source):
+                assert "one should see" in before.replace("\n", " "), source
+        else:
+            before = source
