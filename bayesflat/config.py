@@ -84,7 +84,7 @@ class FitConfig(_Strict):
     Raises
     ------
     InputError
-        From `make`, `read` and `with_overrides`: an unknown key (the nearest known one is named), or a value of
+        From `make` and `read`: an unknown key (the nearest known one is named), or a value of
         the wrong type or range.
     """
 

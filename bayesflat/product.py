@@ -149,17 +149,7 @@ def _rows(objective: Objective) -> list[tuple[str, int, str, float]]:
 def _estimates(objective: Objective, found: MapResult, approximation: Laplace | None) -> Estimates:
     """A row for every parameter; what is off or held fixed has an sd of 0."""
     data, config = objective.data, objective.config
-    # (parameter, component) of every row, its name, and its value where it is not fitted
-    n_nodes = len(data.nodes)
-    rows = [("radial_spline_values", k, f"radial_spline_values[{k}]", 0.0) for k in range(n_nodes)]
-    rows.append(("itl_ratio", 0, "itl_ratio", 1.0))
-    for name in ("centroid_delta", "gradient", "outer_gradient"):
-        rows += [(name, k, f"{name}_{axis}", 0.0) for k, axis in enumerate("xy")]
-    labels = objective.noise.coords().get("noise_scale")
-    noise = objective.parameters[-1].name
-    rows += (
-        [(noise, k, f"{noise}[{label}]", 0.0) for k, label in enumerate(labels)] if labels else [(noise, 0, noise, 0.0)]
-    )
+    n_nodes, rows = len(data.nodes), _rows(objective)
     names = tuple(name for _, _, name, _ in rows)
     point = np.array([np.ravel(found.parameters[p])[k] if p in found.parameters else fixed for p, k, _, fixed in rows])
     held = np.array([p not in found.parameters for p, *_ in rows])
