@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from bayesflat.binned import BinnedFlat
 from bayesflat.camera import get_camera
-from bayesflat.comparison import ROPE, Comparison, as_dict, compare
+from bayesflat.comparison import ROPE, Comparison, Difference, compare
 from bayesflat.errors import InputError
 from bayesflat.files import filling
 from bayesflat.gradient import FlatGradient
@@ -110,3 +113,39 @@ def _write(comparison: Comparison, inputs: list[dict[str, str]], folder: Path, r
         comparison.tied.write(folder / TIED)
     text = json.dumps(as_dict(comparison, inputs), indent=1, allow_nan=False, ensure_ascii=False)
     (folder / JSON).write_text(text + "\n", encoding="utf-8")
+
+
+def as_dict(comparison: Comparison, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+    """What ``comparison.json`` holds; what is not known is None.
+
+    Parameters
+    ----------
+    comparison : Comparison
+    inputs : list of dict
+        Names and checksums of what was compared.
+    """
+
+    def of(difference: Difference) -> dict[str, float | None]:
+        return {key: _known(value) for key, value in vars(difference).items()}
+
+    return {
+        "method": comparison.method,
+        "instrument": comparison.instrument,
+        "physical_filter": comparison.physical_filter,
+        "converged": comparison.converged,
+        "notes": comparison.notes,
+        "rope_mmag": comparison.rope_mmag,
+        "radius": comparison.radius,
+        "differences": {name: of(difference) for name, difference in comparison.differences.items()},
+        "radial_at_radius": of(comparison.at_radius),
+        "radial": {"radius": comparison.grid.tolist()}
+        | {key: [_known(v) for v in values.tolist()] for key, values in comparison.radial.items()},
+        "n_bins": comparison.n_bins,
+        "n_spoilt": comparison.n_spoilt,
+        "noise": comparison.noise,
+        "inputs": inputs,
+    }
+
+
+def _known(value: float) -> float | None:
+    return value if np.isfinite(value) else None

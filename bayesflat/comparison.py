@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -381,39 +381,3 @@ def _by_detector(
         sd = float(MMAG * posterior.sd(rows[here].mean(axis=0)[None])[0])
         out.append(DetectorDifference(number, detector.name, float(-MMAG * mean[here].mean()), sd, zone))
     return out
-
-
-def as_dict(comparison: Comparison, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-    """What ``comparison.json`` holds; what is not known is None.
-
-    Parameters
-    ----------
-    comparison : Comparison
-    inputs : list of dict
-        Names and checksums of what was compared.
-    """
-
-    def of(difference: Difference) -> dict[str, float | None]:
-        return {key: _known(value) for key, value in vars(difference).items()}
-
-    return {
-        "method": comparison.method,
-        "instrument": comparison.instrument,
-        "physical_filter": comparison.physical_filter,
-        "converged": comparison.converged,
-        "notes": comparison.notes,
-        "rope_mmag": comparison.rope_mmag,
-        "radius": comparison.radius,
-        "differences": {name: of(difference) for name, difference in comparison.differences.items()},
-        "radial_at_radius": of(comparison.at_radius),
-        "radial": {"radius": comparison.grid.tolist()}
-        | {key: [_known(v) for v in values.tolist()] for key, values in comparison.radial.items()},
-        "n_bins": comparison.n_bins,
-        "n_spoilt": comparison.n_spoilt,
-        "noise": comparison.noise,
-        "inputs": inputs,
-    }
-
-
-def _known(value: float) -> float | None:
-    return value if np.isfinite(value) else None

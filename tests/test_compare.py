@@ -10,7 +10,8 @@ from astropy.table import Table
 import bayesflat
 from bayesflat.binned import BinnedFlat
 from bayesflat.cli import run
-from bayesflat.comparison import MMAG, QUANTITIES, as_dict, check_pair, compare
+from bayesflat.compare_files import as_dict
+from bayesflat.comparison import MMAG, QUANTITIES, check_pair, compare
 from bayesflat.errors import InputError
 from bayesflat.gradient import FlatGradient
 from bayesflat.plots_compare import plot_comparison_map, plot_comparison_radial

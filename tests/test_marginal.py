@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
-from bayesflat.model.marginal import Covariance, Effects
+from bayesflat.model.effects import Effects
+from bayesflat.model.marginal import Covariance
 
 N = 90
 OWN, SHARED = slice(0, 5), slice(1, 7)

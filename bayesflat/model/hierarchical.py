@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from pytensor.gradient import DisconnectedType
 from pytensor.graph import Apply, Op
 
-from bayesflat.model.marginal import Covariance, Effects
+from bayesflat.model.effects import Effects
+from bayesflat.model.marginal import Covariance
 from bayesflat.model.noise import FLOOR, NoiseModel
 from bayesflat.model.parameters import make_parameter
 from bayesflat.model.smooth import DEGREE, modes, scale_of

@@ -1,0 +1,185 @@
+"""What acts on the bins of a detector: functions of the pixel column times functions of the row, and sums over them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Effects:
+    """Which effects act on which bins.
+
+    Every effect is a function of the bin's pixel column times one of its row, so that sums over bins go row by row.
+
+    Attributes
+    ----------
+    detector : numpy.ndarray of int, shape (n_bins,)
+        Index of the detector, 0 .. n_detectors - 1.
+    column, row : numpy.ndarray of int, shape (n_bins,)
+        Indices into ``x`` and ``y``; bins of a row that follow one another are summed fastest.
+    x, y : numpy.ndarray, shapes (n_columns, n_x) and (n_rows, n_y)
+        The functions of the column and of the row.
+    terms : numpy.ndarray of int, shape (size, 2)
+        Effect k at a bin is ``x[column, terms[k, 0]] * y[row, terms[k, 1]]``.
+    own, shared : slice
+        Which effects each detector has of its own (from the first on), and which a vendor's detectors share.
+    weight : numpy.ndarray, shape (n_bins,)
+        0 for spoilt bins.
+    vendor : numpy.ndarray of int, shape (n_detectors,)
+    """
+
+    detector: NDArray[np.int64]
+    column: NDArray[np.int64]
+    row: NDArray[np.int64]
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    terms: NDArray[np.int64]
+    own: slice
+    shared: slice
+    weight: NDArray[np.float64]
+    vendor: NDArray[np.int64]
+
+    @property
+    def size(self) -> int:
+        """Number of effects."""
+        return len(self.terms)
+
+    @property
+    def n_detectors(self) -> int:
+        """Number of detectors."""
+        return len(self.vendor)
+
+    def design(self, bins: slice | NDArray = slice(None)) -> NDArray[np.float64]:
+        """All effects at some bins: shape (n_bins, size)."""
+        return self.x[self.column[bins]][:, self.terms[:, 0]] * self.y[self.row[bins]][:, self.terms[:, 1]]
+
+    def project(self, r: NDArray) -> NDArray[np.float64]:
+        """``U'Wr`` of each detector: shape (n_detectors, size)."""
+        return self.project_with_square(r)[0]
+
+    def project_with_square(self, r: NDArray) -> tuple[NDArray[np.float64], float]:
+        """`project`, and ``r'Wr`` over all detectors."""
+        out = np.zeros((self.n_detectors, self.size))
+        square = _project(self.detector, self.column, self.row, self.x, self.y, self.terms, self.weight, r, out)
+        return out, square
+
+    def project_columns(self, jacobian: NDArray) -> NDArray[np.float64]:
+        """`project` of every column of an array of shape (n_bins, n): shape (n_detectors, size, n)."""
+        out = np.zeros((self.n_detectors, self.size, jacobian.shape[1]))
+        _project_columns(
+            self.detector, self.column, self.row, self.x, self.y, self.terms, self.weight,
+            np.ascontiguousarray(jacobian), out,
+        )  # fmt: skip
+        return out
+
+    def expand(self, x: NDArray) -> NDArray[np.float64]:
+        """``U x`` at the bins, of coefficients of shape (n_detectors, size)."""
+        out = np.empty(len(self.detector))
+        _expand(self.detector, self.column, self.row, self.x, self.y, self.terms, x, out)
+        return out
+
+    def weighted_rest(self, r: NDArray, x: NDArray) -> tuple[NDArray[np.float64], float]:
+        """``W (r - U x)`` at the bins, and ``(r - U x)'W(r - U x)``: as `expand`, in one pass."""
+        out = np.empty(len(self.detector))
+        square = _rest(self.detector, self.column, self.row, self.x, self.y, self.terms, self.weight, r, x, out)
+        return out, square
+
+    def sum(self, values: NDArray) -> NDArray[np.float64]:
+        """Sum of ``W values`` over the bins of each detector."""
+        return np.bincount(self.detector, self.weight * values, minlength=self.n_detectors)
+
+    def sum_good(self, values: NDArray) -> NDArray[np.float64]:
+        """Sum of values over the bins of each detector that count."""
+        return np.bincount(self.detector, np.where(self.weight > 0, values, 0.0), minlength=self.n_detectors)
+
+    @cached_property
+    def gram(self) -> NDArray[np.float64]:
+        """``U'WU`` of each detector: shape (n_detectors, size, size)."""
+        order = np.argsort(self.detector, kind="stable")
+        ends = np.searchsorted(self.detector[order], np.arange(self.n_detectors + 1))
+        out = np.empty((self.n_detectors, self.size, self.size))
+        for d in range(self.n_detectors):
+            bins = order[ends[d] : ends[d + 1]]
+            u = self.design(bins)
+            out[d] = u.T @ (u * self.weight[bins, None])
+        return out
+
+    @cached_property
+    def log_weights(self) -> NDArray[np.float64]:
+        """Sum of the logs of the weights of each detector's bins that count."""
+        logs = np.log(self.weight, out=np.zeros_like(self.weight), where=self.weight > 0)
+        return np.bincount(self.detector, logs, minlength=self.n_detectors)
+
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """Bins of each detector that count."""
+        return np.bincount(self.detector[self.weight > 0], minlength=self.n_detectors)
+
+
+@njit(cache=True)
+def _project(detector, column, row, x, y, terms, weight, r, out):
+    sums = np.zeros(x.shape[1])
+    square = 0.0
+    for i in range(len(detector)):
+        wr = weight[i] * r[i]
+        square += wr * r[i]
+        for k in range(len(sums)):
+            sums[k] += wr * x[column[i], k]
+        if i + 1 == len(detector) or row[i + 1] != row[i] or detector[i + 1] != detector[i]:
+            for k in range(len(terms)):
+                out[detector[i], k] += sums[terms[k, 0]] * y[row[i], terms[k, 1]]
+            sums[:] = 0.0
+    return square
+
+
+@njit(cache=True)
+def _project_columns(detector, column, row, x, y, terms, weight, jacobian, out):
+    n = jacobian.shape[1]
+    sums = np.zeros((x.shape[1], n))
+    for i in range(len(detector)):
+        for k in range(len(sums)):
+            wx = weight[i] * x[column[i], k]
+            if wx != 0.0:
+                for j in range(n):
+                    sums[k, j] += wx * jacobian[i, j]
+        if i + 1 == len(detector) or row[i + 1] != row[i] or detector[i + 1] != detector[i]:
+            for k in range(len(terms)):
+                for j in range(n):
+                    out[detector[i], k, j] += sums[terms[k, 0], j] * y[row[i], terms[k, 1]]
+            sums[:] = 0.0
+
+
+@njit(cache=True)
+def _expand(detector, column, row, x, y, terms, coefficients, out):
+    along = np.zeros(x.shape[1])
+    for i in range(len(detector)):
+        if i == 0 or row[i] != row[i - 1] or detector[i] != detector[i - 1]:
+            along[:] = 0.0
+            for k in range(len(terms)):
+                along[terms[k, 0]] += coefficients[detector[i], k] * y[row[i], terms[k, 1]]
+        total = 0.0
+        for k in range(len(along)):
+            total += along[k] * x[column[i], k]
+        out[i] = total
+
+
+@njit(cache=True)
+def _rest(detector, column, row, x, y, terms, weight, r, coefficients, out):
+    along = np.zeros(x.shape[1])
+    square = 0.0
+    for i in range(len(detector)):
+        if i == 0 or row[i] != row[i - 1] or detector[i] != detector[i - 1]:
+            along[:] = 0.0
+            for k in range(len(terms)):
+                along[terms[k, 0]] += coefficients[detector[i], k] * y[row[i], terms[k, 1]]
+        rest = r[i]
+        for k in range(len(along)):
+            rest -= along[k] * x[column[i], k]
+        out[i] = weight[i] * rest
+        square += out[i] * rest
+    return square
