@@ -1,12 +1,14 @@
 """Time a fit of all of LSSTCam from the command line, and hold its least absolute deviation against SciPy's.
 
     python benchmarks/fit.py
+    python benchmarks/fit.py --sample     # NUTS alone: hierarchical noise, automatic nodes
 
 The command runs twice in new processes: the first fills the compilation caches, the second is what counts.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 import subprocess
 import sys
@@ -21,7 +23,7 @@ from scipy.optimize import minimize
 
 from bayesflat.camera import lsstcam
 from bayesflat.config import FitConfig
-from bayesflat.fitting import fit
+from bayesflat.fitting import fit, sample
 from bayesflat.model.start import estimate
 from bayesflat.simulate import simulate_binned
 from bayesflat.truth import Noise, default_light
@@ -81,9 +83,26 @@ def compare_costs(binned) -> bool:
     return cost(p) <= theirs.fun
 
 
+def time_sampling(binned) -> None:
+    """NUTS from a fit with automatic nodes, and what its diagnostics say."""
+    logging.getLogger("bayesflat").setLevel(logging.INFO)
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("pytensor").setLevel(logging.ERROR)
+    result = fit(binned, FitConfig(**TERMS, radial_spline_nodes="auto"))
+    began = time.perf_counter()
+    result = sample(result)
+    seconds, found = time.perf_counter() - began, result.diagnostics
+    print(f"{len(result.data)} bins, {len(result.gradient.radial_spline_nodes)} nodes: {seconds:.0f} s in all")
+    print(f"R-hat {found.r_hat:.4f}, ESS bulk {found.ess_bulk:.0f}, tail {found.ess_tail:.0f}, "
+          f"{found.divergences} divergences, E-BFMI {found.bfmi:.2f}")  # fmt: skip
+
+
 def main() -> int:
     light = replace(default_light("dome", "i_39"), centroid_delta=(0.8, -0.5))
     binned = simulate_binned(lsstcam(), light, Noise.for_band("i"), 1, kind="dome", physical_filter="i_39")
+    if "--sample" in sys.argv[1:]:
+        time_sampling(binned)
+        return 0
     with tempfile.TemporaryDirectory() as folder:
         time_command(binned, Path(folder), "noise=independent")
         time_command(binned, Path(folder), "radial_spline_nodes=auto")
