@@ -375,6 +375,11 @@ def test_the_page_is_whole_in_itself(html):
     assert policy.startswith("default-src 'none'")
 
 
+def test_every_colour_that_is_used_is_defined(html):
+    """An undefined one is drawn black, or not at all, without a word on the console."""
+    assert set(re.findall(r"var\((--[\w-]+)", html)) <= set(re.findall(r"(--[\w-]+):", html))
+
+
 def test_numbers_are_rounded_by_their_error():
     assert plus_minus(0.80413, 0.00672) == "0.8041 ± 0.0067"
     assert plus_minus(-2.53e-5, 3.9e-6, 1e6) == "−25.3 ± 3.9"
