@@ -203,8 +203,7 @@ def prior_centre(objective: HierarchicalObjective) -> Rough:
     """Where the search begins: the priors' means, which are near the truth here.
 
     From medians of so few bins it may end at a lesser maximum, where the detectors' surfaces make up for a wrong radial
-    function (of 12 replicates, most picked for
-    extreme ranks, 8 had), and a chain that starts there does not leave it.
+    function (of 12 replicates, most picked for extreme ranks, 8 had), and a chain that starts there does not leave it.
     """
     means = {p.name: p.mu for p in objective.parameters}
     radial, n = means.pop("radial_spline_values"), len(objective.data)
