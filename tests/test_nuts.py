@@ -50,7 +50,7 @@ def simple(small_camera):
     binned = simulate_binned(small_camera, white, Noise(white=0.005), 4, bin_factor=20, detector_boundary=0)
     switches = {"do_fit_centroid": True, "do_fit_gradient": True, "do_constrain_zero": False}
     result = fit(binned, config_with("normal", **switches))
-    return result, sample(result, draws=500, tune=200, chains=2, cores=2)
+    return result, sample(result, draws=800, tune=200, chains=2, cores=2)
 
 
 def test_draws_agree_with_the_normal_approximation(simple):
@@ -64,6 +64,36 @@ def test_draws_agree_with_the_normal_approximation(simple):
     assert (before.method, after.method) == ("laplace", "nuts")
     assert simple[1].diagnostics.passed
     assert simple[1].converged
+
+
+def test_gradient_is_bounded_in_whitened_length_and_the_density_is_not(rng):
+    root = np.linalg.cholesky(np.diag([4.0, 1.0, 0.25]) + 0.1)
+    asked = []
+
+    def function(point, layout):
+        asked.append(point.copy())
+        return -0.5 * point @ point, -point
+
+    density = nuts._Density(function, root)
+    near, far = rng.normal(size=3) * 0.1, np.array([0.0, 0.0, 1e6])
+    assert density(near, None)[1] == pytest.approx(-near, rel=1e-15)
+    value, gradient = density(far, None)
+    assert value == -0.5e12
+    assert np.linalg.norm(root.T @ gradient) == pytest.approx(10 + np.sqrt(3), rel=1e-12)
+    assert gradient / np.linalg.norm(gradient) == pytest.approx([0, 0, -1], abs=1e-12)
+    density(near, None)
+    assert len(asked) == 2  # the last points are remembered
+
+
+def test_draws_are_those_of_the_posterior_however_tight_the_bound(simple, monkeypatch):
+    """A bound that nearly all gradients meet costs efficiency and nothing else."""
+    result = simple[0]
+    monkeypatch.setattr(nuts, "MOST_BEYOND", -0.3 * np.sqrt(result.objective.size))
+    after = sample(result, draws=1500, tune=200, chains=2, cores=2).gradient.estimates
+    for name in ("itl_ratio", "centroid_delta_x", "gradient_x", "gradient_y"):
+        old, new = result.gradient.estimates[name], after[name]
+        assert abs(new["mean"] - old["map"]) < 4 * old["sd"] / new["ess_bulk"] ** 0.5 + 0.05 * old["sd"], name
+        assert new["sd"] / old["sd"] == pytest.approx(1, abs=4 / (2 * new["ess_tail"]) ** 0.5 + 0.03), name
 
 
 def test_statistics_are_those_of_the_draws(simple):

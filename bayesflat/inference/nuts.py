@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 # steps of about 0.8 span a third of one: draws are nearly independent, and so are their squares.  Trees of seven steps
 # come back to where they started: twice the evaluations, and half as many effective draws in the tails
 DEPTH, STEP, TARGET_ACCEPT = 2, 0.8, 0.6
+# Whitened, n parameters have a gradient of length sqrt(n), give or take one.  Where Akima's weights are 0/0, beside
+# nodes at which the slope hardly changes, it has poles: there it is cut this far beyond sqrt(n)
+MOST_BEYOND = 10.0
 
 
 def run_nuts(
@@ -88,7 +91,7 @@ def run_nuts(
             scaling=approximation.covariance, is_cov=True, target_accept=TARGET_ACCEPT, max_treedepth=DEPTH,
             early_max_treedepth=DEPTH, step_scale=STEP * len(found.value) ** 0.25,
         )  # fmt: skip
-        step.integrator._logp_dlogp_func = _Remembering(step.integrator._logp_dlogp_func)
+        step.integrator._logp_dlogp_func = _Density(step.integrator._logp_dlogp_func, root)
         log.info("compiled in %.1f s", time.perf_counter() - began)
         began = time.perf_counter()
         trace = pm.sample(
@@ -116,27 +119,38 @@ def run_nuts(
     return tree
 
 
-class _Remembering:
-    """The log-density with its gradient, and what it last was: PyMC asks again where a tree starts, a quarter of all.
+class _Density:
+    """The log-density with its gradient, as trees want it: remembered, and with a gradient that is bounded.
+
+    PyMC asks again where a tree starts, a quarter of all calls.  At the poles of the gradient a step would be thrown
+    off the map.  Steps along any force that depends on the position alone can be retraced and keep volumes, and draws
+    are accepted by the log-density itself: they remain those of the posterior (Neal 2011, Handbook of MCMC, 5.5).
 
     Parameters
     ----------
     function : callable
         Of a point and of its layout, as PyMC's integrator calls it.
+    root : numpy.ndarray, shape (n, n)
+        Lower triangular root of the covariance that whitens the gradient.
     """
 
-    def __init__(self, function: Callable) -> None:
-        self.function = function
+    def __init__(self, function: Callable, root: NDArray) -> None:
+        self.function, self.root = function, root
+        self.longest = np.sqrt(len(root)) + MOST_BEYOND
         self.known: dict[bytes, tuple] = {}
 
     def __call__(self, point: NDArray, layout) -> tuple:
         """From memory, where the point is one of the last tree or the start of it."""
         key = point.tobytes()
-        found = self.known.pop(key, None) or self.function(point, layout)
+        found = self.known.pop(key, None) or self._bounded(*self.function(point, layout))
         self.known[key] = found  # the latest last
         if len(self.known) > 2 ** (DEPTH + 1):
             del self.known[next(iter(self.known))]
         return found
+
+    def _bounded(self, value, gradient: NDArray) -> tuple:
+        length = np.linalg.norm(self.root.T @ gradient)
+        return value, gradient * (self.longest / length) if length > self.longest else gradient
 
 
 def _constrained(objective: Objective, z: NDArray) -> dict[str, NDArray]:
