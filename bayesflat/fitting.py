@@ -18,7 +18,7 @@ from bayesflat.gradient import FlatGradient
 from bayesflat.inference.diagnostics import Diagnostics, compare_with_laplace
 from bayesflat.inference.laplace import Laplace, laplace
 from bayesflat.inference.map import MapResult, find_map, make_objective
-from bayesflat.inference.nodes import warn_of_misfit, with_nodes, without_a_node
+from bayesflat.inference.nodes import on_nodes, with_nodes, without_a_node
 from bayesflat.inference.objective import Objective
 from bayesflat.inference.rough import Rough, rough_fit
 from bayesflat.model.build import build_model
@@ -129,7 +129,7 @@ def fit(binned: BinnedFlat, config: FitConfig | None = None, *, inputs: Sequence
     if automatic:
         data, config, rough = with_nodes(data, config, rough)
     elif rough is not None:
-        warn_of_misfit(rough, data.nodes, config.do_constrain_zero)
+        rough = on_nodes(rough, data.nodes, config.do_constrain_zero)
     _warn(data, config)
     if config.noise == "hierarchical":
         log.info("%d bins are spoilt by dust or defects and weigh nothing", rough.spoilt.sum())

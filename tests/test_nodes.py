@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.interpolate import Akima1DInterpolator
 
 from bayesflat.fitting import fit
 from bayesflat.inference.map import find_map
-from bayesflat.inference.nodes import with_nodes, without_a_node
-from bayesflat.inference.rough import rough_fit
+from bayesflat.inference.nodes import on_nodes, with_nodes, without_a_node
+from bayesflat.inference.rough import Rough, rough_fit
 from bayesflat.model.build import build_model
 from bayesflat.prepare import prepare
 from bayesflat.simulate import simulate_binned
@@ -183,3 +184,19 @@ def test_bins_that_the_mask_cuts_are_not_whole(small_camera):
     assert np.all(kept.binned.n_pixels[kept.radius > 40] == 100)
     edge = radius - np.hypot(*TRUTH["centroid_delta"]) - 0.5**0.5
     assert np.hypot(kept.dx - 0.5, kept.dy + 0.3).max() > edge - 2.0
+
+
+def test_values_at_given_nodes_are_the_best_on_either_side_of_kinks(rng, caplog):
+    """The last node lies beyond the profile, and slopes turn either way, so that chi-squared has lesser minima."""
+    nodes, radius, level = np.array([0.0, 12.0, 24.0, 34.0, 45.0]), np.arange(0.5, 42.0), 3.0
+    for _ in range(30):
+        values = level * (np.array([1.0, 0.97, 0.9, 0.8, 0.65]) + 0.01 * rng.standard_normal(5))
+        log_radial = np.log(Akima1DInterpolator(nodes, values)(radius))
+        profile = Rough(
+            radius=radius, log_radial=log_radial, information=np.eye(len(radius)) / 1e-4**2, knots=radius,
+            outer=radius[-1], parameters={}, inside=np.ones(0, bool), spoilt=np.zeros(0, bool), smooth=0.3,
+        )  # fmt: skip
+        found = on_nodes(profile, nodes, constrained=False).parameters["radial_spline_values"]
+        through = np.log(Akima1DInterpolator(nodes, found)(radius))
+        np.testing.assert_allclose(through, log_radial, atol=1e-5)
+    assert not caplog.records  # nodes that can follow the flat are not warned of

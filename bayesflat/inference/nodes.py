@@ -32,6 +32,8 @@ _TURN, _GAIN_AT_KINK = 4.0, 3.0
 _NEAR, _FAR = 1.0, 100.0
 _SMOOTH, _EVEN = 0.01, 0.06  # of the density of nodes: how far it is smoothed (part of the range), and its least
 _STEPS = 6
+# Akima's weights have kinks, and chi-squared lesser minima between them: given nodes are fitted from several starts
+_STARTS, _MOVED, _SEED = 30, 0.02, 0
 # structure is well above the noise this many standard deviations of chi-squared beyond its mean
 _CLEAR = 10.0
 
@@ -181,11 +183,19 @@ class _Fit:
     """The best Akima spline through nodes: steps of Gauss and Newton, from interpolation or from another fit."""
 
     def __init__(
-        self, found: Rough, nodes: list[float], constrained: bool, near: _Fit | None = None, least: float = 0.0
+        self,
+        found: Rough,
+        nodes: list[float],
+        constrained: bool,
+        near: _Fit | None = None,
+        least: float = 0.0,
+        start: NDArray | None = None,
     ) -> None:
         self.found, self.nodes, self.constrained, self.least = found, nodes, constrained, least
         places = np.asarray(nodes)
-        if near is None:
+        if start is not None:
+            values = start
+        elif near is None:
             values = np.exp(np.interp(places, found.radius, found.log_radial))
             slope = (values[-2] - values[-3]) / (places[-2] - places[-3])
             values[-1] = 0.0 if constrained else max(values[-2] + slope * (places[-1] - places[-2]), 0.0)
@@ -214,6 +224,7 @@ class _Fit:
         jacobian = akima_basis(np.asarray(self.nodes), values, self.found.radius)[:, self.free] / radial[:, None]
         curvature = jacobian.T @ self.found.information @ jacobian
         curvature[np.diag_indices_from(curvature)] *= 1 + 1e-6
+        curvature[np.diag_indices_from(curvature)] += np.max(np.abs(values)) ** -2.0  # a node that no point feels
         return jacobian, curvature
 
     def turns(self) -> NDArray[np.float64]:
@@ -277,9 +288,30 @@ def _places(fit: _Fit, k: int, part: float, gap: float) -> list[float]:
     return [place for place in wanted if least <= place <= most and place != here]
 
 
-def warn_of_misfit(found: Rough, nodes: NDArray, constrained: bool) -> None:
-    """Warn, with figures, where the Akima spline through given nodes cannot follow the bins."""
-    fit = _Fit(found, list(nodes), constrained)
+def on_nodes(found: Rough, nodes: NDArray, constrained: bool) -> Rough:
+    """The rough fit with values at given nodes; warns, with figures, where their Akima spline cannot follow the bins.
+
+    Parameters
+    ----------
+    found : Rough
+    nodes : numpy.ndarray, shape (n_nodes,)
+        mm.
+    constrained : bool
+        Whether the function is 0 at the last one.
+    """
+    fits = [_Fit(found, list(nodes), constrained)]
+    rng = np.random.default_rng(_SEED)
+    for _ in range(_STARTS):
+        start = fits[0].values * (1 + _MOVED * rng.standard_normal(len(nodes)))
+        fits.append(_Fit(found, list(nodes), constrained, start=start))
+    fit = min(fits, key=lambda fit: fit.chi_squared)
+    if np.isfinite(fit.chi_squared):
+        found = replace(found, parameters=found.parameters | {"radial_spline_values": fit.values})
+    _warn_of_misfit(found, nodes, fit)
+    return found
+
+
+def _warn_of_misfit(found: Rough, nodes: NDArray, fit: _Fit) -> None:
     chi, log_radial = fit.chi_squared, fit.log_radial
     n = len(found.radius)
     seen = found.radius <= nodes[-1]
