@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from bayesflat.errors import InputError, first_line
 
@@ -265,6 +266,14 @@ class Repository:
             raise self.nothing(name, physical_filter, (key[0] for key in found), date)
         return found[physical_filter,]
 
+    def dataset(self, id: str) -> Dataset | None:
+        """The dataset of an id, whatever its collections; None where it is gone."""
+        try:
+            ref = self.butler.get_dataset(UUID(id))
+        except ValueError:  # no id
+            return None
+        return None if ref is None else self._dataset(ref)
+
     def nothing(self, name: str, physical_filter: str | None, there: Iterable[str], date: str | None) -> InputError:
         """The error that says which filters there are datasets of."""
         there = sorted(set(there))
@@ -287,16 +296,6 @@ class Repository:
             raise
         except (ButlerUserError, RegistryError, SQLAlchemyError, LookupError, ValueError) as error:
             raise InputError(f"{self.repo}: {what}: {first_line(str(error).strip('"'))}") from None
-
-
-@contextmanager
-def local_pair(
-    repository: Repository, gradient: str, reference: str, physical_filter: str, date: str | None = None
-) -> Iterator[tuple[Path, Path]]:
-    """Yield local paths of the gradient (dome) and the reference (sky) of one filter, found as by `Repository.pair`."""
-    dome, sky = repository.pair(gradient, reference, physical_filter, date)
-    with local(dome.uri) as dome_path, local(sky.uri) as sky_path:
-        yield dome_path, sky_path
 
 
 def parse_date(text: str):

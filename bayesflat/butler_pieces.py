@@ -125,21 +125,7 @@ def find_pieces(
     """
     if out is None and query.output_run is None:
         raise InputError("-o or --output-run must say where the results go")
-    for date in query.dates:
-        parse_date(date)
-    repository = Repository(
-        query.repo, query.collections, instrument=query.instrument, where=query.where,
-        writeable=query.output_run is not None,
-    )  # fmt: skip
-    check_instrument(repository.instrument, camera, query.repo)
-    dates = list(dict.fromkeys(query.dates)) or [None]
-    if query.dates and not repository.has_calibrations:
-        message = (
-            f"--date chooses among what a CALIBRATION collection certifies; {', '.join(query.collections)} is none"
-        )
-        if len(dates) > 1:
-            raise InputError(message)
-        log.warning("%s: it does nothing here", message)
+    repository, dates = open_repository(query, camera, writeable=query.output_run is not None)
     pieces = []
     for date in dates:
         found = repository.find(flats, ("physical_filter", "detector"), date)
@@ -151,11 +137,7 @@ def find_pieces(
             mine = {key[1]: dataset for key, dataset in found.items() if key[0] == physical_filter}
             if not mine:
                 raise repository.nothing(flats, physical_filter, there, date)
-            folder = None
-            if out is not None:
-                folder = Path(out)
-                folder = folder / file_name(physical_filter) if len(query.physical_filters) != 1 else folder
-                folder = folder / file_name(date) if len(dates) > 1 else folder
+            folder = None if out is None else folder_of(Path(out), query, physical_filter, date)
             output = None
             if query.output_run is not None:
                 # a run holds one dataset of a filter
@@ -165,6 +147,38 @@ def find_pieces(
             pieces.append(Piece(physical_filter, date, folder, output, data_id, mine))
     log.info("%s: %s", query.repo, "; ".join(f"{len(piece.flats)} flats of {piece.name}" for piece in pieces))
     return repository, pieces
+
+
+def open_repository(query: Query, camera: Camera, *, writeable: bool) -> tuple[Repository, list[str | None]]:
+    """The repository, once it is sure to be of the camera, and the dates that are asked for: None where there are none.
+
+    Raises
+    ------
+    InputError
+        As `find_pieces`.
+    """
+    for date in query.dates:
+        parse_date(date)
+    repository = Repository(
+        query.repo, query.collections, instrument=query.instrument, where=query.where,
+        writeable=writeable,
+    )  # fmt: skip
+    check_instrument(repository.instrument, camera, query.repo)
+    dates = list(dict.fromkeys(query.dates)) or [None]
+    if query.dates and not repository.has_calibrations:
+        message = (
+            f"--date chooses among what a CALIBRATION collection certifies; {', '.join(query.collections)} is none"
+        )
+        if len(dates) > 1:
+            raise InputError(message)
+        log.warning("%s: it does nothing here", message)
+    return repository, dates
+
+
+def folder_of(out: Path, query: Query, physical_filter: str, date: str | None) -> Path:
+    """Where the files of a filter and date go: deeper where several filters, or several dates, are asked for."""
+    folder = out / file_name(physical_filter) if len(query.physical_filters) != 1 else out
+    return folder / file_name(date) if len(set(query.dates)) > 1 else folder
 
 
 def file_name(text: str) -> str:

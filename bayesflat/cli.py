@@ -9,19 +9,34 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.logging import RichHandler
 
 from bayesflat import __version__
-from bayesflat.cli_options import Names, butler_options, common, config_options, configured, query_of
+from bayesflat.cli_options import (
+    Names,
+    butler_options,
+    common,
+    config_options,
+    configured,
+    query_of,
+    repository_options,
+)
+from bayesflat.cli_results import (
+    DONE,
+    INTERRUPTED,
+    NOT_CONVERGED,
+    WRONG_INPUT,
+    fail,
+    show_all,
+    show_comparison,
+    show_fit,
+    show_flats,
+    stderr,
+    stdout,
+)
 from bayesflat.config import RunConfig, merge_overrides
 from bayesflat.errors import InputError
 from bayesflat.processes import workers_of
-
-DONE, WRONG_INPUT, NOT_CONVERGED, INTERRUPTED = 0, 2, 3, 130
-
-stderr = Console(stderr=True)
-stdout = Console()
 
 
 def main() -> None:
@@ -39,20 +54,15 @@ def run(arguments: list[str]) -> int:
         click.echo(error.format_message(), err=True)
         return WRONG_INPUT
     except click.ClickException as error:
-        return _fail(error.format_message())
+        return fail(error.format_message())
     except InputError as error:
-        return _fail(str(error))
+        return fail(str(error))
     except OSError as error:
         # the disk is full, a folder is not ours ...: the user's to mend
-        return _fail(f"{error.filename or 'file'}: {error.strerror or error}")
+        return fail(f"{error.filename or 'file'}: {error.strerror or error}")
     except (KeyboardInterrupt, click.Abort) as error:
         stderr.print(str(error) or "interrupted; nothing was written", highlight=False)
         return INTERRUPTED
-
-
-def _fail(message: str) -> int:
-    click.echo(f"bayesflat: {' '.join(message.split())}", err=True)
-    return WRONG_INPUT
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -112,44 +122,15 @@ def fit_command(
         if query is not None:
             from bayesflat.butler_run import run_fit as run_pieces
 
-            return _report(run_pieces(query, out, config, **work), quiet)
+            return show_all(run_pieces(query, out, config, **work), quiet, show_fit)
         from bayesflat.run import run_fit
 
         result = run_fit(inputs, out, config, defects=defects, **work)
-    if not quiet:
-        from bayesflat.summary import fit_table, terms_table
+    if compare_terms and not quiet:
+        from bayesflat.summary import terms_table
 
-        stdout.print(fit_table(result.gradient))
-        if compare_terms:
-            stdout.print(terms_table(out))
-        stdout.print(f"{result.map.message}\nwritten to {out}", highlight=False)
-    if not result.converged:
-        click.echo(f"bayesflat: {result.verdict}; the product says so", err=True)
-        return NOT_CONVERGED
-    return DONE
-
-
-def _report(outcomes, quiet: bool) -> int:
-    """Print what became of each filter and date; the exit status of the worst."""
-    status = DONE
-    for one in outcomes:
-        if one.error is not None:
-            status = _fail(one.error)
-            continue
-        where = f"written to {' and '.join(one.written)}"
-        if isinstance(one.result, int):
-            if not quiet:
-                stdout.print(f"{one.name}: {one.result} corrected flats {where}", highlight=False)
-            continue
-        if not quiet:
-            from bayesflat.summary import fit_table
-
-            stdout.print(fit_table(one.result.gradient))
-            stdout.print(f"{one.name}: {one.result.message}\n{where}", highlight=False)
-        if not one.result.converged:
-            click.echo(f"bayesflat: {one.name}: {one.result.verdict}; the product says so", err=True)
-            status = max(status, NOT_CONVERGED) if status != WRONG_INPUT else status
-    return status
+        stdout.print(terms_table(out))
+    return show_fit(result, f"written to {out}", quiet)
 
 
 def _describe_fields() -> str:
@@ -208,20 +189,18 @@ def apply_command(
         if query is not None:
             from bayesflat.butler_apply import run_apply as run_pieces
 
-            return _report(run_pieces(query, out, config, gradient=gradient, reference=reference, **work), quiet)
+            outcomes = run_pieces(query, out, config, gradient=gradient, reference=reference, **work)
+            return show_all(outcomes, quiet, show_flats)
         from bayesflat.apply_files import run_apply
 
         written = run_apply(
             flats, out, gradient, reference, camera=config.camera, physical_filter=config.physical_filter, **work
         )
-    if not quiet:
-        stdout.print(f"{len(written)} corrected flats written to {out}", highlight=False)
-    return DONE
+    return show_flats(len(written), f"written to {out}", quiet)
 
 
 @cli.command(name="compare", short_help="Do sky and dome differ?")
-@click.argument("sky", metavar="SKY.fits")
-@click.argument("dome", metavar="DOME.fits")
+@click.argument("products", nargs=-1, metavar="SKY.fits DOME.fits")
 @click.option("-o", "out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder to write.")
 @click.option(
     "--binned",
@@ -232,31 +211,51 @@ def apply_command(
 @click.option("--unpaired", is_flag=True, help="Compare the products alone, conservatively.")
 @click.option("--rope", type=float, default=2.0, show_default=True, metavar="MMAG", help="Tolerance (mmag).")
 @click.option("--radius", type=float, metavar="MM", help="Where differences are judged in mmag (mm).  [default: 310]")
+@click.option(
+    "--physical-filter",
+    "filters",
+    type=Names(),
+    multiple=True,
+    metavar="NAME[,NAME...]",
+    help="With --butler: which filters to compare.  [default: all]",
+)
+@repository_options
+@config_options
 @click.option("--no-report", is_flag=True, help="Write no report.html.")
 @common
 def compare_command(
-    sky, dome, out, binned, unpaired, rope, radius, no_report, camera, processes, overwrite, verbose, quiet
+    products, out, binned, unpaired, rope, radius, filters, repo, collections, instrument, dates, overrides,
+    config_file, no_report, camera, processes, overwrite, verbose, quiet,
 ) -> int:  # fmt: skip
     """Compare the gradients of a sky and a dome flat: what differs, by how much, and does it matter?
 
     SKY.fits and DOME.fits are products of `bayesflat fit`.  With their binned tables the ratio of the flats is fitted
     bin by bin, in which the detectors cancel; otherwise the two posteriors are subtracted.
-    """
-    from bayesflat.compare_files import run_compare
-    from bayesflat.summary import comparison_lines
 
-    with _logging(verbose, quiet):
-        comparison = run_compare(
-            sky, dome, out, binned=binned, unpaired=unpaired, camera=camera, rope_mmag=rope, radius=radius,
-            overwrite=overwrite, report=not no_report,
-        )  # fmt: skip
-    if not quiet:
-        stdout.print("\n".join(comparison_lines(comparison)), highlight=False, markup=False, soft_wrap=True)
-        stdout.print(f"written to {out}", highlight=False)
-    if not comparison.converged:
-        click.echo(f"bayesflat: {'; '.join(comparison.notes)}; comparison.json says so", err=True)
-        return NOT_CONVERGED
-    return DONE
+    With --butler the products come from a data repository, and the flats that they were fitted to are binned again;
+    folders in DIR are as for fit. Of the config, only the camera and the dataset type names are used, and only then:
+    connections.gradient, reference_gradient.
+    """
+    work = {"binned": binned, "unpaired": unpaired, "rope_mmag": rope, "radius": radius}
+    work |= {"overwrite": overwrite, "report": not no_report}
+    if repo is None:
+        if filters or overrides or config_file:
+            option = "--physical-filter" if filters else "-c" if overrides else "-C"
+            raise InputError(f"{option} needs --butler, the data repository: products in files say what they are")
+        if len(products) != 2:
+            raise InputError(f"SKY.fits DOME.fits: two products are needed, {len(products)} given; or --butler")
+    config, filters = configured(config_file, overrides, camera, filters, repo, {})
+    query = query_of(products, out, repo, collections, filters, dates, instrument)
+    with _logging(verbose, quiet), _progress(quiet) as progress:
+        if query is not None:
+            from bayesflat.butler_compare import run_compare as run_pieces
+
+            outcomes = run_pieces(query, out, config, processes=processes, progress=progress, **work)
+            return show_all(outcomes, quiet, show_comparison)
+        from bayesflat.compare_files import run_compare
+
+        comparison = run_compare(*products, out, camera=camera, **work)
+    return show_comparison(comparison, f"written to {out}", quiet)
 
 
 @cli.command(name="simulate", short_help="Make flats with a known truth.")

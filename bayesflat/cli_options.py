@@ -41,17 +41,21 @@ class Names(click.ParamType):
         return [part.strip() for part in value.split(",") if part.strip()]
 
 
-butler_options = _options(
-    click.option("--butler", "repo", metavar="REPO", help="Take the flats from a data repository: folder or label."),
+repository_options = _options(
+    click.option("--butler", "repo", metavar="REPO", help="Take the input from a data repository: folder or label."),
     click.option(
         "--collections", type=Names(), multiple=True, metavar="C[,C...]", help="Its collections, searched in order."
     ),
     click.option("--instrument", metavar="NAME", help="Not needed where the repository has only one."),
-    click.option("--where", default="", metavar="EXPR", help="Butler's expression that flats must satisfy."),
     click.option(
         "--date", "dates", multiple=True, metavar="ISO",
         help="Take what CALIBRATION collections certify for this date (TAI); repeat for several.",
     ),
+)  # fmt: skip
+
+butler_options = _options(
+    repository_options,
+    click.option("--where", default="", metavar="EXPR", help="Butler's expression that flats must satisfy."),
     click.option(
         "--output-run", metavar="RUN",
         help="Put the results into this RUN collection (several dates: RUN/DATE); -o is not needed then.",
@@ -73,7 +77,7 @@ def configured(config_file, overrides, camera, filters, repo, options) -> tuple[
     return config, filters or ([config.physical_filter] if config.physical_filter else [])
 
 
-def query_of(inputs, out, repo, collections, filters, dates, instrument, where, output_run):
+def query_of(inputs, out, repo, collections, filters, dates, instrument, where="", output_run=None):
     """What is asked of a repository, or None where the input is files."""
     if repo is None:
         given = {"--collections": collections, "--date": dates, "--instrument": instrument, "--where": where}
@@ -86,7 +90,7 @@ def query_of(inputs, out, repo, collections, filters, dates, instrument, where, 
             raise InputError("-o must say which folder to write")
         return None
     if inputs:
-        raise InputError(f"{inputs[0]}: flats come from --butler or from files, not from both")
+        raise InputError(f"{inputs[0]}: the input comes from --butler or from files, not from both")
     from bayesflat.butler_pieces import Query
 
     collections = [name for names in collections for name in names]

@@ -76,7 +76,7 @@ def run_compare(
         tables = None if unpaired else binned or _beside(sky, dome)
         read = None if tables is None else tuple(BinnedFlat.read(path, geometry) for path in tables)
         comparison = compare(*products, binned=read, camera=geometry, rope_mmag=rope_mmag, radius=radius)
-        _write(comparison, [record(path) for path in (sky, dome, *(tables or ()))], folder, report)
+        write_comparison(comparison, [record(path) for path in (sky, dome, *(tables or ()))], folder, report)
     return comparison
 
 
@@ -91,8 +91,19 @@ def _beside(sky: str | Path, dome: str | Path) -> tuple[Path, Path] | None:
     return tables
 
 
-def _write(comparison: Comparison, inputs: list[dict[str, str]], folder: Path, report: bool) -> None:
-    """Everything that a comparison leaves."""
+def write_comparison(comparison: Comparison, inputs: list[dict[str, Any]], folder: Path, report: bool) -> None:
+    """Everything that a comparison leaves.
+
+    Parameters
+    ----------
+    comparison : Comparison
+    inputs : list of dict
+        Names and checksums of what was compared, and Butler's ids where they are known.
+    folder : Path
+        There already, and empty.
+    report : bool
+        Whether to write the page, too.
+    """
     from astropy.table import Table
 
     from bayesflat.figures import save_figure

@@ -82,6 +82,11 @@ class FitResult:
         return self.map.converged and (self.diagnostics is None or self.diagnostics.passed)
 
     @property
+    def message(self) -> str:
+        """What the maximum was judged by."""
+        return self.map.message
+
+    @property
     def verdict(self) -> str:
         """What convergence was judged by, and what to try where it failed."""
         return "; ".join([self.map.message, *(self.diagnostics.failures if self.diagnostics else ())])

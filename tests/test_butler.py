@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import sys
 import uuid
 from pathlib import Path
@@ -15,7 +16,8 @@ from lsst.daf import butler as daf_butler
 from bayesflat import butler as butler_module
 from bayesflat.apply import compute_correction
 from bayesflat.butler import Repository as Reader
-from bayesflat.butler import local, local_pair
+from bayesflat.butler import local
+from bayesflat.butler_put import OutputRun, gradient_kind
 from bayesflat.cli import run
 from bayesflat.errors import InputError
 from bayesflat.gradient import FlatGradient
@@ -273,16 +275,130 @@ def test_apply_with_products_in_files_and_filters_that_lack_one(repo, asking, fi
     assert header["CPPGRSUM"] == hashlib.sha256(gradient.read_bytes()).hexdigest()
 
 
-def test_pair_of_products(repo, fitted):
-    """What comparing sky and dome starts from."""
-    reader = Reader(str(repo.path), ["fit/dome/2026-01-15", "fit/sky"])
-    with local_pair(reader, "flat_gradient", "flat_gradient_reference", "i_39") as (dome, sky):
-        assert (FlatGradient.read(dome).estimates.reference, FlatGradient.read(sky).estimates.reference) == (
-            False,
-            True,
-        )
-    with pytest.raises(InputError, match=r"no flat_gradient of SmallCam and r_57 .*there are those of i_39"):
-        reader.pair("flat_gradient", "flat_gradient_reference", "r_57")
+# ---- compare ----
+
+
+@pytest.fixture(scope="module")
+def pair(repo, fitted, asking, tmp_path_factory):
+    """Copies of the products, each beside its binned table, as a user would export them."""
+    out = tmp_path_factory.mktemp("pair")
+    sky = ["fit", *asking, "--collections", "sky/first,defects", "--physical-filter", "i_39", "-o", str(out / "sky")]
+    assert run([*sky, "-c", "do_reference_gradient=true", *FIT]) == 0
+    shutil.copytree(fitted / "dome" / "2026-01-15", out / "dome")
+    return [str(out / "sky" / "flat_gradient_reference.fits"), str(out / "dome" / "flat_gradient.fits")]
+
+
+def read_comparison(folder):
+    return json.loads((folder / "comparison.json").read_text())
+
+
+@pytest.mark.parametrize("method", ["paired", "unpaired"])
+def test_compare_is_that_of_the_exported_files(repo, asking, pair, method, tmp_path, capsys):
+    """The flats that the products were fitted to are binned again, with their defects: the answer is the same."""
+    options = ["--unpaired"] if method == "unpaired" else []
+    assert run(["compare", *pair, "-o", str(tmp_path / "files"), *asking[2:], *options, "-q"]) == 0
+    ask = ["compare", *asking, "--collections", "fit/dome/2026-01-15,fit/sky", *options, "-j", "2"]
+    assert run([*ask, "-o", str(tmp_path / "all")]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("i_39: ")
+    assert f"written to {tmp_path / 'all' / 'i_39'}" in printed.replace("\n", "")
+    here, there = read_comparison(tmp_path / "all" / "i_39"), read_comparison(tmp_path / "files")
+    assert here["method"] == there["method"] == method
+    for name, one in there["differences"].items():
+        for key, value in one.items():
+            assert here["differences"][name][key] == pytest.approx(value, rel=1e-9, abs=1e-30), (name, key)
+    assert here["radial"]["mean"] == pytest.approx(there["radial"]["mean"], rel=1e-9, abs=1e-12)
+    assert (here["n_bins"], here["noise"]) == (there["n_bins"], pytest.approx(there["noise"], rel=1e-9))
+    names = [p.name for p in sorted((tmp_path / "files").iterdir())]
+    assert [p.name for p in sorted((tmp_path / "all" / "i_39").iterdir())] == names
+    # what was compared, by Butler's ids
+    butler = fresh(repo)
+    used = [butler.query_datasets("flat_gradient_reference", "fit/sky"),
+            butler.query_datasets("flat_gradient", "fit/dome/2026-01-15")]  # fmt: skip
+    if method == "paired":
+        flats = [repo.refs("flat_uncorrected", name) for name in ("sky/first", "dome/first")]
+        used += [[ref for ref in refs if ref.dataId["physical_filter"] == "i_39"] for refs in flats]
+        used += [repo.refs("defects", "defects")] * 2
+    assert sorted(one["id"] for one in here["inputs"]) == sorted(str(ref.id) for refs in used for ref in refs)
+    for one in here["inputs"]:
+        assert one["sha256"] == hashlib.sha256(Path(one["name"].removeprefix("file://")).read_bytes()).hexdigest()
+
+
+def test_compare_with_given_bins_reads_no_flats(asking, pair, tmp_path):
+    tables = [str(Path(path).with_name("binned_image.fits")) for path in pair]
+    ask = ["compare", *asking, "--collections", "fit/dome/2026-01-15,fit/sky", "--physical-filter", "i_39", "-q"]
+    assert run([*ask, "--binned", *tables, "-o", str(tmp_path / "given")]) == 0
+    assert run(["compare", *pair, *asking[2:], "-o", str(tmp_path / "files"), "-q"]) == 0
+    here, there = (read_comparison(tmp_path / name) for name in ("given", "files"))
+    assert here["differences"] == there["differences"]
+    assert [one["name"] for one in here["inputs"][2:]] == tables
+    assert len(here["inputs"]) == 4
+
+
+def test_flats_that_are_not_what_they_were(repo, asking, pair, tmp_path, capsys):
+    """A flat that has changed is an error; where a product was fitted to files, the products are compared alone."""
+    ask = ["compare", *asking, "--collections", "fit/dome/2026-01-15,fit/sky", "--physical-filter", "i_39"]
+    (ref,) = [ref for ref in repo.refs("flat_uncorrected", "sky/first") if ref.dataId["detector"] == 3]
+    path = Path(repo.butler.getURI(ref).ospath)
+    content = path.read_bytes()
+    path.write_bytes(content + bytes(2880))
+    line = complaint([*ask, "-o", tmp_path / "out", "-q"], capsys)
+    path.write_bytes(content)
+    assert line.startswith(f"bayesflat: i_39: file://{path}: has changed since the product was fitted to it")
+    assert not (tmp_path / "out").exists()
+    # a dome that was fitted to a binned table, and put by hand
+    table = str(Path(pair[1]).with_name("binned_image.fits"))
+    assert run(["fit", table, *asking[2:], "-o", str(tmp_path / "fit"), *FIT]) == 0
+    output = OutputRun(repo.butler, "fit/byhand")
+    kind = gradient_kind("flat_gradient", reference=False)
+    data_id = {"instrument": "SmallCam", "physical_filter": "i_39"}
+    output.put([(tmp_path / "fit" / "flat_gradient.fits", kind, output.reference(kind, data_id))])
+    ask[ask.index("--collections") + 1] = "fit/byhand,fit/sky"
+    capsys.readouterr()
+    assert run([*ask, "-o", str(tmp_path / "alone")]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "is not in the repository, an input of the dome's product, so the products are compared alone" in said
+    assert read_comparison(tmp_path / "alone")["method"] == "unpaired"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--physical-filter", "i_39,r_57"], "no flat_gradient_reference of SmallCam and r_57 in fit/dome/2026-01-15"),
+        (["--collections", "fit/sky"], "no flat_gradient of SmallCam in fit/sky"),
+        (["--physical-filter", "i_39", "-c", "connections.gradient=flat_gradient_reference"], None),
+        (["--binned", "a.fits", "b.fits", "--unpaired"], "--binned is for a paired comparison"),
+        (["sky.fits"], "sky.fits: the input comes from --butler or from files, not from both"),
+        (["--where", "detector = 3"], "No such option '--where'"),
+    ],
+)
+def test_mistakes_in_comparing(asking, fitted, tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    given = [] if "--collections" in arguments else ["--collections", "fit/dome/2026-01-15,fit/sky"]
+    ask = ["compare", *asking, *given, "-o", "out", "-q", *arguments]
+    if message is None:  # both are references, of one flat: no difference, and a note that says so
+        assert run(ask) == 0
+        assert read_comparison(tmp_path / "out")["notes"] == ["both products are references by their headers"]
+        return
+    assert message in complaint(ask, capsys)
+    left = list(tmp_path.iterdir())
+    # of two filters, the one that has both products is there
+    assert [p.name for p in left] == (["out"] if "i_39,r_57" in arguments else [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a.fits"], "two products are needed, 1 given; or --butler"),
+        (["a.fits", "b.fits", "c.fits"], "two products are needed, 3 given"),
+        (["a.fits", "b.fits", "--physical-filter", "i_39"], "--physical-filter needs --butler"),
+        (["a.fits", "b.fits", "-c", "connections.gradient=g"], "-c needs --butler"),
+        (["a.fits", "b.fits", "--collections", "c"], "--collections needs --butler"),
+    ],
+)
+def test_comparing_files_takes_two_and_no_options_of_a_repository(arguments, message, tmp_path, capsys):
+    assert message in complaint(["compare", *arguments, "-o", tmp_path / "out"], capsys)
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---- mistakes ----
@@ -309,7 +425,7 @@ def test_pair_of_products(repo, fitted):
         (["--output-run", "calib"], "--output-run calib: is a CALIBRATION collection there, a RUN is needed"),
         (["--output-run", "x", "-c", "connections.output_gradient=defects"], "it must be IsrCalib (instrument, phys"),
         (["--defects", "there"], "they come from the repository"),
-        (["flats/"], "flats come from --butler or from files, not from both"),
+        (["flats/"], "flats/: the input comes from --butler or from files, not from both"),
         (["--camera", "lsstcomcam"], "is of detector 9, camera LSSTComCam has no such detector"),
         (["--dask", "tcp://127.0.0.1:1"], "--dask tcp://127.0.0.1:1: no Dask scheduler answers there"),
     ],
