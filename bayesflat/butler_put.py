@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,15 +170,33 @@ class OutputRun:
             for kind in {kind for _, kind, _ in files}:
                 self.butler.registry.registerDatasetType(self._type(kind))
             old = [self._there(kind, ref.dataId.required) for _, kind, ref in files] if self.overwrite else []
+            old = [ref for ref in old if ref]
             datasets = [
                 FileDataset(str(path), [ref], formatter=_formatter(kind.storage_class)) for path, kind, ref in files
             ]
-            with self.butler.transaction():
-                self.butler.pruneDatasets([ref for ref in old if ref], unstore=True, purge=True)
+            with _kept([self.butler.getURI(ref) for ref in old]), self.butler.transaction():
+                self.butler.pruneDatasets(old, unstore=True, purge=True)
                 self.butler.ingest(*datasets, transfer="copy")
         except Exception as error:
             raise InputError(f"--output-run {self.run}: cannot be written ({first_line(error)})") from None
         log.info("%d datasets put into %s", len(files), self.run)
+
+
+@contextmanager
+def _kept(files: Iterable[Any]) -> Iterator[None]:
+    """Put files back if what follows fails: a transaction takes back what it did to the tables, not to the files."""
+    from lsst.resources import ResourcePath
+
+    with tempfile.TemporaryDirectory(prefix="bayesflat-") as folder:
+        copies = [(file, ResourcePath(f"{folder}/{k}")) for k, file in enumerate(files)]
+        for file, copy in copies:
+            copy.transfer_from(file, "copy")
+        try:
+            yield
+        except BaseException:
+            for file, copy in copies:
+                file.transfer_from(copy, "copy", overwrite=True)
+            raise
 
 
 def _described(dimensions: Iterable[str], storage_class: str, calibration: bool) -> str:

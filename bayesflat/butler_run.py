@@ -52,7 +52,6 @@ class Fitted:
     converged: bool
     verdict: str
     message: str
-    warnings: tuple[str, ...] = ()
 
 
 def run_fit(
@@ -133,8 +132,6 @@ def run_fit(
         closing(in_processes(fit_piece, tasks, processes, "fitting", names=named, errors=errors)) as results,
     ):
         for k, fitted in results:
-            for text in fitted.warnings:
-                log.warning("%s: %s", pieces[k].name, text)
             try:
                 written[k] = _leave(pieces[k], fitted.files, outputs, overwrite)
                 fits[k] = fitted
@@ -250,7 +247,6 @@ def fit_piece(
     bars: bool,
 ) -> Fitted:
     """Fit the bins of one filter, anywhere: all files come back with the result."""
-    elsewhere = not logging.getLogger("bayesflat").handlers  # then nobody has seen the warnings yet
     with tempfile.TemporaryDirectory(prefix="bayesflat-") as temporary:
         folder = Path(temporary)
         with logging_to(folder / LOG if config.saveLogOutput else None) as warnings:
@@ -259,8 +255,7 @@ def fit_piece(
                 warnings=warnings if report else None,
             )  # fmt: skip
         files = {name: (folder / name).read_bytes() for name in FILES if (folder / name).exists()}
-    return Fitted(files, result.gradient, result.converged, result.verdict, result.map.message,
-                  tuple(warnings) if elsewhere else ())  # fmt: skip
+    return Fitted(files, result.gradient, result.converged, result.verdict, result.message)
 
 
 def _leave(piece: Piece, files: Mapping[str, bytes], outputs: Mapping[str, Kind], overwrite: bool) -> tuple[str, ...]:

@@ -7,12 +7,13 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 from bayesflat.errors import InputError, first_line
 
@@ -22,6 +23,8 @@ Workers = int | Executor
 
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 _ALONE = threading.Lock()
+_HERE = uuid4().hex  # this process, whatever the machine
+_TOLD = "bayesflat_log"  # attribute of an error
 _TIMEOUT = 10  # s, until a scheduler must have answered
 
 
@@ -62,7 +65,7 @@ def in_processes(
     Close the generator (``contextlib.closing``) to end the processes where the results are not all asked for.
     """
     if isinstance(workers, Executor):
-        yield from _submitted(workers, partial(_alone, work), tasks, doing, names, errors)
+        yield from _submitted(workers, work, tasks, doing, names, errors)
         return
     workers = min(workers, len(tasks))
     if workers <= 1:
@@ -87,15 +90,19 @@ def in_processes(
 
 def _submitted(pool, work, tasks, doing, names, errors) -> Iterator[tuple[Any, Any]]:
     """As `in_processes`, on an executor."""
+    work = partial(_telling, work, _HERE, log.getEffectiveLevel())
     with _environment(_ONE_THREAD):  # submitting starts processes; threads of theirs would only contend
         futures = {pool.submit(work, *task): key for key, task in tasks.items()}
     try:
         for future in as_completed(list(futures)):
             key = futures.pop(future)
+            name = (names or {}).get(key, "")
             try:
-                result = future.result()
+                result, told = future.result()
+                _tell(told, name)
             except Exception as error:
-                explained = _explained(error, (names or {}).get(key, ""), doing)
+                _tell(getattr(error, _TOLD, ()), name)
+                explained = _explained(error, name, doing)
                 if errors is not None:
                     errors[key] = explained
                     continue
@@ -120,10 +127,47 @@ def _explained(error: Exception, name: str, doing: str) -> Exception:
     return error
 
 
-def _alone(work: Callable, *task: Any) -> Any:
-    """Work on one task at a time: threads of a worker would share its log, its warnings and its compiler."""
+Told = Sequence[tuple[str, int, str]]  # logger, level and message of what was logged
+
+
+def _telling(work: Callable, submitter: str, level: int, *task: Any) -> tuple[Any, Told]:
+    """Work, and what was logged meanwhile where nobody would see it: in another process than the submitter's.
+
+    One task at a time: threads of a worker would share its log, its warnings and its compiler.
+    """
     with _ALONE:
-        return work(*task)
+        if submitter == _HERE:
+            return work(*task), ()
+        root = logging.getLogger("bayesflat")
+        handler, before = _Collecting(level), root.level
+        root.addHandler(handler)
+        root.setLevel(min(level, before or level))
+        try:
+            return work(*task), handler.told
+        except Exception as error:
+            setattr(error, _TOLD, handler.told)  # comes along when the error is sent
+            raise
+        finally:
+            root.removeHandler(handler)
+            root.setLevel(before)
+
+
+class _Collecting(logging.Handler):
+    """Keeps what is logged, in a form that can be sent."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.told: list[tuple[str, int, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.told.append((record.name, record.levelno, record.getMessage()))
+
+
+def _tell(told: Told, name: str) -> None:
+    """Log here what a worker logged, with the task's name where the message does not have it."""
+    for logger, level, message in told:
+        named = not name or name.rsplit("/", 1)[-1] in message
+        logging.getLogger(logger).log(level, "%s", message if named else f"{name}: {message}")
 
 
 @contextmanager

@@ -473,6 +473,32 @@ def test_results_that_are_there_already_stay(repo, asking, fitted, tmp_path, cap
     assert line.endswith("holds flat_gradient.fits already; give another folder, or --overwrite")
 
 
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_what_is_replaced_stays_where_the_new_cannot_be_put(repo, fitted, tmp_path, monkeypatch, failure):
+    """Registry and files both: the old product is read as before."""
+    kind = gradient_kind("flat_gradient", reference=False)
+    data_id = {"instrument": "SmallCam", "physical_filter": "i_39"}
+    old, new = (fitted / "dome" / date / "flat_gradient.fits" for date in ("2026-01-15", "2026-02-01T00_00_00"))
+    output = OutputRun(repo.butler, f"fit/{type(failure).__name__}", overwrite=True)
+    output.put([(old, kind, output.reference(kind, data_id))])
+    (before,) = fresh(repo).query_datasets("flat_gradient", output.run)
+
+    def fail(*datasets, **how):
+        assert not repo.butler.getURI(before).exists()
+        raise failure
+
+    with monkeypatch.context() as patch:
+        patch.setattr(repo.butler, "ingest", fail)
+        with pytest.raises((InputError, KeyboardInterrupt)):
+            output.put([(new, kind, output.reference(kind, data_id))])
+    (after,) = fresh(repo).query_datasets("flat_gradient", output.run)
+    assert after.id == before.id
+    assert fresh(repo).getURI(after).read() == old.read_bytes()
+    output.put([(new, kind, output.reference(kind, data_id))])
+    (after,) = fresh(repo).query_datasets("flat_gradient", output.run)
+    assert fresh(repo).getURI(after).read() == new.read_bytes()
+
+
 def test_what_to_install(repo, asking, tmp_path, capsys, monkeypatch):
     for module in ("lsst.daf.butler", "distributed"):
         monkeypatch.setitem(sys.modules, module, None)

@@ -11,9 +11,11 @@ from contextlib import closing, contextmanager
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.table import Table
 
 from bayesflat.binning import bin_files
 from bayesflat.cli import run
+from bayesflat.defects import read_boxes
 from bayesflat.errors import InputError
 from bayesflat.flats import find_flats
 from bayesflat.gradient import FlatGradient
@@ -156,6 +158,29 @@ def test_a_worker_does_one_piece_at_a_time():
     with ThreadPoolExecutor(4) as pool:
         found = dict(in_processes(note, {k: (k,) for k in range(8)}, pool))
     assert found == dict.fromkeys(range(8), 1)
+
+
+@pytest.mark.parametrize("workers", ["one process", "two processes", "dask"])
+def test_what_workers_warn_of_is_logged_here(address, tmp_path, caplog, workers):
+    """Once each, naming the file, whoever read it; an error does not swallow what came before it."""
+    paths = {name: tmp_path / f"{name}.ecsv" for name in ("good", "odd", "bad")}
+    for name, path in paths.items():
+        shapes = ["BOX", {"good": "BOX", "odd": "CIRCLE", "bad": "CIRCLE"}[name], "BOX"]
+        sizes = [[4.0, 4.0], [4.0, 4.0], [4.0, 4.0] if name != "bad" else [-4.0, 4.0]]
+        rows = {"X": [9.0] * 3, "Y": [9.0] * 3, "SHAPE": shapes, "R": sizes, "ROTANG": [0.0] * 3}
+        Table(rows).write(path, format="ascii.ecsv")
+    tasks = {name: (path,) for name, path in paths.items()}
+    dask = address if workers == "dask" else None
+    errors = {}
+    with workers_of(1 if workers == "one process" else 2, dask) as who:
+        found = dict(in_processes(read_boxes, tasks, who, errors=errors, names={k: f"piece {k}" for k in paths}))
+    assert {name: len(boxes) for name, boxes in found.items()} == {"good": 3, "odd": 2}
+    assert list(errors) == ["bad"]
+    prefix = {name: "" if workers == "one process" else f"piece {name}: " for name in paths}
+    expected = [f"{prefix[k]}{paths[k]}: row 1 skipped: shape CIRCLE, accepted are POINT, BOX and ROTBOX"
+                for k in ("bad", "odd")]  # fmt: skip
+    assert sorted(record.getMessage() for record in caplog.records) == sorted(expected)
+    assert {(record.name, record.levelname) for record in caplog.records} == {("bayesflat.defects", "WARNING")}
 
 
 @pytest.mark.parametrize("executor", [False, True])
