@@ -128,6 +128,20 @@ def test_conditional_means_of_many_residuals_are_those_of_each(case, rng):
         np.testing.assert_allclose(found[:, :, k], expected, atol=1e-10)
 
 
+@pytest.mark.parametrize("which", [("own",), ("shared",), ("own", "shared")])
+def test_absurd_scales_are_never_preferred(case, which):
+    """Ever greater variances cost ever more, where differences of large numbers have no digits left."""
+    effects, r, variances = case
+    found = []
+    for power in range(6, 31, 4):
+        larger = {name: value * 10.0 ** (2 * power) if name in which else value for name, value in variances.items()}
+        found.append(Covariance(effects, **larger | {"white": 1e-8}).of(1e3 * r).log_likelihood)
+    # where a determinant has no value, the log-likelihood has none: no sampler goes there
+    found = [value for value in found if np.isfinite(value)]
+    assert len(found) > 1
+    assert np.all(np.diff(found) < 0)
+
+
 def test_without_effects_bins_are_independent(case):
     effects, r, variances = case
     none = {name: np.full_like(variances[name], 1e-30) for name in ("own", "shared")}

@@ -60,13 +60,9 @@ class Effects:
 
     def project(self, r: NDArray) -> NDArray[np.float64]:
         """``U'Wr`` of each detector: shape (n_detectors, size)."""
-        return self.project_with_square(r)[0]
-
-    def project_with_square(self, r: NDArray) -> tuple[NDArray[np.float64], float]:
-        """`project`, and ``r'Wr`` over all detectors."""
         out = np.zeros((self.n_detectors, self.size))
-        square = _project(self.detector, self.column, self.row, self.x, self.y, self.terms, self.weight, r, out)
-        return out, square
+        _project(self.detector, self.column, self.row, self.x, self.y, self.terms, self.weight, r, out)
+        return out
 
     def project_columns(self, jacobian: NDArray) -> NDArray[np.float64]:
         """`project` of every column of an array of shape (n_bins, n): shape (n_detectors, size, n)."""
@@ -124,17 +120,14 @@ class Effects:
 @njit(cache=True)
 def _project(detector, column, row, x, y, terms, weight, r, out):
     sums = np.zeros(x.shape[1])
-    square = 0.0
     for i in range(len(detector)):
         wr = weight[i] * r[i]
-        square += wr * r[i]
         for k in range(len(sums)):
             sums[k] += wr * x[column[i], k]
         if i + 1 == len(detector) or row[i + 1] != row[i] or detector[i + 1] != detector[i]:
             for k in range(len(terms)):
                 out[detector[i], k] += sums[terms[k, 0]] * y[row[i], terms[k, 1]]
             sums[:] = 0.0
-    return square
 
 
 @njit(cache=True)

@@ -207,15 +207,18 @@ class Covariance:
         """The log-likelihood of residuals of shape (n_bins,)."""
         effects, white, vendor = self.effects, self.white, self.effects.vendor
         o, s, gram = effects.own, effects.shared, effects.gram
-        t, square = effects.project_with_square(r)
+        t = effects.project(r)
         alone = self.own_effects(t)
         h = (t - np.einsum("dij,dj->di", gram[:, :, o], alone)) / white  # U' C**-1 r, own effects alone
         pull = self.by_vendor(h[:, s])
         c = np.einsum("vij,vj->vi", self.kq, pull)
-        quadratic = (square - np.sum(t[:, o] * alone)) / white - np.sum(pull * c)
         own = self.own_effects(t, c)
         by_residual, square_left = effects.weighted_rest(r, self.all_effects(own, c))
         by_residual /= -white
+        # what the effects leave of the residuals, and the effects themselves, each in its own sd: a sum of squares
+        # cannot be negative, however absurd the scales that a sampler tries; differences would have no digits left
+        of_shared = np.divide(c * c, self.shared, out=np.zeros_like(c), where=self.shared > 0)
+        quadratic = square_left / white + np.sum(own * own / self.own[vendor]) + np.sum(of_shared)
         through = self.a[:, :, s]
         own_pull = h[:, o] - np.einsum("dij,dj->di", through, c[vendor])
         shared_pull = pull - np.einsum("vij,vj->vi", self.total, c)
