@@ -22,7 +22,12 @@ from numpy.typing import ArrayLike, NDArray
 from bayesflat.camera import Detector
 
 TEMPLATE = "page.html.in"
-_STATES = {"good": ("✓", "good"), "doubtful": ("!", "look twice"), "bad": ("✗", "do not use")}
+_STATES = {
+    "good": ("✓", "good"),
+    "differ": ("≠", "they differ"),
+    "doubtful": ("!", "look twice"),
+    "bad": ("✗", "do not use"),
+}
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Verdict:
     Attributes
     ----------
     state : str
-        ``good``, ``doubtful`` or ``bad``.
+        ``good``, ``differ``, ``doubtful`` or ``bad``.
     sentences : tuple of str
         The first stands out.
     advice : tuple of str

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayesflat import __version__, page
-from bayesflat.comparison import Comparison, DetectorDifference, Difference
+from bayesflat.comparison import MMAG, Comparison, DetectorDifference, Difference
 from bayesflat.figures import half_width, rest_name
-from bayesflat.page import Layer, Series, Verdict, percent, plus_minus
+from bayesflat.page import Layer, Series, Verdict, plus_minus
 from bayesflat.plots import BAND, running_percentiles
 from bayesflat.report_data import cells
 from bayesflat.report_figures import nice
@@ -34,6 +34,8 @@ _GROUPS = {
 }
 _VERDICTS = {"differ": "differs", "undecided": "undecided", "agree": "agrees", "unknown": "unknown"}
 _RINGS = 70  # of the bins' medians, at most
+_LEAST = 0.01  # mmag, below which noise is not worth a number
+_FEW = 6  # inputs that are shown at once
 
 
 def comparison_report(c: Comparison, inputs: Sequence[Mapping[str, str]] = ()) -> str:
@@ -90,7 +92,7 @@ def judge(c: Comparison, inputs: Sequence[Mapping[str, str]] = ()) -> Verdict:
     first = f"{words[:1].upper()}{words[1:]} of {c.rope_mmag:g} mmag at {c.radius:g} mm."
     if kind == "unknown":
         first = "No verdict, for want of uncertainties: fit both flats with bayesflat."
-    state = "doubtful" if c.notes or kind in ("undecided", "unknown") else "good"
+    state = "doubtful" if c.notes or kind in ("undecided", "unknown") else "differ" if kind == "differ" else "good"
     if not c.converged:
         first, state = "A fit did not converge: do not use this comparison.", "bad"
         sentences.insert(0, f"If it had: {words}.")
@@ -309,7 +311,8 @@ def _noise(c: Comparison) -> str:
     notes = ["<ul>" + "".join(f"<li>{page.text(note)}</li>" for note in c.notes) + "</ul>"] if c.notes else []
     if not c.noise:
         return page.section("Notes", *notes) if notes else ""
-    rows = [(name, percent(sd).replace("%", " %")) for name, sd in c.noise.items()]
+    in_mmag = {name: MMAG * sd for name, sd in c.noise.items()}
+    rows = [(name, f"{sd:.2g} mmag" if sd >= _LEAST else f"< {_LEAST:g} mmag") for name, sd in in_mmag.items()]
     rows += [("bins in the fit of the ratio", f"{c.n_bins:,}"), ("of these spoilt (no weight)", f"{c.n_spoilt:,}")]
     return page.section(
         "Notes and noise" if notes else "Noise",
@@ -330,7 +333,10 @@ def _provenance(inputs: Sequence[Mapping[str, str]]) -> str:
         return page.section("Provenance", versions, page.paragraph("Inputs were not recorded: they came from memory."))
     columns = list(dict.fromkeys(key for entry in inputs for key in entry))
     listed = [tuple(str(entry.get(key, "")) for key in columns) for entry in inputs]
-    return page.section("Provenance", versions, page.table(columns, listed, caption="What was compared."))
+    found = page.table(columns, listed, caption="What was compared.")
+    if len(listed) > _FEW:
+        found = page.folded(f"The {len(listed)} files that were compared", found)
+    return page.section("Provenance", versions, found)
 
 
 # ---- numbers ----

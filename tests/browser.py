@@ -137,6 +137,11 @@ class Browser:
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
+    def press(self, key: str) -> None:
+        """Press and release a key, such as ArrowLeft."""
+        for kind in ("keyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key)
+
     def prefer(self, scheme: str = "light", medium: str = "") -> None:
         """Light or dark; screen or print."""
         features = [{"name": "prefers-color-scheme", "value": scheme}]

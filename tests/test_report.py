@@ -16,6 +16,7 @@ from bayesflat.report import fit_report
 from bayesflat.report_data import cells, effects
 from bayesflat.verdict import judge, misfit
 from tests.browser import Browser, find_browser
+from tests.conftest import PITCH
 from tests.test_map import NODES, VALUES
 from tests.test_model import config_with
 from tests.test_nuts import flat, small_config
@@ -430,6 +431,29 @@ def test_pointing_at_a_detector_shows_it(browser, result, html, tmp_path):
     browser.move_mouse(2, 2)
     assert browser.run(TIP).startswith("R11_S00")  # held
     browser.click(2, 2)
+    assert browser.run(TIP) == ""
+    assert browser.complaints == []
+
+
+@needs_browser
+def test_arrow_keys_go_from_detector_to_detector(browser, html, small_camera, tmp_path):
+    """5 x 5 detectors; the first key goes to the middle, others to the neighbour; at the edge they stay."""
+    (tmp_path / "report.html").write_text(html, encoding="utf-8")
+    browser.open(tmp_path / "report.html")
+    middle = min(small_camera, key=lambda d: np.hypot(d.x, d.y))
+    browser.run("document.querySelectorAll('.maps svg')[1].focus()")
+    x, y = middle.x, middle.y
+    for key, (dx, dy) in [("Up", (0, 0)), ("Left", (-1, 0)), ("Up", (0, 1)), ("Right", (1, 0)), ("Down", (0, -1))]:
+        browser.press(f"Arrow{key}")
+        x, y = x + PITCH * dx, y + PITCH * dy
+        expected = min(small_camera, key=lambda d: np.hypot(d.x - x, d.y - y))
+        assert browser.run(TIP).startswith(expected.name), key
+        assert browser.run("document.querySelectorAll('.outline.on').length") == 2
+    for _ in range(4):
+        browser.press("ArrowRight")
+    edge = max((d for d in small_camera if d.y == middle.y), key=lambda d: d.x)
+    assert browser.run(TIP).startswith(edge.name)
+    browser.press("Escape")
     assert browser.run(TIP) == ""
     assert browser.complaints == []
 

@@ -179,7 +179,8 @@ def test_noise_notes_and_provenance(paired, html):
     parsed = Parsed(html)
     rows = {row[0]: row for row in parsed.rows if row}
     for name, sd in paired.noise.items():
-        assert number(rows[name][1].removesuffix(" %")) == pytest.approx(100 * sd, rel=0.06)
+        shown, mmag = rows[name][1].removesuffix(" mmag"), sd * 2.5 / np.log(10) * 1000
+        assert shown == "< 0.01" if mmag < 0.01 else number(shown) == pytest.approx(mmag, rel=0.06)
     assert rows["bins in the fit of the ratio"][1] == f"{paired.n_bins:,}"
     assert rows["of these spoilt (no weight)"][1] == f"{paired.n_spoilt:,}"
     assert parsed.text.count("mind <b>this</b>") == 2  # in the verdict and below
@@ -192,7 +193,7 @@ def test_noise_notes_and_provenance(paired, html):
 
 def test_verdict_that_they_differ(paired):
     verdict = judge(paired, INPUTS)
-    assert verdict.state == "good"
+    assert verdict.state == "differ"
     assert verdict.sentences[0] == f"Sky and dome differ by more than the tolerance of 2 mmag at {paired.radius:g} mm."
     beyond = next(s for s in verdict.sentences if s.startswith("Beyond the tolerance"))
     d = paired.differences["gradient_x"]
