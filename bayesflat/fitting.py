@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _FEWEST_AT_NODE = 10
+_FEWEST_IN_DETECTOR = 4  # bins, in the typical one
 _MOST_NODES_LEFT_OUT = 5  # of automatic ones, where a fit ends on a kink
 
 
@@ -111,7 +112,8 @@ def fit(binned: BinnedFlat, config: FitConfig | None = None, *, inputs: Sequence
     Raises
     ------
     InputError
-        No good bin at the centre, no bin left after the cuts, or a prior of the wrong size.
+        No good bin at the centre, no bin left after the cuts, bins as large as the detectors, or a prior of the wrong
+        size.
     """
     config = config or FitConfig()
     data = prepare(binned, config)
@@ -124,6 +126,7 @@ def fit(binned: BinnedFlat, config: FitConfig | None = None, *, inputs: Sequence
     )
     rough = None
     if config.noise == "hierarchical" or config.radial_spline_nodes == "auto":
+        _check_bins_per_detector(data)
         rough = rough_fit(data, config)
         lopsided = int(np.sum(~rough.inside))
         if lopsided:
@@ -288,6 +291,18 @@ def _compared(before: FlatGradient, after: FlatGradient, posterior: xr.DataTree)
 
 
 _RADIUS = 310.0  # mm
+
+
+def _check_bins_per_detector(data: FitData) -> None:
+    """Refuse bins as large as the detectors: what scatters within them cannot be told from what scatters between."""
+    numbers, counts = np.unique(data.binned.detector, return_counts=True)
+    typical = int(np.median(counts))
+    if typical < _FEWEST_IN_DETECTOR:
+        detector = data.binned.camera[int(numbers[0])]
+        raise InputError(
+            f"{typical} bin{'s' if typical != 1 else ''} in the typical detector ({detector.nx} x {detector.ny} "
+            f"pixels); at least {_FEWEST_IN_DETECTOR} are needed: bin more finely (bin_factor)"
+        )
 
 
 def _warn(data: FitData, config: FitConfig) -> None:

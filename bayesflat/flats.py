@@ -272,6 +272,8 @@ def image_hdu(hdus: Iterable, path: str | Path):
     """The HDU named IMAGE, else the first image."""
     hdu = named_hdu(hdus, "IMAGE", path)
     if hdu is None:
+        if any(h.header.get("OBSTYPE") == "flatGradient" for h in hdus):
+            raise InputError(f"{path}: is a flat gradient, the product of a fit; a flat is needed")
         hdu = next((h for h in hdus if h.is_image and h.shape and h.name not in ("MASK", "VARIANCE")), None)
     if hdu is None:
         raise InputError(f"{path}: there is no image in it")

@@ -10,6 +10,7 @@ from astropy.io import fits
 from bayesflat.camera import Camera, Detector, lsstcam, lsstcomcam
 from bayesflat.errors import InputError
 from bayesflat.flats import Flat, find_flats, read_flat, read_flat_header
+from bayesflat.gradient import FlatGradient
 
 NX, NY = 64, 50
 SHAPE = {"nx": NX, "ny": NY, "pixel_size": 0.5, "refpos_x": 31.5, "refpos_y": 24.5}
@@ -270,6 +271,13 @@ def test_not_fits(tmp_path, content):
 def test_missing_file_and_folder(tmp_path):
     assert "no such file" in message(read_flat, tmp_path / "x.fits", CAMERA)
     assert "is a folder" in message(read_flat_header, tmp_path, CAMERA)
+
+
+def test_a_product_is_no_flat(tmp_path):
+    path = tmp_path / "flat_gradient.fits"
+    FlatGradient([0.0, 100.0, 200.0], [1.0, 0.9, 0.5]).write(path)
+    with pytest.raises(InputError, match="is a flat gradient, the product of a fit; a flat is needed"):
+        read_flat(path, CAMERA)
 
 
 def test_no_image(tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.interpolate import Akima1DInterpolator
 
+from bayesflat.errors import InputError
 from bayesflat.fitting import fit
 from bayesflat.inference.map import find_map
 from bayesflat.inference.nodes import on_nodes, with_nodes, without_a_node
@@ -200,3 +201,14 @@ def test_values_at_given_nodes_are_the_best_on_either_side_of_kinks(rng, caplog)
         through = np.log(Akima1DInterpolator(nodes, found)(radius))
         np.testing.assert_allclose(through, log_radial, atol=1e-5)
     assert not caplog.records  # nodes that can follow the flat are not warned of
+
+
+@pytest.mark.parametrize(("bin_factor", "bins"), [(200, "1 bin"), (100, None)])
+def test_bins_as_large_as_the_detectors_are_refused(small_camera, bin_factor, bins):
+    """As where flats with large pixels are binned by the default: one line that says what to change."""
+    if bins is None:
+        assert len(fit(flat(small_camera, bin_factor=bin_factor), config(NODES)).data) > 0
+        return
+    expected = rf"^{bins} in the typical detector \(200 x 200 pixels\); at least 4 are needed: bin more finely"
+    with pytest.raises(InputError, match=expected):
+        fit(flat(small_camera, bin_factor=bin_factor), config(NODES))
