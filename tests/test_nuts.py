@@ -79,7 +79,7 @@ def test_gradient_is_bounded_in_whitened_length_and_the_density_is_not(rng):
     assert density(near, None)[1] == pytest.approx(-near, rel=1e-15)
     value, gradient = density(far, None)
     assert value == -0.5e12
-    assert np.linalg.norm(root.T @ gradient) == pytest.approx(10 + np.sqrt(3), rel=1e-12)
+    assert np.linalg.norm(root.T @ gradient) == pytest.approx(40 + np.sqrt(3), rel=1e-12)
     assert gradient / np.linalg.norm(gradient) == pytest.approx([0, 0, -1], abs=1e-12)
     density(near, None)
     assert len(asked) == 2  # the last points are remembered
