@@ -219,7 +219,7 @@ def _bin(
     parts = {}
     names = {number: found[number][0][0].uri for number in tasks}
     with closing(in_processes(bin_dataset, tasks, processes, "reading flats", names=names)) as results:
-        for number, (columns, sha256) in results:
+        for number, (columns, sha256, _) in results:
             _unchanged(*found[number][0], sha256)
             parts[number] = columns
             advance()

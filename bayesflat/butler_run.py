@@ -10,7 +10,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,9 @@ from bayesflat.errors import InputError
 from bayesflat.files import check_free
 from bayesflat.flats import read_flat
 from bayesflat.gradient import FlatGradient
+from bayesflat.logs import keeping, logging_to
 from bayesflat.processes import Workers, in_processes
-from bayesflat.run import FILES, LOG, PRODUCT, RADIAL_PLOT, REFERENCE, RESIDUAL_PLOT, fit_into, logging_to
+from bayesflat.run import FILES, LOG, PRODUCT, RADIAL_PLOT, REFERENCE, RESIDUAL_PLOT, fit_into
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +108,8 @@ def run_fit(
     table = Path(config.camera)
     if table.is_file():  # whoever fits may work elsewhere
         config = config.model_copy(update={"camera": str(table.resolve())})
-    repository, pieces = find_pieces(query, out, names.input_flats, camera, overwrite)
+    with keeping() as said:
+        repository, pieces = find_pieces(query, out, names.input_flats, camera, overwrite)
     for piece in pieces:
         if piece.folder is not None:
             check_free(piece.folder, FILES, overwrite)
@@ -115,12 +117,13 @@ def run_fit(
             piece.output.check(outputs.values(), [piece.data_id])
     errors: dict[int, Exception] = {}
     rolls = [_roll(piece, camera, config) for piece in pieces]
-    records, parts = _bin(repository, pieces, rolls, config, processes, progress, errors)
+    parts = _bin(repository, pieces, rolls, config, processes, progress, errors)
     bars = progress is not None and processes == 1
     tasks = {
         k: (
-            rolls[k], parts[k], records[k], config.model_copy(update={"physical_filter": piece.physical_filter}),
-            sampling, terms, report, bars,
+            rolls[k], parts[k].bins, parts[k].inputs,
+            config.model_copy(update={"physical_filter": piece.physical_filter}), sampling, terms, report, bars,
+            [*said, *parts[k].said],
         )
         for k, piece in enumerate(pieces) if k not in errors
     }  # fmt: skip
@@ -149,6 +152,15 @@ def _roll(piece: Piece, camera: Camera, config: RunConfig) -> Roll:
     return roll
 
 
+@dataclass
+class _Parts:
+    """What a piece is fitted to: bins by detector, what was read for them, and what was said meanwhile."""
+
+    bins: dict[int, dict] = field(default_factory=dict)
+    inputs: list[dict] = field(default_factory=list)
+    said: list[logging.LogRecord] = field(default_factory=list)
+
+
 def _bin(
     repository: Repository,
     pieces: Sequence[Piece],
@@ -157,41 +169,53 @@ def _bin(
     processes: Workers,
     progress: Progress | None,
     errors: dict[int, Exception],
-) -> tuple[list[list[dict]], list[dict[int, dict]]]:
-    """Bin all flats of all pieces: what was read, and the bins of each detector; errors by piece."""
+) -> list[_Parts]:
+    """Bin all flats of all pieces; errors by piece."""
     defects = _Defects(repository, config.connections.input_defects, {piece.date for piece in pieces})
     tasks: dict[tuple[int, int], tuple] = {}
-    records: list[list[dict]] = [[] for _ in pieces]
-    parts: list[dict[int, dict]] = [{} for _ in pieces]
+    parts = [_Parts() for _ in pieces]
     for k, (piece, roll) in enumerate(zip(pieces, rolls, strict=True)):
         try:
-            mine = defects.of(piece, roll.paths)
+            tables = defects.of(piece, roll.paths, parts[k].said)
         except InputError as error:
             errors[k] = error
             continue
-        for number, (boxes, record) in mine.items():
-            records[k] += record
+        for number, table in tables.items():
+            parts[k].inputs += table.inputs
             identity = (roll.camera[number], piece.physical_filter, piece.data_id["instrument"])
             tasks[k, number] = (
-                piece.flats[number].uri, boxes, identity, config.mask_planes, config.bin_factor,
+                piece.flats[number].uri, table.boxes, identity, config.mask_planes, config.bin_factor,
                 config.detector_boundary,
             )  # fmt: skip
     advance = progress(len(tasks)) if progress else lambda: None
     failed: dict[tuple[int, int], Exception] = {}
     names = {(k, number): pieces[k].flats[number].uri for k, number in tasks}
     with closing(in_processes(bin_dataset, tasks, processes, "reading flats", names=names, errors=failed)) as results:
-        for (k, number), (columns, sha256) in results:
-            parts[k][number] = columns
-            records[k].append(pieces[k].flats[number].record(sha256))
+        for (k, number), (columns, sha256, said) in results:
+            parts[k].bins[number] = columns
+            parts[k].inputs.append(pieces[k].flats[number].record(sha256))
+            parts[k].said += said
             advance()
     for k, number in sorted(failed):
         errors.setdefault(k, failed[k, number])
-    return [sorted(record, key=_order) for record in records], parts
+    for one in parts:
+        one.inputs.sort(key=_order)
+        one.said.sort(key=lambda record: record.created)
+    return parts
 
 
 def _order(record: Mapping[str, Any]) -> tuple:
     """Records in the same order, whoever was ready first."""
     return record["dataset_type"], record["data_id"].get("detector", -1), record["id"]
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Defects of a detector, what a product says of the input, and what was said when it was read."""
+
+    boxes: list[Box]
+    inputs: list[dict]
+    said: list[logging.LogRecord]
 
 
 class _Defects:
@@ -202,23 +226,26 @@ class _Defects:
         self._found = {
             date: {} if name is None else repository.find(name, ("detector",), date, where="") for date in dates
         }
-        self._read: dict[str, tuple[list[Box], list[dict]]] = {}
+        self._read: dict[str, _Table] = {}
 
-    def of(self, piece: Piece, numbers: Iterable[int]) -> dict[int, tuple[list[Box], list[dict]]]:
-        """Boxes of detectors, and the records of their datasets."""
+    def of(self, piece: Piece, numbers: Iterable[int], said: list[logging.LogRecord]) -> dict[int, _Table]:
+        """The table of each detector; ``said`` takes what is said of them, again where another piece has it too."""
         found = self._found[piece.date]
         numbers = list(numbers)
         lacking = sum((number,) not in found for number in numbers)
-        if lacking:
-            log.warning("%s: no defects for %d of %d detectors", piece.name, lacking, len(numbers))
-        return {number: self._one(found.get((number,))) for number in numbers}
+        with keeping() as now:
+            if lacking:
+                log.warning("%s: no defects for %d of %d detectors", piece.name, lacking, len(numbers))
+        tables = {number: self._one(found.get((number,))) for number in numbers}
+        said += [*now, *(record for table in tables.values() for record in table.said)]
+        return tables
 
-    def _one(self, dataset: Dataset | None) -> tuple[list[Box], list[dict]]:
+    def _one(self, dataset: Dataset | None) -> _Table:
         if dataset is None:
-            return [], []
+            return _Table([], [], [])
         if dataset.id not in self._read:
-            with local(dataset.uri) as path:
-                self._read[dataset.id] = read_boxes(path), [dataset.record(checksum(path))]
+            with keeping() as said, local(dataset.uri) as path:
+                self._read[dataset.id] = _Table(read_boxes(path), [dataset.record(checksum(path))], said)
         return self._read[dataset.id]
 
 
@@ -229,11 +256,11 @@ def bin_dataset(
     mask_planes: Sequence[str],
     bin_factor: int,
     detector_boundary: int,
-) -> tuple[dict, str]:
-    """Read and bin the flat of one detector; its columns, and the checksum of the file."""
-    with local(uri) as path:
+) -> tuple[dict, str, list[logging.LogRecord]]:
+    """Read and bin the flat of one detector; its columns, the checksum of the file, and what was said meanwhile."""
+    with keeping() as said, local(uri) as path:
         flat = read_flat(path, Camera(identity[2], [identity[0]]), mask_planes, identity=identity)
-        return bin_flat(flat, boxes, bin_factor, detector_boundary), checksum(path)
+        return bin_flat(flat, boxes, bin_factor, detector_boundary), checksum(path), said
 
 
 def fit_piece(
@@ -245,11 +272,15 @@ def fit_piece(
     terms: bool,
     report: bool,
     bars: bool,
+    said: Sequence[logging.LogRecord] = (),
 ) -> Fitted:
-    """Fit the bins of one filter, anywhere: all files come back with the result."""
+    """Fit the bins of one filter, anywhere: all files come back with the result.
+
+    What was said before, of its flats and defects, is in its log and in its report too.
+    """
     with tempfile.TemporaryDirectory(prefix="bayesflat-") as temporary:
         folder = Path(temporary)
-        with logging_to(folder / LOG if config.saveLogOutput else None) as warnings:
+        with logging_to(folder / LOG if config.saveLogOutput else None, said) as warnings:
             result = fit_into(
                 folder, roll.assemble(parts), records, config, sampling=sampling, terms=terms, bars=bars,
                 warnings=warnings if report else None,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from bayesflat.defects import find_defects
 from bayesflat.errors import InputError
 from bayesflat.files import filling
 from bayesflat.flats import find_flats
+from bayesflat.logs import logging_to
 from bayesflat.processes import Workers
 
 log = logging.getLogger(__name__)
@@ -225,36 +225,3 @@ def _resolved(config: RunConfig, binned: BinnedFlat) -> RunConfig:
             "camera": str(camera.resolve()) if camera.is_file() else config.camera,
         }
     )
-
-
-@contextmanager
-def logging_to(path: Path | None):
-    """Write the package's log to a file, with times; yield the warnings in it, as they come."""
-    root = logging.getLogger("bayesflat")
-    warnings = _Warnings(logging.WARNING)
-    handlers: list[logging.Handler] = [warnings]
-    if path is not None:
-        handlers.append(logging.FileHandler(path, encoding="utf-8"))
-        handlers[-1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    before = root.level
-    root.setLevel(logging.DEBUG if path is not None else min(before or logging.WARNING, logging.WARNING))
-    for handler in handlers:
-        root.addHandler(handler)
-    try:
-        yield warnings.texts
-    finally:
-        root.setLevel(before)
-        for handler in handlers:
-            root.removeHandler(handler)
-            handler.close()
-
-
-class _Warnings(logging.Handler):
-    """Keeps what is warned of."""
-
-    def __init__(self, level: int) -> None:
-        super().__init__(level)
-        self.texts: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.texts.append(record.getMessage())

@@ -105,6 +105,52 @@ def test_filters_on_a_dask_cluster(small_camera, tmp_path, address):
     compare(fit_filters(tmp_path, small_camera, ("i_39", "r_57"), address))
 
 
+PADDED = "Unexpected extra padding at the end of the file"
+
+
+@pytest.fixture(scope="module")
+def noted(small_camera, tmp_path_factory):
+    """A repository where reading a flat of r_57 warns, and a table of defects; detector 8 has no table."""
+    folder = tmp_path_factory.mktemp("noted")
+    repo = Repository(folder / "repo", small_camera)
+    small_camera.write(folder / "camera.ecsv")
+    for name in ("i_39", "r_57"):
+        simulate(folder / name, small_camera, DOME, physical_filter=name)
+        repo.add_simulation("dome", folder / name, name)
+    path = sorted((folder / "r_57" / "defects").glob("*.fits"))[0]
+    table = Table.read(path)
+    table.replace_column("SHAPE", ["CIRCLE"] * len(table))
+    table.write(path, overwrite=True)
+    tables = {d.id: next((folder / "r_57" / "defects").glob(f"{d.name}.*")) for d in small_camera if d.id != 8}
+    repo.ingest("defects", "defects", tables)
+    (ref,) = [r for r in repo.refs("flat_uncorrected", "dome") if r.dataId["detector"] == 7
+              and r.dataId["physical_filter"] == "r_57"]  # fmt: skip
+    with open(repo.butler.getURI(ref).ospath, "ab") as file:
+        file.write(bytes(2880))  # astropy warns of zeros behind the last HDU when it reads so far
+    return repo, folder
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+@pytest.mark.parametrize("workers", ["one process", "two processes", "dask"])
+def test_warnings_of_reading_are_in_the_log_of_the_fit(noted, tmp_path, address, capfd, workers, quiet):
+    """Those of a filter's own flats, those of the tables that both share, and each on stderr once."""
+    repo, folder = noted
+    how = {"one process": [], "two processes": ["-j", "2"], "dask": ["--dask", address]}[workers]
+    ask = ["fit", "--butler", repo.path, "--collections", "dome,defects", "--camera", folder / "camera.ecsv", *FIT[:-1]]
+    assert run([str(a) for a in [*ask, *how, *(["-q"] if quiet else []), "-o", tmp_path / "out"]]) == 0
+    shown = " ".join(capfd.readouterr().err.split())
+    numbers = {PADDED: 1, "row 0 skipped: shape CIRCLE": 1, "no defects for 1 of 25 detectors": 2}
+    for warning, number in numbers.items():
+        assert shown.count(warning) == (0 if quiet else number)
+    for name, padded in (("i_39", 0), ("r_57", 1)):
+        page, text = ((tmp_path / "out" / name / file).read_text() for file in ("report.html", "fit.log"))
+        expected = {PADDED: padded, "row 0 skipped: shape CIRCLE": 1, f"{name}: no defects for 1 of 25 detectors": 1}
+        for warning, number in expected.items():
+            assert text.count(warning) == number
+            assert (warning in page) == (number > 0)
+        assert text.index("25 flats of i_39; 25 flats of r_57") < text.index("no defects") < text.index("INFO fitting")
+
+
 @pytest.mark.slow
 def test_six_filters_on_a_dask_cluster(small_camera, tmp_path, address):
     compare(fit_filters(tmp_path, small_camera, ("u_24", "g_6", "r_57", "i_39", "z_20", "y_10"), address))

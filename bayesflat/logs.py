@@ -1,0 +1,92 @@
+"""The package's log, into a file; and what is said of a piece of work before it has one."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from logging.handlers import QueueHandler
+from pathlib import Path
+
+_PACKAGE = "bayesflat"
+
+
+@contextmanager
+def logging_to(path: Path | None, earlier: Sequence[logging.LogRecord] = ()) -> Iterator[list[str]]:
+    """Write the package's log to a file, with times; yield the warnings in it, as they come.
+
+    Parameters
+    ----------
+    path : Path or None
+        None: only the warnings are kept.
+    earlier : sequence of logging.LogRecord
+        What was said before, which belongs to it too.
+    """
+    warnings = _Warnings(logging.WARNING)
+    handlers: list[logging.Handler] = [warnings]
+    if path is not None:
+        handlers.append(logging.FileHandler(path, encoding="utf-8"))
+        handlers[-1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    try:
+        for record in earlier:
+            for handler in handlers:
+                if record.levelno >= handler.level:
+                    handler.handle(record)
+        with _attached(handlers, logging.DEBUG if path is not None else logging.WARNING):
+            yield warnings.texts
+    finally:
+        for handler in handlers:
+            handler.close()
+
+
+@contextmanager
+def keeping() -> Iterator[list[logging.LogRecord]]:
+    """Yield what this thread logs meanwhile, from INFO on, in a form that can be sent to another process."""
+    keeper = _Keeper(logging.INFO)
+    with _attached([keeper], logging.INFO):
+        yield keeper.records
+
+
+@contextmanager
+def _attached(handlers: Sequence[logging.Handler], level: int) -> Iterator[None]:
+    """Hand the package's records of a level and above to handlers too; what is shown is up to the others' levels."""
+    root = logging.getLogger(_PACKAGE)
+    before = root.level
+    root.setLevel(min(before or logging.WARNING, level))
+    for handler in handlers:
+        root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.setLevel(before)
+        for handler in handlers:
+            root.removeHandler(handler)
+
+
+class _Warnings(logging.Handler):
+    """Keeps what is warned of."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
+class _Keeper(QueueHandler):
+    """Keeps the records of one thread."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__(None)
+        self.setLevel(level)
+        self.records: list[logging.LogRecord] = []
+        self.mine = threading.get_ident()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if threading.get_ident() == self.mine:
+            super().emit(record)
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
