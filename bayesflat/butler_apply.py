@@ -16,18 +16,16 @@ from bayesflat.butler_pieces import (
     Outcome,
     Piece,
     Query,
+    check_places,
     file_name,
     find_detector,
     find_pieces,
-    outcomes_of,
+    finish_pieces,
     place,
-    places,
-    telling_of,
-)  # fmt: skip
+)
 from bayesflat.butler_put import flat_kind
 from bayesflat.camera import Camera, Detector, get_camera
 from bayesflat.config import RunConfig
-from bayesflat.files import check_free
 from bayesflat.gradient import FlatGradient
 from bayesflat.processes import in_processes
 
@@ -90,21 +88,16 @@ def run_apply(
     for piece in pieces:
         detectors = [find_detector(number, camera, dataset.uri) for number, dataset in piece.flats.items()]
         files.append({one.id: _name(names.output_flat, piece, one) for one in detectors})
-        if piece.folder is not None:
-            check_free(piece.folder, sorted(files[-1].values()), overwrite)
-        if piece.output is not None:
-            piece.output.check([kind], [_data_id(piece, one.id) for one in detectors])
+        data_ids = [_data_id(piece, one.id) for one in detectors]
+        check_places(piece, sorted(files[-1].values()), [kind], data_ids, overwrite)
     advance = progress(sum(len(piece.flats) for piece in pieces)) if progress else lambda: None
-    written: dict[int, tuple[str, ...]] = {}
-    errors: dict[int, Exception] = {}
-    with telling_of(pieces, written):
-        for k, piece in enumerate(pieces):
-            try:
-                products = _products(repository, piece, config, gradient, reference)
-                written[k] = _correct(piece, camera, products, files[k], kind, processes, overwrite, advance)
-            except Exception as error:
-                errors[k] = error
-    return outcomes_of(pieces, written, {k: len(pieces[k].flats) for k in written}, errors)
+
+    def finish(k: int, piece: Piece) -> int:
+        products = _products(repository, piece, config, gradient, reference)
+        _correct(piece, camera, products, files[k], kind, processes, overwrite, advance)
+        return len(piece.flats)
+
+    return finish_pieces(pieces, enumerate(pieces), finish)
 
 
 def _name(dataset_type: str, piece: Piece, detector: Detector) -> str:
@@ -145,7 +138,7 @@ def _correct(
     processes: int,
     overwrite: bool,
     advance: Callable[[], None],
-) -> tuple[str, ...]:
+) -> None:
     """The flats of a piece into its folder and into the repository: all, or none."""
     instrument = piece.data_id["instrument"]
     with place(piece, sorted(files.values()), overwrite) as folder:
@@ -163,7 +156,6 @@ def _correct(
                 advance()
         if piece.output is not None:
             piece.output.put((folder / files[number], kind, ref) for number, ref in references.items())
-    return places(piece)
 
 
 def _provenance(ref, inputs: tuple[Dataset, ...]) -> dict[str, tuple[Any, str]]:

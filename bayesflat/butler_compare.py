@@ -15,14 +15,13 @@ from bayesflat.butler_pieces import (
     Outcome,
     Piece,
     Query,
+    check_places,
     find_detector,
+    finish_pieces,
     folder_of,
     open_repository,
-    outcomes_of,
     place,
-    places,
-    telling_of,
-)  # fmt: skip
+)
 from bayesflat.butler_run import Progress, bin_dataset
 from bayesflat.camera import Camera, get_camera
 from bayesflat.compare_files import FILES, write_comparison
@@ -30,7 +29,6 @@ from bayesflat.comparison import ROPE, Comparison, check_pair, compare
 from bayesflat.config import RunConfig
 from bayesflat.defects import read_boxes
 from bayesflat.errors import InputError
-from bayesflat.files import check_free
 from bayesflat.gradient import FlatGradient
 from bayesflat.processes import in_processes
 from bayesflat.run import record
@@ -98,29 +96,22 @@ def run_compare(
     if binned is not None and len(pieces) > 1:
         raise InputError(f"--binned is for one filter and date; there are {', '.join(one.name for one in pieces)}")
     for piece in pieces:
-        check_free(piece.folder, FILES, overwrite)
+        check_places(piece, FILES, (), (), overwrite)
     tables = None if binned is None else tuple(BinnedFlat.read(path, camera) for path in binned)
     given = [record(path) for path in binned or ()]
-    written: dict[int, tuple[str, ...]] = {}
-    results: dict[int, Comparison] = {}
-    errors: dict[int, Exception] = {}
-    with telling_of(pieces, written):
-        for k, piece in enumerate(pieces):
-            try:
-                with place(piece, FILES, overwrite) as folder:
-                    products, inputs = _products(repository, piece, config)
-                    mine = tables
-                    if tables is None and not unpaired:
-                        mine, flats = _binned(repository, piece, products, camera, processes, progress)
-                        inputs = inputs + flats
-                    results[k] = compare(
-                        *products, binned=mine, camera=camera, rope_mmag=rope_mmag, radius=radius
-                    )  # fmt: skip
-                    write_comparison(results[k], inputs + given, folder, report)
-                written[k] = places(piece)
-            except Exception as error:
-                errors[k] = error
-    return outcomes_of(pieces, written, results, errors)
+
+    def finish(_: int, piece: Piece) -> Comparison:
+        with place(piece, FILES, overwrite) as folder:
+            products, inputs = _products(repository, piece, config)
+            mine = tables
+            if tables is None and not unpaired:
+                mine, flats = _binned(repository, piece, products, camera, processes, progress)
+                inputs = inputs + flats
+            comparison = compare(*products, binned=mine, camera=camera, rope_mmag=rope_mmag, radius=radius)
+            write_comparison(comparison, inputs + given, folder, report)
+        return comparison
+
+    return finish_pieces(pieces, enumerate(pieces), finish)
 
 
 def _find(

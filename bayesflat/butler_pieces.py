@@ -5,17 +5,17 @@ from __future__ import annotations
 import logging
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bayesflat.butler import Dataset, Repository, parse_date
-from bayesflat.butler_put import OutputRun
+from bayesflat.butler_put import Kind, OutputRun
 from bayesflat.camera import Camera, Detector
 from bayesflat.errors import InputError, first_line
-from bayesflat.files import filling
+from bayesflat.files import check_free, filling
 from bayesflat.flats import check_instrument
 
 log = logging.getLogger(__name__)
@@ -204,34 +204,63 @@ def place(piece: Piece, names: Sequence[str], overwrite: bool) -> Iterator[Path]
         yield Path(folder)
 
 
-def places(piece: Piece) -> tuple[str, ...]:
+def _places(piece: Piece) -> tuple[str, ...]:
     """Where its results are, to print."""
     places = [str(piece.folder)] if piece.folder is not None else []
     return (*places, *([f"run {piece.output.run}"] if piece.output is not None else []))
 
 
-@contextmanager
-def telling_of(pieces: Sequence[Piece], written: Mapping[int, Any]) -> Iterator[None]:
-    """An interrupt says which pieces are there already."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        done = ", ".join(pieces[k].name for k in written)
-        raise KeyboardInterrupt(f"interrupted; written: {done or 'nothing'}") from None
+def check_places(
+    piece: Piece, names: Sequence[str], kinds: Iterable[Kind], data_ids: Iterable[dict], overwrite: bool
+) -> None:
+    """Refuse a piece whose results could not be left: files in its folder, datasets in its run."""
+    if piece.folder is not None:
+        check_free(piece.folder, names, overwrite)
+    if piece.output is not None:
+        piece.output.check(kinds, data_ids)
 
 
-def outcomes_of(
+def finish_pieces(
     pieces: Sequence[Piece],
-    written: Mapping[int, tuple[str, ...]],
-    results: Mapping[int, Any],
-    errors: Mapping[int, Exception],
+    found: Iterable[tuple[int, Any]],
+    finish: Callable[[int, Any], Any],
+    errors: dict[int, Exception] | None = None,
 ) -> list[Outcome]:
-    """What became of each piece, in order."""
-    outcomes = []
-    for k, piece in enumerate(pieces):
-        error = _explained(errors[k], piece.name) if k in errors else None
-        outcomes.append(Outcome(piece.name, written.get(k, ()), results.get(k), error))
-    return outcomes
+    """Finish pieces one by one; what became of each.
+
+    Parameters
+    ----------
+    pieces : sequence of Piece
+    found : iterable of tuple
+        Number of a piece and what there is of it, as it comes.
+    finish : callable
+        Called with these two; leaves the results where they belong, and returns what is said of them. Where it fails,
+        the other pieces go on.
+    errors : dict, optional
+        Of pieces that have failed already, or will while ``found`` is asked for more.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        It says which pieces are there already.
+    """
+    errors = {} if errors is None else errors
+    results: dict[int, Any] = {}
+    try:
+        for k, what in found:
+            try:
+                results[k] = finish(k, what)
+            except Exception as error:
+                errors[k] = error
+    except KeyboardInterrupt:
+        done = ", ".join(pieces[k].name for k in results)
+        raise KeyboardInterrupt(f"interrupted; written: {done or 'nothing'}") from None
+    return [
+        Outcome(piece.name, error=_explained(errors[k], piece.name))
+        if k in errors
+        else Outcome(piece.name, _places(piece), results[k])
+        for k, piece in enumerate(pieces)
+    ]
 
 
 def _explained(error: Exception, name: str) -> str:

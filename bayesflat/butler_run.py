@@ -20,19 +20,17 @@ from bayesflat.butler_pieces import (
     Outcome,
     Piece,
     Query,
+    check_places,
     find_detector,
     find_pieces,
-    outcomes_of,
+    finish_pieces,
     place,
-    places,
-    telling_of,
-)  # fmt: skip
+)
 from bayesflat.butler_put import Kind, gradient_kind, plot_kind
 from bayesflat.camera import Camera, Detector, get_camera
 from bayesflat.config import RunConfig
 from bayesflat.defects import Box, read_boxes
 from bayesflat.errors import InputError
-from bayesflat.files import check_free
 from bayesflat.flats import read_flat
 from bayesflat.gradient import FlatGradient
 from bayesflat.logs import keeping, logging_to
@@ -111,10 +109,7 @@ def run_fit(
     with keeping() as said:
         repository, pieces = find_pieces(query, out, names.input_flats, camera, overwrite)
     for piece in pieces:
-        if piece.folder is not None:
-            check_free(piece.folder, FILES, overwrite)
-        if piece.output is not None:
-            piece.output.check(outputs.values(), [piece.data_id])
+        check_places(piece, FILES, outputs.values(), [piece.data_id], overwrite)
     errors: dict[int, Exception] = {}
     rolls = [_roll(piece, camera, config) for piece in pieces]
     parts = _bin(repository, pieces, rolls, config, processes, progress, errors)
@@ -127,20 +122,14 @@ def run_fit(
         )
         for k, piece in enumerate(pieces) if k not in errors
     }  # fmt: skip
-    written: dict[int, tuple[str, ...]] = {}
-    fits: dict[int, Fitted] = {}
     named = {k: piece.name for k, piece in enumerate(pieces)}
-    with (
-        telling_of(pieces, written),
-        closing(in_processes(fit_piece, tasks, processes, "fitting", names=named, errors=errors)) as results,
-    ):
-        for k, fitted in results:
-            try:
-                written[k] = _leave(pieces[k], fitted.files, outputs, overwrite)
-                fits[k] = fitted
-            except Exception as error:
-                errors[k] = error
-    return outcomes_of(pieces, written, fits, errors)
+
+    def finish(k: int, fitted: Fitted) -> Fitted:
+        _leave(pieces[k], fitted.files, outputs, overwrite)
+        return fitted
+
+    with closing(in_processes(fit_piece, tasks, processes, "fitting", names=named, errors=errors)) as fits:
+        return finish_pieces(pieces, fits, finish, errors)
 
 
 def _roll(piece: Piece, camera: Camera, config: RunConfig) -> Roll:
@@ -289,7 +278,7 @@ def fit_piece(
     return Fitted(files, result.gradient, result.converged, result.verdict, result.message)
 
 
-def _leave(piece: Piece, files: Mapping[str, bytes], outputs: Mapping[str, Kind], overwrite: bool) -> tuple[str, ...]:
+def _leave(piece: Piece, files: Mapping[str, bytes], outputs: Mapping[str, Kind], overwrite: bool) -> None:
     """Files into the folder and into the repository: both, or neither."""
     with place(piece, FILES, overwrite) as folder:
         for name, content in files.items():
@@ -298,4 +287,3 @@ def _leave(piece: Piece, files: Mapping[str, bytes], outputs: Mapping[str, Kind]
             piece.output.put(
                 (folder / name, kind, piece.output.reference(kind, piece.data_id)) for name, kind in outputs.items()
             )
-    return places(piece)

@@ -17,6 +17,7 @@ from bayesflat import butler as butler_module
 from bayesflat.apply import compute_correction
 from bayesflat.butler import Repository as Reader
 from bayesflat.butler import local
+from bayesflat.butler_pieces import Piece, finish_pieces
 from bayesflat.butler_put import OutputRun, gradient_kind
 from bayesflat.cli import run
 from bayesflat.errors import InputError
@@ -399,6 +400,28 @@ def test_mistakes_in_comparing(asking, fitted, tmp_path, capsys, monkeypatch, ar
 def test_comparing_files_takes_two_and_no_options_of_a_repository(arguments, message, tmp_path, capsys):
     assert message in complaint(["compare", *arguments, "-o", tmp_path / "out"], capsys)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pieces_that_fail_and_an_interrupt(tmp_path):
+    """What failed is named, before or when it was finished; an interrupt says what is there already."""
+    pieces = [Piece(name, None, tmp_path / name, None, {}, {}) for name in ("i_39", "r_57", "g_6", "u_24")]
+    errors = {1: InputError("bad flat")}
+
+    def finish(k, what):
+        if what is None:
+            raise OSError(28, "No space left on device", "out")
+        if what == "interrupt":
+            raise KeyboardInterrupt
+        return what.upper()
+
+    found = finish_pieces(pieces, [(0, "a"), (3, None), (2, "b")], finish, errors)
+    assert [one.error for one in found] == [None, "r_57: bad flat", None, "u_24: out: No space left on device"]
+    assert [one.result for one in found] == ["A", None, "B", None]
+    assert [one.written for one in found] == [(str(tmp_path / "i_39"),), (), (str(tmp_path / "g_6"),), ()]
+    with pytest.raises(KeyboardInterrupt, match=r"^interrupted; written: g_6$"):
+        finish_pieces(pieces, [(2, "a"), (0, "interrupt")], finish)
+    with pytest.raises(KeyboardInterrupt, match=r"^interrupted; written: nothing$"):
+        finish_pieces(pieces, [(0, "interrupt")], finish)
 
 
 # ---- mistakes ----
