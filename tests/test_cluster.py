@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 
@@ -248,10 +249,13 @@ def test_a_worker_that_is_lost_is_one_line_that_names_the_piece(tmp_path):
             next(work)
 
 
-def test_workers_that_cannot_load_the_work(address):
-    """The tests are not on the workers' path: as where bayesflat is not installed."""
+def test_workers_that_cannot_load_the_work(address, monkeypatch):
+    """A module that only this process has: as where bayesflat is not installed."""
+    module = types.ModuleType("only_here")
+    exec("def note(key): return key", vars(module))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
     with workers_of(1, address) as executor, pytest.raises(InputError, match="have the same bayesflat installed"):
-        dict(in_processes(note, {1: (1,)}, executor))
+        dict(in_processes(module.note, {1: (1,)}, executor))
 
 
 def test_processes_that_are_killed():
