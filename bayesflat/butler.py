@@ -246,20 +246,8 @@ class Repository:
             raise InputError(f"{self.repo}: {ref} has no file that can be read ({first_line(error)})") from None
         return Dataset(str(ref.id), ref.datasetType.name, ref.run, dict(ref.dataId.required), uri)
 
-    def pair(
-        self, gradient: str, reference: str, physical_filter: str, date: str | None = None
-    ) -> tuple[Dataset, Dataset]:
-        """The gradient and the reference of one filter, by the names of their dataset types.
-
-        Raises
-        ------
-        InputError
-            As `find`, or there is none of that filter.
-        """
-        return tuple(self.product(name, physical_filter, date) for name in (gradient, reference))
-
     def product(self, name: str, physical_filter: str, date: str | None = None) -> Dataset:
-        """The product of one filter, by the name of its dataset type; errors as `pair`."""
+        """The product of one filter, by the name of its dataset type; errors as `find`, or there is none."""
         # the expression chooses flats: it may speak of detectors, which products do not have
         found = self.find(name, ("physical_filter",), date, where="")
         if (physical_filter,) not in found:

@@ -114,9 +114,7 @@ def run_compare(
     return finish_pieces(pieces, enumerate(pieces), finish)
 
 
-def _find(
-    repository: Repository, query: Query, out: Path, gradient: str, dates: Sequence[str | None]
-) -> list[Piece]:  # fmt: skip
+def _find(repository: Repository, query: Query, out: Path, gradient: str, dates: Sequence[str | None]) -> list[Piece]:
     """A piece for each date and each filter that is named, or that there is a gradient of."""
     pieces = []
     for date in dates:

@@ -13,11 +13,11 @@ from rich.logging import RichHandler
 
 from bayesflat import __version__
 from bayesflat.cli_options import (
-    Names,
     butler_options,
     common,
     config_options,
     configured,
+    filter_option,
     query_of,
     repository_options,
 )
@@ -79,14 +79,7 @@ def cli() -> None:
 @click.option("-o", "out", type=click.Path(path_type=Path), metavar="DIR", help="Folder to write.")
 @click.option("--defects", metavar="PATH", help="Defect tables: a folder, a glob or a file.")
 @config_options
-@click.option(
-    "--physical-filter",
-    "filters",
-    type=Names(),
-    multiple=True,
-    metavar="NAME[,NAME...]",
-    help="Physical filter, where the input does not say; with --butler which ones to fit (default: all).",
-)
+@filter_option("Physical filter, where the input does not say; with --butler which ones to fit (default: all).")
 @butler_options
 @click.option("--seed", type=click.IntRange(0), help="Seed of all random numbers.  [default: 0]")
 @click.option("--sample", is_flag=True, help="Sample the posterior with NUTS.")
@@ -155,14 +148,7 @@ fit_command.help = inspect.cleandoc(fit_command.help) + "\n" + _describe_fields(
 @click.option("--gradient", metavar="DOME.fits", help="Gradient of the dome flat (FITS, YAML, ECSV).")
 @click.option("--reference", metavar="SKY.fits", help="Reference gradient, of the sky flat.")
 @click.option("-o", "out", type=click.Path(path_type=Path), metavar="DIR", help="Folder to write.")
-@click.option(
-    "--physical-filter",
-    "filters",
-    type=Names(),
-    multiple=True,
-    metavar="NAME[,NAME...]",
-    help="Physical filter, where the flats do not say; with --butler which ones to correct (default: all).",
-)
+@filter_option("Physical filter, where the flats do not say; with --butler which ones to correct (default: all).")
 @butler_options
 @config_options
 @common
@@ -211,14 +197,7 @@ def apply_command(
 @click.option("--unpaired", is_flag=True, help="Compare the products alone, conservatively.")
 @click.option("--rope", type=float, default=2.0, show_default=True, metavar="MMAG", help="Tolerance (mmag).")
 @click.option("--radius", type=float, metavar="MM", help="Where differences are judged in mmag (mm).  [default: 310]")
-@click.option(
-    "--physical-filter",
-    "filters",
-    type=Names(),
-    multiple=True,
-    metavar="NAME[,NAME...]",
-    help="With --butler: which filters to compare.  [default: all]",
-)
+@filter_option("With --butler: which filters to compare.  [default: all]")
 @repository_options
 @config_options
 @click.option("--no-report", is_flag=True, help="Write no report.html.")

@@ -41,6 +41,13 @@ class Names(click.ParamType):
         return [part.strip() for part in value.split(",") if part.strip()]
 
 
+def filter_option(help: str):
+    """The filter, or with --butler several; what they are for differs from command to command."""
+    return click.option(
+        "--physical-filter", "filters", type=Names(), multiple=True, metavar="NAME[,NAME...]", help=help
+    )  # fmt: skip
+
+
 repository_options = _options(
     click.option("--butler", "repo", metavar="REPO", help="Take the input from a data repository: folder or label."),
     click.option(

@@ -41,10 +41,10 @@ def logging_to(path: Path | None, earlier: Sequence[logging.LogRecord] = ()) -> 
 
 
 @contextmanager
-def keeping() -> Iterator[list[logging.LogRecord]]:
-    """Yield what this thread logs meanwhile, from INFO on, in a form that can be sent to another process."""
-    keeper = _Keeper(logging.INFO)
-    with _attached([keeper], logging.INFO):
+def keeping(level: int = logging.INFO) -> Iterator[list[logging.LogRecord]]:
+    """Yield what this thread logs meanwhile, from a level on, in a form that can be sent to another process."""
+    keeper = _Keeper(level)
+    with _attached([keeper], level):
         yield keeper.records
 
 

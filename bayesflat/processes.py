@@ -16,6 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 from bayesflat.errors import InputError, first_line
+from bayesflat.logs import keeping
 
 log = logging.getLogger(__name__)
 
@@ -127,10 +128,7 @@ def _explained(error: Exception, name: str, doing: str) -> Exception:
     return error
 
 
-Told = Sequence[tuple[str, int, str]]  # logger, level and message of what was logged
-
-
-def _telling(work: Callable, submitter: str, level: int, *task: Any) -> tuple[Any, Told]:
+def _telling(work: Callable, submitter: str, level: int, *task: Any) -> tuple[Any, Sequence[logging.LogRecord]]:
     """Work, and what was logged meanwhile where nobody would see it: in another process than the submitter's.
 
     One task at a time: threads of a worker would share its log, its warnings and its compiler.
@@ -138,36 +136,20 @@ def _telling(work: Callable, submitter: str, level: int, *task: Any) -> tuple[An
     with _ALONE:
         if submitter == _HERE:
             return work(*task), ()
-        root = logging.getLogger("bayesflat")
-        handler, before = _Collecting(level), root.level
-        root.addHandler(handler)
-        root.setLevel(min(level, before or level))
-        try:
-            return work(*task), handler.told
-        except Exception as error:
-            setattr(error, _TOLD, handler.told)  # comes along when the error is sent
-            raise
-        finally:
-            root.removeHandler(handler)
-            root.setLevel(before)
+        with keeping(level) as told:
+            try:
+                return work(*task), told
+            except Exception as error:
+                setattr(error, _TOLD, told)  # comes along when the error is sent
+                raise
 
 
-class _Collecting(logging.Handler):
-    """Keeps what is logged, in a form that can be sent."""
-
-    def __init__(self, level: int) -> None:
-        super().__init__(level)
-        self.told: list[tuple[str, int, str]] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.told.append((record.name, record.levelno, record.getMessage()))
-
-
-def _tell(told: Told, name: str) -> None:
+def _tell(told: Sequence[logging.LogRecord], name: str) -> None:
     """Log here what a worker logged, with the task's name where the message does not have it."""
-    for logger, level, message in told:
+    for record in told:
+        message = record.getMessage()
         named = not name or name.rsplit("/", 1)[-1] in message
-        logging.getLogger(logger).log(level, "%s", message if named else f"{name}: {message}")
+        logging.getLogger(record.name).log(record.levelno, "%s", message if named else f"{name}: {message}")
 
 
 @contextmanager
