@@ -257,10 +257,8 @@ def sample(
         **{**result.config.model_dump(), **{key: value for key, value in given.items() if value is not None}}
     )
     log.info("sampling %d chains of %d draws after %d of tuning", config.chains, config.draws, config.tune)
-    # a model anew: one that was compiled before, for the maximum, takes twice as long to evaluate
-    model = build_model(result.data, result.config, result.objective.noise)
     posterior = run_nuts(
-        model, result.objective, result.map, result.laplace, draws=config.draws, tune=config.tune,
+        result.model, result.objective, result.map, result.laplace, draws=config.draws, tune=config.tune,
         chains=config.chains, cores=cores or cores_here(), seed=config.seed, progress=progress,
     )  # fmt: skip
     gradient, found = with_draws(result.gradient, result.objective, posterior, config.seed)

@@ -12,6 +12,7 @@ from bayesflat.fitting import fit, sample
 from bayesflat.gradient import STATISTICS, Estimates
 from bayesflat.inference import diagnostics, nuts
 from bayesflat.inference.diagnostics import compare_with_laplace, diagnose
+from bayesflat.inference.skew import Stretched
 from bayesflat.loo import TERMS, compare_terms, leave_one_out
 from bayesflat.simulate import simulate_binned
 from bayesflat.truth import Light, Noise
@@ -74,11 +75,12 @@ def test_gradient_is_bounded_in_whitened_length_and_the_density_is_not(rng):
         asked.append(point.copy())
         return -0.5 * point @ point, -point
 
-    density = nuts._Density(function, root)
+    alike = Stretched(slice(2, 3), *np.array([[0.0], [1.0], [0.0], [1.0], [0.0], [1.0]]))
+    density = nuts._Density(function, alike, root)
     near, far = rng.normal(size=3) * 0.1, np.array([0.0, 0.0, 1e6])
     assert density(near, None)[1] == pytest.approx(-near, rel=1e-15)
     value, gradient = density(far, None)
-    assert value == -0.5e12
+    assert value == pytest.approx(-0.5e12, rel=1e-12)
     assert np.linalg.norm(root.T @ gradient) == pytest.approx(40 + np.sqrt(3), rel=1e-12)
     assert gradient / np.linalg.norm(gradient) == pytest.approx([0, 0, -1], abs=1e-12)
     density(near, None)
@@ -94,6 +96,29 @@ def test_draws_are_those_of_the_posterior_however_tight_the_bound(simple, monkey
         old, new = result.gradient.estimates[name], after[name]
         assert abs(new["mean"] - old["map"]) < 4 * old["sd"] / new["ess_bulk"] ** 0.5 + 0.05 * old["sd"], name
         assert new["sd"] / old["sd"] == pytest.approx(1, abs=4 / (2 * new["ess_tail"]) ** 0.5 + 0.03), name
+
+
+def test_draws_are_those_of_the_posterior_whatever_the_coordinates(simple, monkeypatch):
+    """Coordinates that skew a scale which is normal already cost efficiency and nothing else."""
+    result = simple[0]
+    here = result.objective.slices["log_noise_scale"]
+    centre, sd = result.map.value[here], result.laplace.covariance[here, here] ** 0.5
+    shape = np.array([[0.1], [0.8], [-0.3], [0.9]])
+    monkeypatch.setattr(nuts, "stretched", lambda *_: Stretched(here, centre, sd.ravel(), *shape))
+    tree = sample(result, draws=1500, tune=200, chains=2, cores=2).posterior
+    offs = [(of["unconstrained"]["z"].values[..., here][..., 0] - centre) / sd for of in (simple[1].posterior, tree)]
+    bulk, tail = np.array([[float(az.ess(off)), float(az.ess(off, method="tail", prob=0.9))] for off in offs]).T
+    assert tail.min() > 300
+    assert abs(offs[0].mean() - offs[1].mean()) < 4 * np.sqrt(np.sum(1 / bulk))
+    assert offs[1].std() / offs[0].std() == pytest.approx(1, abs=4 * np.sqrt(np.sum(0.5 / tail)))
+    lp = result.model.compile_logp()
+    point = {v.name: z for v, z in zip(result.model.value_vars, _values(result, tree, 1, 7), strict=True)}
+    assert tree["sample_stats"]["lp"].values[1, 7] == pytest.approx(float(lp(point)), rel=1e-10)
+
+
+def _values(result, tree, chain, draw):
+    z = tree["unconstrained"]["z"].values[chain, draw]
+    return [z[result.objective.slices[p.name]].reshape(np.shape(p.mu)) for p in result.objective.parameters]
 
 
 def test_statistics_are_those_of_the_draws(simple):

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pymc as pm
 from numpy.typing import NDArray
+from pymc.step_methods.step_sizes import DualAverageAdaptation
 from scipy.stats import norm
 from threadpoolctl import threadpool_limits
 
 from bayesflat.inference.laplace import Laplace, covariance_root
 from bayesflat.inference.map import MapResult
 from bayesflat.inference.objective import HierarchicalObjective, Objective
+from bayesflat.inference.skew import Stretched, stretched
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -27,9 +29,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Seen through its curvature, the posterior is nearly N(0, 1) in each direction, whose orbits take 2 pi.  Trees of three
-# steps of about 0.8 span a third of one: draws are nearly independent, and so are their squares.  Trees of seven steps
-# come back to where they started: twice the evaluations, and half as many effective draws in the tails
-DEPTH, STEP, TARGET_ACCEPT = 2, 0.8, 0.6
+# steps of 0.8 span a third of one: draws are nearly independent, and so are their squares.  Trees of seven steps come
+# back to where they started: twice the evaluations, and half as many effective draws in the tails; so do longer steps
+DEPTH, STEP, TARGET_ACCEPT = 2, 0.8, 0.5
 # Whitened, n parameters have a gradient of length sqrt(n), give or take one.  Where Akima's weights are 0/0, beside
 # nodes at which the slope hardly changes, it has poles: there it is cut this far beyond sqrt(n).  Less far, and skewed
 # posteriors are slowed down; much farther, and a step of 0.8 could gain the energy that counts as a divergence
@@ -85,16 +87,16 @@ def run_nuts(
     starts = [found.value + root @ rng.normal(size=len(found.value)) for _ in range(chains)]
     began = time.perf_counter()
     with threadpool_limits(1, "blas"), model, warnings.catch_warnings():
-        # the closed form is one node, run as it is: at its size compiling it gains nothing
-        warnings.filterwarnings("ignore", message="Numba will use object mode")
         warnings.filterwarnings("ignore", message="The number of samples is too small")
         step = pm.NUTS(
             scaling=approximation.covariance, is_cov=True, target_accept=TARGET_ACCEPT, max_treedepth=DEPTH,
             early_max_treedepth=DEPTH, step_scale=STEP * len(found.value) ** 0.25,
         )  # fmt: skip
-        step.integrator._logp_dlogp_func = _Density(step.integrator._logp_dlogp_func, root)
+        step.step_adapt = _AtMost(STEP, TARGET_ACCEPT, gamma=0.05, k=0.75, t0=10)  # PyMC's own, but for the bound
         log.info("compiled in %.1f s", time.perf_counter() - began)
         began = time.perf_counter()
+        coordinates = stretched(objective, found, approximation)
+        step.integrator._logp_dlogp_func = _Density(step.integrator._logp_dlogp_func, coordinates, root)
         trace = pm.sample(
             draws=draws,
             tune=tune,
@@ -102,7 +104,7 @@ def run_nuts(
             cores=min(cores, chains),
             blas_cores=None,
             random_seed=rng.integers(2**31, size=chains).tolist(),
-            initvals=[_constrained(objective, z) for z in starts],
+            initvals=[_constrained(objective, point) for point in starts],
             step=step,
             progressbar=progress,
             quiet=not progress,
@@ -111,17 +113,32 @@ def run_nuts(
     if trace["posterior"].sizes["draw"] != draws or trace["posterior"].sizes["chain"] != chains:
         raise KeyboardInterrupt
     log.info("sampled in %.1f s", time.perf_counter() - began)
-    z = _unconstrained(objective, trace["posterior"])
+    points = _unconstrained(objective, trace["posterior"])
+    z = coordinates.to_model(points)
     began = time.perf_counter()
     tree = posterior_tree(objective, z, int(rng.integers(2**31)), cores)
     log.info("draws brought to product units in %.1f s", time.perf_counter() - began)
     # all trees reach the greatest depth, and should: not something to be warned of
-    tree["sample_stats"] = trace["sample_stats"].to_dataset().drop_vars("reached_max_treedepth")
+    stats = trace["sample_stats"].to_dataset().drop_vars("reached_max_treedepth")
+    stats["lp"] = stats["lp"] - np.log(coordinates.slopes(points)[0]).sum(axis=-1)  # of the model's coordinates
+    tree["sample_stats"] = stats
     return tree
 
 
+class _AtMost(DualAverageAdaptation):
+    """The step size that is accepted as often as wanted, but no longer than it was to begin with."""
+
+    def current(self, tune: bool) -> float:
+        """Of the next tree."""
+        return min(self._initial_step, super().current(tune))
+
+    def stats(self) -> dict[str, float]:
+        """For ``sample_stats``."""
+        return {name: min(self._initial_step, value) for name, value in super().stats().items()}
+
+
 class _Density:
-    """The log-density with its gradient, as trees want it: remembered, and with a gradient that is bounded.
+    """The log-density with its gradient, as trees want it: of other points, remembered, with a bounded gradient.
 
     PyMC asks again where a tree starts, a quarter of all calls.  At the poles of the gradient a step would be thrown
     off the map.  Steps along any force that depends on the position alone can be retraced and keep volumes, and draws
@@ -130,24 +147,35 @@ class _Density:
     Parameters
     ----------
     function : callable
-        Of a point and of its layout, as PyMC's integrator calls it.
+        Of the model's own coordinates and of their layout, as PyMC's integrator calls it.
+    coordinates : Stretched
+        The points that the trees move among.
     root : numpy.ndarray, shape (n, n)
         Lower triangular root of the covariance that whitens the gradient.
     """
 
-    def __init__(self, function: Callable, root: NDArray) -> None:
-        self.function, self.root = function, root
+    def __init__(self, function: Callable, coordinates: Stretched, root: NDArray) -> None:
+        self.function, self.coordinates, self.root = function, coordinates, root
         self.longest = np.sqrt(len(root)) + MOST_BEYOND
         self.known: dict[bytes, tuple] = {}
 
     def __call__(self, point: NDArray, layout) -> tuple:
         """From memory, where the point is one of the last tree or the start of it."""
         key = point.tobytes()
-        found = self.known.pop(key, None) or self._bounded(*self.function(point, layout))
+        with np.errstate(all="ignore"):  # a sampler that is still looking for its step goes anywhere
+            found = self.known.pop(key, None) or self._of(point, layout)
         self.known[key] = found  # the latest last
         if len(self.known) > 2 ** (DEPTH + 1):
             del self.known[next(iter(self.known))]
         return found
+
+    def _of(self, point: NDArray, layout) -> tuple:
+        """The density is that of the points: it has the derivatives of the coordinates in it."""
+        value, gradient = self.function(self.coordinates.to_model(point), layout)
+        slope, bend = self.coordinates.slopes(point)
+        gradient = np.array(gradient)
+        gradient[self.coordinates.here] = gradient[self.coordinates.here] * slope + bend
+        return self._bounded(value + np.log(slope).sum(), gradient)
 
     def _bounded(self, value, gradient: NDArray) -> tuple:
         length = np.linalg.norm(self.root.T @ gradient)

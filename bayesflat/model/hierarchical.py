@@ -6,13 +6,16 @@ The log of value over mean is normal, with a covariance that `bayesflat.model.ma
 from __future__ import annotations
 
 from functools import cached_property
+from weakref import WeakValueDictionary
 
+import numba
 import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
 from numpy.typing import NDArray
 from pytensor.gradient import DisconnectedType
 from pytensor.graph import Apply, Op
+from pytensor.link.numba.dispatch.basic import get_numba_type, numba_funcify, numba_njit
 
 from bayesflat.model.effects import Effects
 from bayesflat.model.marginal import Covariance
@@ -342,3 +345,30 @@ class LogLikelihood(Op):
         if not all(isinstance(c.type, DisconnectedType) for c in cotangents[1:]):
             raise NotImplementedError("second derivatives of the closed form are taken by differences")
         return [cotangents[0] * outputs[1], cotangents[0] * outputs[2]]
+
+
+_AT_WORK: WeakValueDictionary[int, LogLikelihood] = WeakValueDictionary()
+
+
+@numba_funcify.register(LogLikelihood)
+def _numba_log_likelihood(op, node, **kwargs):
+    """The closed form run as it is: compiling it anew for each focal plane would gain nothing.
+
+    PyTensor's own way of doing so has the Op in the closure that Numba calls, and Numba unpickles what is there at
+    each call: noise model, bins and all, in more time than the closed form takes.  So here it holds a number.
+    """
+    _AT_WORK[id(op)] = op
+    number, returned = id(op), numba.types.Tuple([get_numba_type(output.type) for output in node.outputs])
+
+    def in_python(residual, log_scales):
+        outputs = [[None], [None], [None]]
+        _AT_WORK[number].perform(None, (residual, log_scales), outputs)
+        return tuple(output for (output,) in outputs)
+
+    @numba_njit
+    def perform(residual, log_scales):
+        with numba.objmode(found=returned):
+            found = in_python(residual, log_scales)
+        return found
+
+    return perform
