@@ -54,7 +54,7 @@ def test_points_are_normal_where_the_scale_is_skewed():
 
 def test_what_is_no_maximum_is_left_alone():
     target = LogGamma()
-    found = SimpleNamespace(value=target.best + [0.0, 1.0])
+    found = SimpleNamespace(value=target.best + np.array([0.0, 1.0]))
     coordinates = stretched(target, found, SimpleNamespace(covariance=target.covariance))
     points = np.linspace(-2, 2, 10).reshape(5, 2)
     np.testing.assert_allclose(coordinates.to_model(points), points, rtol=1e-12)
