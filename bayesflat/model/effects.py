@@ -61,7 +61,7 @@ class Effects:
     def project(self, r: NDArray) -> NDArray[np.float64]:
         """``U'Wr`` of each detector: shape (n_detectors, size)."""
         out = np.zeros((self.n_detectors, self.size))
-        _project(self.detector, self.column, self.row, self.x, self.y, self.terms, self.weight, r, out)
+        _project(*self._runs, self._along_x, self.y, self.terms, self.weight, r, out)
         return out
 
     def project_columns(self, jacobian: NDArray) -> NDArray[np.float64]:
@@ -82,7 +82,7 @@ class Effects:
     def weighted_rest(self, r: NDArray, x: NDArray) -> tuple[NDArray[np.float64], float]:
         """``W (r - U x)`` at the bins, and ``(r - U x)'W(r - U x)``: as `expand`, in one pass."""
         out = np.empty(len(self.detector))
-        square = _rest(self.detector, self.column, self.row, self.x, self.y, self.terms, self.weight, r, x, out)
+        square = _rest(*self._runs, self._along_x, self.y, self.terms, self.weight, r, x, out)
         return out, square
 
     def sum(self, values: NDArray) -> NDArray[np.float64]:
@@ -92,6 +92,22 @@ class Effects:
     def sum_good(self, values: NDArray) -> NDArray[np.float64]:
         """Sum of values over the bins of each detector that count."""
         return np.bincount(self.detector, np.where(self.weight > 0, values, 0.0), minlength=self.n_detectors)
+
+    @cached_property
+    def _runs(self) -> tuple[NDArray[np.int64], ...]:
+        """Where runs of neighbours in a row begin (and the last one ends), and detector, row and first column of each.
+
+        Loops over neighbours read what lies side by side.
+        """
+        same = (np.diff(self.detector) == 0) & (np.diff(self.row) == 0) & (np.diff(self.column) == 1)
+        first = np.concatenate([[0], np.flatnonzero(~same) + 1])
+        ends = np.append(first, len(self.detector))
+        return ends, self.detector[first], self.row[first], self.column[first]
+
+    @cached_property
+    def _along_x(self) -> NDArray[np.float64]:
+        """The functions of the column, each by itself: shape (n_x, n_columns)."""
+        return np.ascontiguousarray(self.x.T)
 
     @cached_property
     def gram(self) -> NDArray[np.float64]:
@@ -117,16 +133,22 @@ class Effects:
         return np.bincount(self.detector[self.weight > 0], minlength=self.n_detectors)
 
 
-@njit(cache=True)
-def _project(detector, column, row, x, y, terms, weight, r, out):
-    sums = np.zeros(x.shape[1])
-    for i in range(len(detector)):
-        wr = weight[i] * r[i]
-        for k in range(len(sums)):
-            sums[k] += wr * x[column[i], k]
-        if i + 1 == len(detector) or row[i + 1] != row[i] or detector[i + 1] != detector[i]:
+# slices make the loops over neighbours simple ones, which are run several numbers at a time
+@njit(cache=True, fastmath={"reassoc", "contract"})
+def _project(ends, detector, row, column, x, y, terms, weight, r, out):
+    sums = np.zeros(len(x))
+    for n in range(len(detector)):
+        size = ends[n + 1] - ends[n]
+        w, here = weight[ends[n] : ends[n + 1]], r[ends[n] : ends[n + 1]]
+        for k in range(len(x)):
+            along = x[k, column[n] : column[n] + size]
+            s = 0.0
+            for i in range(size):
+                s += w[i] * here[i] * along[i]
+            sums[k] += s
+        if n + 1 == len(detector) or row[n + 1] != row[n] or detector[n + 1] != detector[n]:
             for k in range(len(terms)):
-                out[detector[i], k] += sums[terms[k, 0]] * y[row[i], terms[k, 1]]
+                out[detector[n], k] += sums[terms[k, 0]] * y[row[n], terms[k, 1]]
             sums[:] = 0.0
 
 
@@ -161,18 +183,24 @@ def _expand(detector, column, row, x, y, terms, coefficients, out):
         out[i] = total
 
 
-@njit(cache=True)
-def _rest(detector, column, row, x, y, terms, weight, r, coefficients, out):
-    along = np.zeros(x.shape[1])
+@njit(cache=True, fastmath={"reassoc", "contract"})
+def _rest(ends, detector, row, column, x, y, terms, weight, r, coefficients, out):
+    height = np.zeros(len(x))
     square = 0.0
-    for i in range(len(detector)):
-        if i == 0 or row[i] != row[i - 1] or detector[i] != detector[i - 1]:
-            along[:] = 0.0
+    for n in range(len(detector)):
+        size = ends[n + 1] - ends[n]
+        if n == 0 or row[n] != row[n - 1] or detector[n] != detector[n - 1]:
+            height[:] = 0.0
             for k in range(len(terms)):
-                along[terms[k, 0]] += coefficients[detector[i], k] * y[row[i], terms[k, 1]]
-        rest = r[i]
-        for k in range(len(along)):
-            rest -= along[k] * x[column[i], k]
-        out[i] = weight[i] * rest
-        square += out[i] * rest
+                height[terms[k, 0]] += coefficients[detector[n], k] * y[row[n], terms[k, 1]]
+        w, left = weight[ends[n] : ends[n + 1]], out[ends[n] : ends[n + 1]]
+        left[:] = r[ends[n] : ends[n + 1]]
+        for k in range(len(x)):
+            along, h = x[k, column[n] : column[n] + size], height[k]
+            for i in range(size):
+                left[i] -= h * along[i]
+        for i in range(size):
+            weighted = w[i] * left[i]
+            square += weighted * left[i]
+            left[i] = weighted
     return square

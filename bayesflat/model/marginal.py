@@ -23,7 +23,7 @@ from bayesflat.model.effects import Effects
 
 @njit(cache=True, fastmath=True, error_model="numpy")
 def _inverse_roots(gram, root, roots, log_determinant):
-    """The inverse ``M`` of the Cholesky root of ``1 + root G root`` of each detector, and the log-determinants.
+    """``M root``, with M the inverse of the Cholesky root of ``1 + root G root`` of each detector; log-determinants.
 
     A plain loop: at this size half the time of LAPACK's calls, one for each matrix.
     """
@@ -56,6 +56,9 @@ def _inverse_roots(gram, root, roots, log_determinant):
                 for j in range(k + 1):
                     m[i, j] += f * m[k, j]
             m[i, i] = inverse
+        for i in range(n):
+            for j in range(i + 1):
+                m[i, j] *= root[d, j]
 
 
 @dataclass(frozen=True)
@@ -126,22 +129,20 @@ class Covariance:
         room = {} if room is None else room
         if not room:
             # arrays of some MB: to ask the system for them anew each time costs as much as the numbers in them
-            widths = {"roots": n_own, "inverse": n_own, "scaled": n_own, "a": size, "aq": shared.shape[1]}
+            widths = {"roots": n_own, "k": n_own, "a": size, "aq": shared.shape[1]}
             room.update({name: np.empty((n, n_own, width)) for name, width in widths.items()})
         self._room = room
-        # own effects: (white D**-1 + G)**-1 = root B**-1 root, of B = 1 + root G root, root = (D / white)**0.5
-        self.root = np.sqrt(own[vendor] / white)
-        self.roots, self.inverse, self.a = room["roots"], room["inverse"], room["a"]
+        # own effects: k = (white D**-1 + G)**-1 = root B**-1 root, of B = 1 + root G root, root = (D / white)**0.5
+        self.roots, self.k, self.a = room["roots"], room["k"], room["a"]
         self.log_b = np.empty(n)
-        _inverse_roots(gram, self.root, self.roots, self.log_b)
-        np.matmul(self.roots.transpose(0, 2, 1), self.roots, out=self.inverse)
-        # a = U_o' C**-1 U of each detector, own effects alone: root**-1 B**-1 root G / white, without a difference
-        np.multiply(self.inverse, self.root[:, None, :] / (self.root * white)[:, :, None], out=room["scaled"])
-        np.matmul(room["scaled"], gram[:, o], out=self.a)
+        _inverse_roots(gram, np.sqrt(own[vendor] / white), self.roots, self.log_b)
+        np.matmul(self.roots.transpose(0, 2, 1), self.roots, out=self.k)
+        # a = U_o' C**-1 U of each detector, own effects alone: D**-1 k G, without a difference
+        np.matmul(self.k, gram[:, o], out=self.a)
+        self.a *= (1 / own)[vendor][:, :, None]
         # and the same of the effects that are shared only
         rest = slice(n_own, None)
-        self.to_rest = (gram[:, rest, o] * self.root[:, None, :]) @ self.inverse * self.root[:, None, :]
-        of_rest = (gram[:, rest, rest] - self.to_rest @ gram[:, o, rest]) / white
+        of_rest = (gram[:, rest, rest] - gram[:, rest, o] @ self.k @ gram[:, o, rest]) / white
         # shared effects, vendor by vendor
         total = np.empty((len(own), size, size))
         total[:, o] = self.by_vendor(self.a)
@@ -152,11 +153,6 @@ class Covariance:
         e = np.eye(shared.shape[1]) + q[:, :, None] * self.total * q[:, None, :]
         self.kq = q[:, :, None] * np.linalg.inv(e) * q[:, None, :]  # covariance of the pattern, given the residuals
         self.log_e = np.linalg.slogdet(e)[1]
-
-    @cached_property
-    def k(self) -> NDArray[np.float64]:
-        """``(white D**-1 + G)**-1`` of each detector: the covariance of its own effects is ``white`` times that."""
-        return self.root[:, :, None] * self.inverse * self.root[:, None, :]
 
     @property
     def n_good(self) -> int:
@@ -194,7 +190,7 @@ class Covariance:
         t = t[:, o]
         if c is not None:
             t = t - np.einsum("dij,dj->di", self.effects.gram[:, o, s], c[self.effects.vendor])
-        return self.root * np.einsum("dij,dj->di", self.inverse, self.root * t)
+        return np.einsum("dij,dj->di", self.k, t)
 
     def all_effects(self, own: NDArray, c: NDArray) -> NDArray[np.float64]:
         """Own and shared effects together: shape (n_detectors, size)."""
@@ -246,11 +242,11 @@ class Covariance:
         h = t - np.einsum("dij,dj->di", effects.gram[:, :, o], self.own_effects(t))
         means = np.einsum("vij,vj->vi", self.kq, self.by_vendor(h[:, s]) / white)
         shared = np.stack([rng.multivariate_normal(m, c, method="eigh") for m, c in zip(means, self.kq, strict=True)])
-        # the own effects' covariance is white root M'M root: a draw is white**0.5 root M' times normal numbers
+        # the own effects' covariance is white k: a draw is white**0.5 times the root of k times normal numbers
         own = self.own_effects(t, shared)
         normal = np.einsum("dji,dj->di", self.roots, rng.normal(size=own.shape))
         log_likelihood = self.log_likelihood_given(r, shared, t)
-        return Conditional(own + np.sqrt(white) * self.root * normal, shared, log_likelihood)
+        return Conditional(own + np.sqrt(white) * normal, shared, log_likelihood)
 
     def log_likelihood_given(self, r: NDArray, shared: NDArray, t: NDArray | None = None) -> NDArray[np.float64]:
         """Log-likelihood of each detector's residuals given the shared effects, its own ones integrated out.
