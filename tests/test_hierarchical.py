@@ -122,6 +122,21 @@ def test_pymcs_density_equals_the_dense_one(case, rng):
     assert np.ptp(offsets) < 1e-6  # they differ by a constant
 
 
+def test_evaluations_do_not_copy_the_noise_model(case, rng, monkeypatch):
+    """Numba unpickles at each call what Python code it calls has taken along: that must not be the bins."""
+    copied = []
+    monkeypatch.setattr(
+        HierarchicalNoise, "__setstate__", lambda self, state: copied.append(self.__dict__.update(state)), raising=False
+    )
+    model = build_model(*case)
+    with model:
+        density = model.logp_dlogp_function(ravel_inputs=True)
+    density.set_extra_values({})
+    values = [density(rng.normal(0, 0.1, sum(np.size(v) for v in model.initial_point().values())))[0] for _ in range(3)]
+    assert np.all(np.isfinite(values))
+    assert not copied
+
+
 def test_gradient_agrees_with_finite_differences(case, rng):
     objective = objective_of(*case)
     z = rng.normal(0, 0.2, objective.size)
