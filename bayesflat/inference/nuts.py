@@ -88,10 +88,7 @@ def run_nuts(
     began = time.perf_counter()
     with threadpool_limits(1, "blas"), model, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The number of samples is too small")
-        step = pm.NUTS(
-            scaling=approximation.covariance, is_cov=True, target_accept=TARGET_ACCEPT, max_treedepth=DEPTH,
-            early_max_treedepth=DEPTH, step_scale=STEP * len(found.value) ** 0.25,
-        )  # fmt: skip
+        step = pm.NUTS(scaling=approximation.covariance, is_cov=True, max_treedepth=DEPTH, early_max_treedepth=DEPTH)
         step.step_adapt = _AtMost(STEP, TARGET_ACCEPT, gamma=0.05, k=0.75, t0=10)  # PyMC's own, but for the bound
         log.info("compiled in %.1f s", time.perf_counter() - began)
         began = time.perf_counter()
