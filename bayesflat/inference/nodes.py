@@ -25,11 +25,9 @@ log = logging.getLogger(__name__)
 
 _NUMBERS = (5, 8, 12, 18, 26, 36, 50)  # of nodes that are tried, without the last
 # what a node must gain in chi-squared: what is left of it biases the radial function by up to the root of it, in
-# standard deviations; and where Akima's weights turn over within the noise, so that the posterior has a kink there,
-# which an optimiser may stop at and a sampler is held up by
+# standard deviations; and where Akima's weights turn over within the noise, so that the posterior has a kink there
 _GAIN = 2.0
-_TURN, _GAIN_AT_KINK = 4.0, 6.0
-_APART = 1.4  # intervals of the profile between two nodes, at least: between its points it says nothing
+_TURN, _GAIN_AT_KINK = 4.0, 3.0
 # more nodes are tried until chi-squared per point of the profile is 1; so few that it is far off are not moved
 _NEAR, _FAR = 1.0, 100.0
 _SMOOTH, _EVEN = 0.01, 0.06  # of the density of nodes: how far it is smoothed (part of the range), and its least
@@ -163,25 +161,22 @@ def _spread(found: Rough) -> Callable[[int], list[float]]:
     bend = gaussian_filter1d(bend, 400 * _SMOOTH, mode="nearest")
     density = np.sqrt(bend / bend.max()) + _EVEN
     share = cumulative_trapezoid(density, at, initial=0.0)
+    gap = _gap(found)
     start = 0.0 if first < 0.05 * end else float(np.floor(first))
 
     def nodes(number: int) -> list[float]:
-        inner = _to_index(found, np.interp(np.linspace(0, share[-1], number), share, at))
-        steps = _APART * np.arange(number)
-        inner = np.minimum(np.maximum.accumulate(inner - steps), _to_index(found, end) - steps[-1]) + steps
-        return [start, *map(float, _from_index(found, inner[1:]))]
+        inner = np.interp(np.linspace(0, share[-1], number), share, at)
+        # no nearer to each other than the points of the profile, between which it says nothing
+        apart = inner - gap * np.arange(number)
+        inner = np.minimum(np.maximum.accumulate(apart), end - gap * (number - 1)) + gap * np.arange(number)
+        return [start, *map(float, inner[1:])]
 
     return nodes
 
 
-def _to_index(found: Rough, radius: NDArray | float) -> NDArray[np.float64]:
-    """Where radii (mm) lie among the points of the profile, which are counted from 0."""
-    return np.interp(radius, found.radius, np.arange(len(found.radius)))
-
-
-def _from_index(found: Rough, index: NDArray | float) -> NDArray[np.float64]:
-    """The radii (mm) again."""
-    return np.interp(index, np.arange(len(found.radius)), found.radius)
+def _gap(found: Rough) -> float:
+    """Distance of the points of the profile."""
+    return 1.001 * float(np.median(np.diff(found.radius)))
 
 
 class _Fit:
@@ -264,11 +259,12 @@ def _pruned(fit: _Fit) -> _Fit:
 
 def _moved(fit: _Fit) -> _Fit:
     """Move nodes one by one, by ever smaller steps, while that helps."""
+    gap = _gap(fit.found)
     for part in (0.4, 0.2, 0.1, 0.05):
         for _ in range(3):
             before = fit.chi_squared
             for k in range(1, len(fit.nodes)):
-                for place in _places(fit, k, part):
+                for place in _places(fit, k, part, gap):
                     moved = fit.with_nodes([*fit.nodes[:k], place, *fit.nodes[k + 1 :]])
                     if moved.chi_squared < fit.chi_squared - 1.0:
                         fit = moved
@@ -278,14 +274,12 @@ def _moved(fit: _Fit) -> _Fit:
     return fit
 
 
-def _places(fit: _Fit, k: int, part: float) -> list[float]:
+def _places(fit: _Fit, k: int, part: float, gap: float) -> list[float]:
     """Where node k could go: part of the way to its neighbours."""
-    found, (left, here) = fit.found, fit.nodes[k - 1 : k + 1]
+    left, here = fit.nodes[k - 1 : k + 1]
     if k + 1 < len(fit.nodes):
         right = fit.nodes[k + 1]
-        least, most = _from_index(found, _to_index(found, left) + _APART), found.outer
-        if k + 2 < len(fit.nodes):  # the last one lies beyond the profile
-            most = min(most, _from_index(found, _to_index(found, right) - _APART))
+        least, most = left + gap, min(right - gap, fit.found.outer)
         wanted = here + part * (right - here), here - part * (here - left)
     else:
         # where a function ends that falls to 0 sets its slope at the rim
