@@ -77,12 +77,12 @@ def test_gradient_is_bounded_in_whitened_length_and_the_density_is_not(rng):
         asked.append(point.copy())
         return -0.5 * point @ point, -point
 
-    alike = Stretched(slice(2, 3), *np.array([[0.0], [1.0], [0.0], [1.0], [0.0], [1.0]]))
+    alike = Stretched(slice(1, 2), *np.array([[0.0], [1.0], [0.0], [1.0], [0.0], [1.0]]))
     density = nuts._Density(function, alike, root)
     near, far = rng.normal(size=3) * 0.1, np.array([0.0, 0.0, 1e6])
     assert density(near, None)[1] == pytest.approx(-near, rel=1e-15)
     value, gradient = density(far, None)
-    assert value == pytest.approx(-0.5e12, rel=1e-12)
+    assert value == -0.5e12
     assert np.linalg.norm(root.T @ gradient) == pytest.approx(40 + np.sqrt(3), rel=1e-12)
     assert gradient / np.linalg.norm(gradient) == pytest.approx([0, 0, -1], abs=1e-12)
     density(near, None)

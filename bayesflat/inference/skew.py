@@ -53,16 +53,20 @@ class Stretched:
     def to_model(self, points: NDArray) -> NDArray[np.float64]:
         """The model's coordinates of points of shape (..., n)."""
         z = np.array(points, dtype=float)
-        angle = (np.arcsinh((z[..., self.here] - self.centre) / self.sd) + self.skew) / self.tail
+        _, angle = self._angle(points)
         z[..., self.here] = self.centre + self.sd * (self.location + self.width * np.sinh(angle))
         return z
 
     def slopes(self, points: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Derivatives of the scales' z by the points, and of their logs once more: both of shape (..., n_scales)."""
-        u = (points[..., self.here] - self.centre) / self.sd
+        u, angle = self._angle(points)
         stretch = 1 / (self.tail * np.sqrt(1 + u * u))  # of the angle
-        angle = (np.arcsinh(u) + self.skew) / self.tail
         return self.width * np.cosh(angle) * stretch, (np.tanh(angle) * stretch - u / (1 + u * u)) / self.sd
+
+    def _angle(self, points: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """``u``, and what S takes the hyperbolic sine of."""
+        u = (points[..., self.here] - self.centre) / self.sd
+        return u, (np.arcsinh(u) + self.skew) / self.tail
 
 
 def stretched(objective: Objective, found: MapResult, approximation: Laplace) -> Stretched:
@@ -72,11 +76,13 @@ def stretched(objective: Objective, found: MapResult, approximation: Laplace) ->
     """
     here = objective.slices[objective.parameters[-1].name]
     sd = np.sqrt(np.diag(approximation.covariance))
+    lowest = objective(found.value)  # all lines pass there
     shapes = []
     for i in range(here.start, here.stop):
         direction = approximation.covariance[:, i] / sd[i]
         with np.errstate(all="ignore"):
-            shapes.append(_shape(-np.array([objective(found.value + step * direction) for step in _STEPS])))
+            costs = [objective(found.value + step * direction) if step else lowest for step in _STEPS]
+        shapes.append(_shape(-np.array(costs)))
     return Stretched(here, found.value[here], sd[here], *np.transpose(shapes))
 
 

@@ -75,12 +75,13 @@ class Effects:
 
     def expand(self, x: NDArray) -> NDArray[np.float64]:
         """``U x`` at the bins, of coefficients of shape (n_detectors, size)."""
-        out = np.empty(len(self.detector))
-        _expand(self.detector, self.column, self.row, self.x, self.y, self.terms, x, out)
-        return out
+        n = len(self.detector)
+        out = np.empty(n)
+        _rest(*self._runs, self._along_x, self.y, self.terms, np.ones(n), np.zeros(n), x, out)
+        return -out
 
     def weighted_rest(self, r: NDArray, x: NDArray) -> tuple[NDArray[np.float64], float]:
-        """``W (r - U x)`` at the bins, and ``(r - U x)'W(r - U x)``: as `expand`, in one pass."""
+        """``W (r - U x)`` at the bins, and ``(r - U x)'W(r - U x)``: in one pass."""
         out = np.empty(len(self.detector))
         square = _rest(*self._runs, self._along_x, self.y, self.terms, self.weight, r, x, out)
         return out, square
@@ -167,20 +168,6 @@ def _project_columns(detector, column, row, x, y, terms, weight, jacobian, out):
                 for j in range(n):
                     out[detector[i], k, j] += sums[terms[k, 0], j] * y[row[i], terms[k, 1]]
             sums[:] = 0.0
-
-
-@njit(cache=True)
-def _expand(detector, column, row, x, y, terms, coefficients, out):
-    along = np.zeros(x.shape[1])
-    for i in range(len(detector)):
-        if i == 0 or row[i] != row[i - 1] or detector[i] != detector[i - 1]:
-            along[:] = 0.0
-            for k in range(len(terms)):
-                along[terms[k, 0]] += coefficients[detector[i], k] * y[row[i], terms[k, 1]]
-        total = 0.0
-        for k in range(len(along)):
-            total += along[k] * x[column[i], k]
-        out[i] = total
 
 
 @njit(cache=True, fastmath={"reassoc", "contract"})
