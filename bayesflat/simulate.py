@@ -121,7 +121,10 @@ class Detectors:
         return self.response_at(key, *_pixel_axes(self.camera[key], coarse), size=coarse)
 
     def throughput(self, key: int | str) -> float:
-        """Mean response over the whole area of the detector (relative; dead columns not counted)."""
+        """Mean response over the whole area of the detector (relative).
+
+        Dead columns and dust do not count: they spoil bins, which say nothing of the detector.
+        """
         detector = self.camera[key]
         axes, sizes = [], []
         for pixels, amplifiers in ((detector.nx, detector.amp_nx), (detector.ny, detector.amp_ny)):
@@ -129,7 +132,8 @@ class Detectors:
             n = amplifiers * max(1, round(length / amplifiers / CELL))  # cells within amplifiers
             axes.append((np.arange(n) + 0.5) * length / n)
             sizes.append(length / n)
-        return float(_cell_means(self._draw(detector), detector, *axes, *sizes).mean())
+        clean = self._draw(detector)._replace(spots=np.zeros((4, 0)))
+        return float(_cell_means(clean, detector, *axes, *sizes).mean())
 
     def defects(self, key: int | str, coarse: int = 1) -> NDArray[np.int64]:
         """Dead columns as boxes ``x0, y0, width, height`` in coarsened pixels: shape (n, 4).

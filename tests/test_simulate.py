@@ -118,6 +118,15 @@ def test_response_is_the_same_for_any_subset_and_order(science):
     assert np.abs(other.response(keys[0], 64) - whole.response(keys[0], 64)).max() > 1e-3
 
 
+def test_dust_is_no_part_of_the_throughput(few):
+    """It dims the pixels under it, which a fit leaves out, as it does dead columns."""
+    clean, dusty = (Detectors(few, replace(FULL, dust=dust), 4) for dust in (0.0, 0.05))
+    assert dusty.throughput("R22_S11") == clean.throughput("R22_S11")
+    pixels = [d.response("R22_S11", 32).mean() for d in (clean, dusty)]
+    assert 2e-4 < 1 - pixels[1] / pixels[0] < 3e-3  # 5% of the area's bins, by 2.75% in the middle of a spot
+    assert clean.throughput("R22_S11") == pytest.approx(pixels[0], rel=1e-4)
+
+
 def test_no_noise_means_a_response_of_one(few):
     assert np.all(Detectors(few, Noise.none(), 0).response("R01_S00", 8) == 1.0)
 
@@ -284,7 +293,7 @@ def test_noise_of_a_band_adds_up_to_the_table():
 
 def test_true_parameters_hold_the_detectors_that_were_drawn(few):
     light = Light(radial=(NODES, VALUES), itl_ratio=0.95, gradient=(3e-5, -2e-5), centroid_delta=(0.8, -0.5))
-    detectors = Detectors(few, replace(FULL, detector_scatter=(0.05, 0.03)), 4)
+    detectors = Detectors(few, replace(FULL, detector_scatter=(0.05, 0.03), dust=0.0), 4)
     truth = true_parameters(light, detectors)
     area = {d.id: detectors.response(d.id, 4).mean() for d in few}  # the mean response, from the pixels
     itl = np.mean([area[d.id] for d in few if d.is_itl])
