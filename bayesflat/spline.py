@@ -58,9 +58,9 @@ def akima_basis(nodes: NDArray, values: NDArray, radius: NDArray) -> NDArray[np.
     _, jacobian = akima_with_jacobian(nodes, values)
     inside = np.clip(radius, nodes[0], nodes[-1])
     k = np.clip(np.searchsorted(nodes, inside, side="right") - 1, 0, len(nodes) - 2)
-    powers = np.vander(inside - nodes[k], 4, increasing=True)
-    basis = np.empty((len(k), len(nodes)))
-    for interval in np.unique(k):  # a product of matrices for each: the bins' Jacobians would fill the memory
-        here = k == interval
-        basis[here] = powers[here] @ jacobian[interval]
+    t = (inside - nodes[k])[:, None]
+    basis = jacobian[k, 3]
+    for power in (2, 1, 0):
+        basis *= t
+        basis += jacobian[k, power]
     return basis

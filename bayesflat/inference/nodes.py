@@ -13,25 +13,24 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy.integrate import cumulative_trapezoid
-from scipy.interpolate import Akima1DInterpolator, CubicSpline
+from scipy.interpolate import CubicSpline
 from scipy.ndimage import gaussian_filter1d
 
 from bayesflat.config import FitConfig
+from bayesflat.inference.profile import smoothed
 from bayesflat.inference.rough import Rough, rough_fit
+from bayesflat.inference.spline_fit import SplineFit
 from bayesflat.prepare import FitData
-from bayesflat.spline import akima_basis
 
 log = logging.getLogger(__name__)
 
-_NUMBERS = (5, 8, 12, 18, 26, 36, 50)  # of nodes that are tried, without the last
-# what a node must gain in chi-squared: what is left of it biases the radial function by up to the root of it, in
-# standard deviations; and where Akima's weights turn over within the noise, so that the posterior has a kink there
-_GAIN = 2.0
-_TURN, _GAIN_AT_KINK = 4.0, 3.0
-# more nodes are tried until chi-squared per point of the profile is 1; so few that it is far off are not moved
-_NEAR, _FAR = 1.0, 100.0
+_NUMBERS = (5, 8, 12, 18, 26, 36, 50, 60)  # of nodes that are tried, without the last
+# the cost of nodes, in chi-squared: of one, whose variance it adds; and of each unit by which draws of the normal
+# approximation miss the spline, where Akima's weights are noise.  A node moves where that gains more than _MOVE
+_NODE, _BENT, _MOVE, _ROUND = 1.0, 40.0, 0.3, 2.0
+_TURN = 4.0  # standard deviations: a spline that turns less may have a kink within the noise
+_FAR = 20.0  # nodes so few that chi-squared per point of the profile is beyond are not moved
 _SMOOTH, _EVEN = 0.01, 0.06  # of the density of nodes: how far it is smoothed (part of the range), and its least
-_STEPS = 6
 # Akima's weights have kinks, and chi-squared lesser minima between them: given nodes are fitted from several starts
 _STARTS, _MOVED, _SEED = 30, 0.02, 0
 # structure is well above the noise this many standard deviations of chi-squared beyond its mean
@@ -90,7 +89,7 @@ def without_a_node(
         return None
     nodes = np.delete(data.nodes, k + 1)
     log.info("no maximum was found: trying without the spline node at %.2f mm", data.nodes[k + 1])
-    fit = _Fit(found, nodes.tolist(), config.do_constrain_zero)
+    fit = SplineFit(found, nodes.tolist(), config.do_constrain_zero)
     found = replace(found, parameters=found.parameters | {"radial_spline_values": fit.values})
     return replace(data, nodes=nodes), config.model_copy(update={"radial_spline_nodes": nodes.tolist()}), found
 
@@ -106,8 +105,9 @@ def _turns(nodes: NDArray, values: NDArray, covariance: NDArray) -> NDArray[np.f
 def place_nodes(found: Rough, least: float, constrained: bool) -> tuple[NDArray, NDArray]:
     """Nodes whose Akima spline follows a profile as well as the data can tell.
 
-    They begin spread by the root of the second derivative, to which the error of a spline of slopes goes, and are moved
-    one by one while that helps.  Their number grows until more nodes gain no more than they cost.
+    They are placed by the profile without its noise.  They begin spread by the root of the second derivative, to which
+    the error of a spline of slopes goes, and are moved one by one, and left out, while that helps.  Several numbers are
+    tried.
 
     Parameters
     ----------
@@ -122,26 +122,25 @@ def place_nodes(found: Rough, least: float, constrained: bool) -> tuple[NDArray,
     nodes, values : numpy.ndarray, shape (n_nodes,)
         The nodes (mm), and the radial function at them.
     """
-    spread = _spread(found)
-    last = _dark(found, least) if constrained else least
-    best, best_score = None, np.inf
+    smooth = replace(found, log_radial=smoothed(found.radius, found.log_radial, found.information))
+    spread = _spread(smooth)
+    last = _dark(smooth, least) if constrained else least
     numbers = [number for number in _NUMBERS if number <= max(_NUMBERS[0], len(found.radius) // 2)]
+    best, best_cost = None, np.inf
     for number in numbers:
-        fit = _Fit(found, [*spread(number), last], constrained, least=least)
-        if best is None and fit.chi_squared > _FAR * len(found.radius) and number < numbers[-1]:
+        fit = SplineFit(smooth, [*spread(number), last], constrained, least=least)
+        if fit.chi_squared > _FAR * len(found.radius) and number < numbers[-1]:
             continue
-        fit = _moved(_pruned(_moved(fit)))
-        score = fit.chi_squared + _GAIN * len(fit.nodes)
-        log.debug("%d of %d nodes: chi-squared %.0f", len(fit.nodes), number, fit.chi_squared)
-        if score < best_score:
-            best, best_score = fit, score
-        if best_score < _NEAR * len(found.radius):
-            break
+        fit = _pruned(_moved(_pruned(_moved(fit))))
+        placed = SplineFit(found, [round(node, 2) for node in fit.nodes], constrained, start=fit.values)
+        cost = _without_bend(fit) + _BENT * placed.bent  # which is that of the fit to come
+        log.debug("%d of %d nodes: chi-squared %.0f, cost %.0f", len(fit.nodes), number, fit.chi_squared, cost)
+        if cost < best_cost:
+            best, best_cost = placed, cost
     log.info(
         "%d spline nodes placed, chi-squared %.0f of %d points of the profile",
         len(best.nodes), best.chi_squared, len(found.radius),
     )  # fmt: skip
-    best = best.with_nodes([round(node, 2) for node in best.nodes])
     return np.array(best.nodes), best.values
 
 
@@ -179,102 +178,49 @@ def _gap(found: Rough) -> float:
     return 1.001 * float(np.median(np.diff(found.radius)))
 
 
-class _Fit:
-    """The best Akima spline through nodes: steps of Gauss and Newton, from interpolation or from another fit."""
-
-    def __init__(
-        self,
-        found: Rough,
-        nodes: list[float],
-        constrained: bool,
-        near: _Fit | None = None,
-        least: float = 0.0,
-        start: NDArray | None = None,
-    ) -> None:
-        self.found, self.nodes, self.constrained, self.least = found, nodes, constrained, least
-        places = np.asarray(nodes)
-        if start is not None:
-            values = start
-        elif near is None:
-            values = np.exp(np.interp(places, found.radius, found.log_radial))
-            slope = (values[-2] - values[-3]) / (places[-2] - places[-3])
-            values[-1] = 0.0 if constrained else max(values[-2] + slope * (places[-1] - places[-2]), 0.0)
-        else:
-            values = Akima1DInterpolator(near.nodes, near.values)(places)
-            values[-1] = near.values[-1]
-        self.free = free = slice(None, -1) if constrained else slice(None)
-        self.chi_squared, self.values, self.log_radial = np.inf, values, np.zeros_like(found.radius)
-        steps = _STEPS if near is None else 1
-        for step in range(steps + 1):
-            radial = Akima1DInterpolator(places, values)(found.radius)
-            if not np.all(radial > 0):
-                break
-            off = np.log(radial) - found.log_radial
-            weighed = found.information @ off
-            if off @ weighed < self.chi_squared:
-                self.chi_squared, self.values, self.log_radial = float(off @ weighed), values, np.log(radial)
-            if step == steps:
-                break
-            jacobian, curvature = self._curvature(values, radial)
-            values = values.copy()
-            values[free] -= np.linalg.solve(curvature, jacobian.T @ weighed)
-
-    def _curvature(self, values: NDArray, radial: NDArray) -> tuple[NDArray, NDArray]:
-        """Derivatives of the log of the spline by the free values, and the curvature of half of chi-squared."""
-        jacobian = akima_basis(np.asarray(self.nodes), values, self.found.radius)[:, self.free] / radial[:, None]
-        curvature = jacobian.T @ self.found.information @ jacobian
-        curvature[np.diag_indices_from(curvature)] *= 1 + 1e-6
-        curvature[np.diag_indices_from(curvature)] += np.max(np.abs(values)) ** -2.0  # a node that no point feels
-        return jacobian, curvature
-
-    def turns(self) -> NDArray[np.float64]:
-        """By how many standard deviations the slope changes at each inner node."""
-        covariance = np.linalg.inv(self._curvature(self.values, np.exp(self.log_radial))[1])
-        return _turns(np.asarray(self.nodes), self.values, covariance)
-
-    def with_nodes(self, nodes: list[float]) -> _Fit:
-        """The fit with somewhat other nodes."""
-        return _Fit(self.found, nodes, self.constrained, self, self.least)
+def _cost(fit: SplineFit) -> float:
+    """What nodes are judged by: misfit, number, and how far Akima's weights bend the posterior."""
+    return _without_bend(fit) + _BENT * fit.bent
 
 
-def _pruned(fit: _Fit) -> _Fit:
-    """Without the nodes that gain too little.
+def _without_bend(fit: SplineFit) -> float:
+    return fit.chi_squared + _NODE * len(fit.nodes)
 
-    Where the slope hardly changes at a node, Akima's weights turn over within its uncertainty, and the posterior has a
-    kink there: such a node must gain more.
-    """
+
+def _pruned(fit: SplineFit) -> SplineFit:
+    """Without the nodes that gain too little."""
     while len(fit.nodes) > _NUMBERS[0]:
-        turns = fit.turns()
-        costs = []
-        for k in range(1, len(fit.nodes) - 1):
-            without = fit.with_nodes(fit.nodes[:k] + fit.nodes[k + 1 :])
-            least = _GAIN if turns[k - 1] > _TURN else _GAIN_AT_KINK
-            costs.append((without.chi_squared - fit.chi_squared - least, k, without))
-        cost, _, without = min(costs, key=lambda c: c[:2])
-        if cost > 0:
+        without = [fit.with_nodes(fit.nodes[:k] + fit.nodes[k + 1 :]) for k in range(1, len(fit.nodes) - 1)]
+        best = fit
+        for other in sorted(without, key=_without_bend):  # whose bend is looked at where it may matter
+            if _without_bend(other) >= _cost(best):
+                break
+            best = min(best, other, key=_cost)
+        if best is fit:
             break
-        fit = without
+        fit = best
     return fit
 
 
-def _moved(fit: _Fit) -> _Fit:
+def _moved(fit: SplineFit) -> SplineFit:
     """Move nodes one by one, by ever smaller steps, while that helps."""
     gap = _gap(fit.found)
     for part in (0.4, 0.2, 0.1, 0.05):
         for _ in range(3):
-            before = fit.chi_squared
+            before = _cost(fit)
             for k in range(1, len(fit.nodes)):
                 for place in _places(fit, k, part, gap):
                     moved = fit.with_nodes([*fit.nodes[:k], place, *fit.nodes[k + 1 :]])
-                    if moved.chi_squared < fit.chi_squared - 1.0:
+                    wanted = _cost(fit) - _MOVE
+                    if _without_bend(moved) < wanted and _cost(moved) < wanted:
                         fit = moved
                         break
-            if fit.chi_squared > before - _GAIN:
+            if _cost(fit) > before - _ROUND:
                 break
     return fit
 
 
-def _places(fit: _Fit, k: int, part: float, gap: float) -> list[float]:
+def _places(fit: SplineFit, k: int, part: float, gap: float) -> list[float]:
     """Where node k could go: part of the way to its neighbours."""
     left, here = fit.nodes[k - 1 : k + 1]
     if k + 1 < len(fit.nodes):
@@ -299,11 +245,11 @@ def on_nodes(found: Rough, nodes: NDArray, constrained: bool) -> Rough:
     constrained : bool
         Whether the function is 0 at the last one.
     """
-    fits = [_Fit(found, list(nodes), constrained)]
+    fits = [SplineFit(found, list(nodes), constrained)]
     rng = np.random.default_rng(_SEED)
     for _ in range(_STARTS):
         start = fits[0].values * (1 + _MOVED * rng.standard_normal(len(nodes)))
-        fits.append(_Fit(found, list(nodes), constrained, start=start))
+        fits.append(SplineFit(found, list(nodes), constrained, start=start))
     fit = min(fits, key=lambda fit: fit.chi_squared)
     if np.isfinite(fit.chi_squared):
         found = replace(found, parameters=found.parameters | {"radial_spline_values": fit.values})
@@ -311,7 +257,7 @@ def on_nodes(found: Rough, nodes: NDArray, constrained: bool) -> Rough:
     return found
 
 
-def _warn_of_misfit(found: Rough, nodes: NDArray, fit: _Fit) -> None:
+def _warn_of_misfit(found: Rough, nodes: NDArray, fit: SplineFit) -> None:
     chi, log_radial = fit.chi_squared, fit.log_radial
     n = len(found.radius)
     seen = found.radius <= nodes[-1]

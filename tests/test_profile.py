@@ -1,0 +1,115 @@
+"""The smoothed profile and the splines fitted to it, by which nodes are placed."""
+
+import numpy as np
+import pytest
+from scipy.interpolate import Akima1DInterpolator
+
+from bayesflat.inference.nodes import place_nodes
+from bayesflat.inference.profile import smoothed
+from bayesflat.inference.rough import Rough
+from bayesflat.inference.spline_fit import SplineFit
+
+N, SD = 80, 1e-3
+RADIUS = np.linspace(0.5, 60.0, N)
+# neighbours that are anticorrelated, as values of a fine spline are
+COVARIANCE = SD**2 * (np.eye(N) - 0.4 * (np.eye(N, k=1) + np.eye(N, k=-1)))
+INFORMATION = np.linalg.inv(COVARIANCE)
+STRAIGHT = -0.001 * RADIUS
+BENT = np.log(1.0 - 0.05 * (RADIUS / 60) ** 2 - 0.3 / (1 + np.exp(-(RADIUS - 48) / 1.5)))
+
+
+def noisy(truth, rng):
+    return truth + np.linalg.cholesky(COVARIANCE) @ rng.standard_normal(N)
+
+
+def chi_squared(off):
+    return off @ INFORMATION @ off
+
+
+def profile(log_radial):
+    return Rough(
+        radius=RADIUS, log_radial=log_radial, information=INFORMATION, knots=RADIUS, outer=RADIUS[-1], parameters={},
+        inside=np.ones(0, bool), spoilt=np.zeros(0, bool), smooth=0.3,
+    )  # fmt: skip
+
+
+def test_smoothing_a_straight_line_leaves_a_straight_line(rng):
+    """What is left of 80 points' noise is that of the line's two numbers, and a little where chance has a bend."""
+    left = [chi_squared(smoothed(RADIUS, noisy(STRAIGHT, rng), INFORMATION) - STRAIGHT) for _ in range(40)]
+    assert 1.0 < np.mean(left) < 0.15 * N
+
+
+def test_smoothing_follows_a_fall_and_is_smooth_elsewhere(rng):
+    """Less of the noise is left than in the profile, within the fall and out of it, and no bias that can be told."""
+    off = np.array([smoothed(RADIUS, noisy(BENT, rng), INFORMATION) - BENT for _ in range(40)])
+    assert np.mean([chi_squared(o) for o in off]) < 0.45 * N
+    calm = RADIUS < 38
+    noise = np.sqrt(np.mean(np.linalg.cholesky(COVARIANCE)[calm] ** 2 @ np.ones(N)))
+    assert np.sqrt(np.mean(off[:, calm] ** 2)) < 0.5 * noise
+    assert np.all(np.abs(off.mean(axis=0)) < SD)
+
+
+def test_smoothing_leaves_what_has_no_noise():
+    np.testing.assert_allclose(smoothed(RADIUS, BENT, INFORMATION * 1e8), BENT, atol=1e-6)
+
+
+@pytest.mark.parametrize(("constrained", "last"), [(False, 64.0), (True, 150.0)])
+def test_spline_fit_is_the_least_squares_one(rng, constrained, last):
+    """Chi-squared by hand, and its slope by finite differences."""
+    nodes = [0.0, 20.0, 35.0, 43.0, 47.0, 50.0, 53.0, 57.0, last]
+    fit = SplineFit(profile(noisy(BENT, rng)), nodes, constrained)
+    assert (fit.values[-1] == 0) == constrained
+
+    def cost(values):
+        return chi_squared(np.log(Akima1DInterpolator(nodes, values)(RADIUS)) - fit.found.log_radial)
+
+    np.testing.assert_allclose(cost(fit.values), fit.chi_squared, rtol=1e-10)
+    free = len(nodes) - constrained
+    for k in range(free):
+        step = np.eye(len(nodes))[k] * 1e-5
+        slope = (cost(fit.values + step) - cost(fit.values - step)) / 2e-5
+        bend = (cost(fit.values + step) + cost(fit.values - step) - 2 * cost(fit.values)) / 1e-10
+        assert abs(slope) < 0.05 * np.sqrt(2 * bend)  # the minimum is at most a twentieth of an error away
+
+
+def test_bend_is_that_of_draws(rng):
+    """Drawn anew: how far splines of values from the normal approximation are from the linear one."""
+    nodes = [0.0, 20.0, 35.0, 43.0, 47.0, 50.0, 53.0, 57.0, 64.0]
+    fit = SplineFit(profile(BENT), nodes, constrained=False)
+    jacobian = np.empty((N, len(nodes)))
+    for k in range(len(nodes)):
+        step = np.eye(len(nodes))[k] * 1e-7
+        up, down = (np.log(Akima1DInterpolator(nodes, fit.values + s)(RADIUS)) for s in (step, -step))
+        jacobian[:, k] = (up - down) / 2e-7
+    moves = rng.multivariate_normal(np.zeros(len(nodes)), np.linalg.inv(jacobian.T @ INFORMATION @ jacobian), 4000)
+    off = [np.log(Akima1DInterpolator(nodes, fit.values + m)(RADIUS)) - fit.log_radial - jacobian @ m for m in moves]
+    each = np.array([chi_squared(o) for o in off])
+    # 64 draws against 4000
+    assert abs(fit.bent - each.mean()) < 4 * each.std() / 8
+
+
+def test_a_spline_that_hardly_turns_is_bent_and_one_that_turns_is_not():
+    """On a straight line all of Akima's weights are noise; on a parabola with turns of many errors none is."""
+    nodes = [0.0, 12.0, 24.0, 36.0, 48.0, 60.0, 72.0]
+    straight = SplineFit(profile(STRAIGHT), nodes, constrained=False)
+    turning = SplineFit(profile(np.log1p(-0.3 * (RADIUS / 60) ** 2)), nodes, constrained=False)
+    assert straight.bent > 1.0
+    assert turning.bent < 0.05 * straight.bent
+
+
+def test_nodes_do_not_follow_the_noise(rng):
+    """Their fit is as near to the truth as its number of nodes says, not nodes that chance has placed.
+
+    Chi-squared of the truth has then the number of nodes as its mean, and somewhat more for what the spline misses.
+    """
+    left, numbers, bends = [], [], []
+    for _ in range(6):
+        found = profile(noisy(BENT, rng))
+        nodes, values = place_nodes(found, 66.0, constrained=False)
+        fit = SplineFit(found, nodes.tolist(), constrained=False, start=values)
+        left.append(chi_squared(fit.log_radial - BENT))
+        numbers.append(len(nodes))
+        bends.append(fit.bent)
+    assert np.mean(left) < 1.5 * np.mean(numbers) + 4
+    assert np.mean(numbers) < 16
+    assert np.max(bends) < 0.5
