@@ -1,7 +1,7 @@
 """The dome's gradient tied to the sky's: the sky's product times what the ratio of the flats says.
 
-Two fits of their own differ by what each makes of the detectors at its own radii, a few tenths of a millimagnitude.
-The ratio is known ten times better.  A dome corrected by this gradient therefore has the sky's shape as well as the
+Two fits of their own differ by what each makes of the detectors at its own radii.  The ratio of the flats, in which
+detectors cancel, is known much better.  A dome corrected by this gradient therefore has the sky's shape as well as the
 bins can tell.
 """
 

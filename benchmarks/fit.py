@@ -1,15 +1,18 @@
 """Time a fit of all of LSSTCam from the command line, and hold its least absolute deviation against SciPy's.
 
     python benchmarks/fit.py
-    python benchmarks/fit.py --sample     # NUTS alone: hierarchical noise, automatic nodes
+    python benchmarks/fit.py --sample         # NUTS alone: hierarchical noise, automatic nodes
+    python benchmarks/fit.py --sample 2 3     # on focal planes of calibration.py, by their seeds
 
 The command runs twice in new processes: the first fills the compilation caches, the second is what counts.
 """
 
 from __future__ import annotations
 
+import argparse
 import logging
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -17,6 +20,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import calibration
 import numpy as np
 from scipy.interpolate import Akima1DInterpolator
 from scipy.optimize import minimize
@@ -83,11 +87,8 @@ def compare_costs(binned) -> bool:
     return cost(p) <= theirs.fun
 
 
-def time_sampling(binned) -> None:
+def time_sampling(binned) -> bool:
     """NUTS from a fit with automatic nodes, and what its diagnostics say."""
-    logging.getLogger("bayesflat").setLevel(logging.INFO)
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("pytensor").setLevel(logging.ERROR)
     result = fit(binned, FitConfig(**TERMS, radial_spline_nodes="auto"))
     began = time.perf_counter()
     result = sample(result)
@@ -95,14 +96,27 @@ def time_sampling(binned) -> None:
     print(f"{len(result.data)} bins, {len(result.gradient.radial_spline_nodes)} nodes: {seconds:.0f} s in all")
     print(f"R-hat {found.r_hat:.4f}, ESS bulk {found.ess_bulk:.0f}, tail {found.ess_tail:.0f}, "
           f"{found.divergences} divergences, E-BFMI {found.bfmi:.2f}")  # fmt: skip
+    who = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
+    own, worker = (resource.getrusage(process).ru_maxrss / 2**20 for process in who)
+    print(f"peak memory: {own:.1f} GiB, and {worker:.1f} GiB in the largest of the workers")
+    return found.passed
 
 
 def main() -> int:
-    light = replace(default_light("dome", "i_39"), centroid_delta=(0.8, -0.5))
-    binned = simulate_binned(lsstcam(), light, Noise.for_band("i"), 1, kind="dome", physical_filter="i_39")
-    if "--sample" in sys.argv[1:]:
-        time_sampling(binned)
-        return 0
+    options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    options.add_argument("--sample", nargs="*", type=int, metavar="SEED", help="NUTS alone")
+    options.add_argument("--filter", default="i_39", help="of the flat (default %(default)s)")
+    options = options.parse_args()
+    light = replace(default_light("dome", options.filter), centroid_delta=(0.8, -0.5))
+    noise = Noise.for_band(options.filter)
+    binned = simulate_binned(lsstcam(), light, noise, 1, kind="dome", physical_filter=options.filter)
+    if options.sample is not None:
+        logging.getLogger("bayesflat").setLevel(logging.INFO)
+        logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+        logging.getLogger("pytensor").setLevel(logging.ERROR)
+        planes = [calibration.simulate_plane(seed)[0] for seed in options.sample] or [binned]
+        failed = sum(not time_sampling(plane) for plane in planes)
+        return 1 if failed else 0
     with tempfile.TemporaryDirectory() as folder:
         time_command(binned, Path(folder), "noise=independent")
         time_command(binned, Path(folder), "radial_spline_nodes=auto")

@@ -28,7 +28,8 @@ _NUMBERS = (5, 8, 12, 18, 26, 36, 50, 60)  # of nodes that are tried, without th
 # the cost of nodes, in chi-squared: of one, whose variance it adds; and of each unit by which draws of the normal
 # approximation miss the spline, where Akima's weights are noise.  A node moves where that gains more than _MOVE
 _NODE, _BENT, _MOVE, _ROUND = 1.0, 40.0, 0.3, 2.0
-_TURN = 4.0  # standard deviations: a spline that turns less may have a kink within the noise
+_TURN = 4.0  # standard deviations: where a spline turns less, an optimiser may meet a kink within the noise
+_PATIENCE = 2  # numbers in a row that are no better, before no more are tried
 _FAR = 20.0  # nodes so few that chi-squared per point of the profile is beyond are not moved
 _SMOOTH, _EVEN = 0.01, 0.06  # of the density of nodes: how far it is smoothed (part of the range), and its least
 # Akima's weights have kinks, and chi-squared lesser minima between them: given nodes are fitted from several starts
@@ -126,7 +127,7 @@ def place_nodes(found: Rough, least: float, constrained: bool) -> tuple[NDArray,
     spread = _spread(smooth)
     last = _dark(smooth, least) if constrained else least
     numbers = [number for number in _NUMBERS if number <= max(_NUMBERS[0], len(found.radius) // 2)]
-    best, best_cost = None, np.inf
+    best, best_cost, worse = None, np.inf, 0
     for number in numbers:
         fit = SplineFit(smooth, [*spread(number), last], constrained, least=least)
         if fit.chi_squared > _FAR * len(found.radius) and number < numbers[-1]:
@@ -135,8 +136,12 @@ def place_nodes(found: Rough, least: float, constrained: bool) -> tuple[NDArray,
         placed = SplineFit(found, [round(node, 2) for node in fit.nodes], constrained, start=fit.values)
         cost = _without_bend(fit) + _BENT * placed.bent  # which is that of the fit to come
         log.debug("%d of %d nodes: chi-squared %.0f, cost %.0f", len(fit.nodes), number, fit.chi_squared, cost)
-        if cost < best_cost:
-            best, best_cost = placed, cost
+        if best is None or cost < best_cost:
+            best, best_cost, worse = placed, cost, 0
+            continue
+        worse += 1
+        if worse == _PATIENCE:
+            break
     log.info(
         "%d spline nodes placed, chi-squared %.0f of %d points of the profile",
         len(best.nodes), best.chi_squared, len(found.radius),
