@@ -35,6 +35,12 @@ from bayesflat.truth import Noise, default_light
 TERMS = {"do_fit_centroid": True, "do_fit_gradient": True}
 
 
+def dome(physical_filter: str):
+    light = replace(default_light("dome", physical_filter), centroid_delta=(0.8, -0.5))
+    noise = Noise.for_band(physical_filter)
+    return simulate_binned(lsstcam(), light, noise, 1, kind="dome", physical_filter=physical_filter)
+
+
 def time_command(binned, folder: Path, *options: str) -> None:
     binned.write(folder / "binned.fits")
     command = [sys.executable, "-m", "bayesflat", "fit", str(folder / "binned.fits"), "-q", "--overwrite"]
@@ -98,25 +104,23 @@ def time_sampling(binned) -> bool:
           f"{found.divergences} divergences, E-BFMI {found.bfmi:.2f}")  # fmt: skip
     who = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
     own, worker = (resource.getrusage(process).ru_maxrss / 2**20 for process in who)
-    print(f"peak memory: {own:.1f} GiB, and {worker:.1f} GiB in the largest of the workers")
+    print(f"peak memory so far: {own:.1f} GiB, and {worker:.1f} GiB in the largest of the workers")
     return found.passed
 
 
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     options.add_argument("--sample", nargs="*", type=int, metavar="SEED", help="NUTS alone")
-    options.add_argument("--filter", default="i_39", help="of the flat (default %(default)s)")
+    options.add_argument("--filter", default="i_39", help="of the flat, where no seeds are given (default %(default)s)")
     options = options.parse_args()
-    light = replace(default_light("dome", options.filter), centroid_delta=(0.8, -0.5))
-    noise = Noise.for_band(options.filter)
-    binned = simulate_binned(lsstcam(), light, noise, 1, kind="dome", physical_filter=options.filter)
     if options.sample is not None:
         logging.getLogger("bayesflat").setLevel(logging.INFO)
         logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
         logging.getLogger("pytensor").setLevel(logging.ERROR)
-        planes = [calibration.simulate_plane(seed)[0] for seed in options.sample] or [binned]
-        failed = sum(not time_sampling(plane) for plane in planes)
+        planes = (calibration.simulate_plane(seed)[0] for seed in options.sample)
+        failed = sum(not time_sampling(plane) for plane in (planes if options.sample else [dome(options.filter)]))
         return 1 if failed else 0
+    binned = dome(options.filter)
     with tempfile.TemporaryDirectory() as folder:
         time_command(binned, Path(folder), "noise=independent")
         time_command(binned, Path(folder), "radial_spline_nodes=auto")

@@ -9,8 +9,9 @@ from scipy.interpolate import Akima1DInterpolator
 from bayesflat.errors import InputError
 from bayesflat.fitting import fit
 from bayesflat.inference.map import find_map
-from bayesflat.inference.nodes import on_nodes, with_nodes, without_a_node
+from bayesflat.inference.nodes import on_nodes, place_nodes, with_nodes, without_a_node
 from bayesflat.inference.rough import Rough, rough_fit
+from bayesflat.inference.spline_fit import SplineFit
 from bayesflat.model.build import build_model
 from bayesflat.prepare import prepare
 from bayesflat.simulate import simulate_binned
@@ -79,6 +80,19 @@ def test_nodes_follow_the_light(rough):
     # and again the same
     again = with_nodes(data.select(found.inside), config(), found)[1]
     assert again.radial_spline_nodes == resolved.radial_spline_nodes
+
+
+def test_nodes_where_a_bin_lies_on_the_pivot(small_camera):
+    """The profile begins at a radius of 0, give or take rounding, as the nodes do."""
+    settings = config().model_copy(update={"do_fit_centroid": False})
+    binned = flat(small_camera, (RADIUS, FALL), bin_factor=40, centroid_delta=(0.0, 0.0))
+    data = prepare(binned, settings)
+    assert data.radius.min() < 1e-9
+    found = rough_fit(data, settings)
+    nodes, values = place_nodes(found, float(data.nodes[-1]), constrained=False)
+    fit = SplineFit(found, nodes.tolist(), constrained=False, start=values)
+    assert np.isfinite(fit.bent)
+    assert fit.chi_squared < 2 * len(found.radius)
 
 
 def test_fit_with_placed_nodes_gives_the_truth_within_its_error(small_camera, caplog):

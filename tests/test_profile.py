@@ -33,20 +33,26 @@ def profile(log_radial):
     )  # fmt: skip
 
 
-def test_smoothing_a_straight_line_leaves_a_straight_line(rng):
-    """What is left of 80 points' noise is that of the line's two numbers, and a little where chance has a bend."""
+def test_smoothing_a_straight_line_leaves_little_noise(rng):
+    """The line's two numbers, and some six more of the least bending that is allowed for, of the noise of 80 points."""
     left = [chi_squared(smoothed(RADIUS, noisy(STRAIGHT, rng), INFORMATION) - STRAIGHT) for _ in range(40)]
     assert 1.0 < np.mean(left) < 0.15 * N
 
 
 def test_smoothing_follows_a_fall_and_is_smooth_elsewhere(rng):
-    """Less of the noise is left than in the profile, within the fall and out of it, and no bias that can be told."""
+    """Less of the noise is left than in the profile, within the fall and out of it, and no bias but a small one."""
     off = np.array([smoothed(RADIUS, noisy(BENT, rng), INFORMATION) - BENT for _ in range(40)])
     assert np.mean([chi_squared(o) for o in off]) < 0.45 * N
-    calm = RADIUS < 38
-    noise = np.sqrt(np.mean(np.linalg.cholesky(COVARIANCE)[calm] ** 2 @ np.ones(N)))
-    assert np.sqrt(np.mean(off[:, calm] ** 2)) < 0.5 * noise
-    assert np.all(np.abs(off.mean(axis=0)) < SD)
+    assert np.sqrt(np.mean(off[:, RADIUS < 38] ** 2)) < 0.5 * SD
+    assert np.all(np.abs(off.mean(axis=0)) < 0.6 * SD)  # of which chance has 0.16 at most
+
+
+def test_smoothing_leaves_a_bend_no_larger_than_the_noise(rng):
+    """A wave as high as one point's noise: smoothed away, it would leave a chi-squared of a hundred and more."""
+    wave = SD * np.sin(RADIUS / 2)
+    assert chi_squared(wave) > 100
+    left = [chi_squared(smoothed(RADIUS, noisy(wave, rng), INFORMATION) - wave) for _ in range(20)]
+    assert np.mean(left) < 0.45 * N
 
 
 def test_smoothing_leaves_what_has_no_noise():
@@ -72,20 +78,23 @@ def test_spline_fit_is_the_least_squares_one(rng, constrained, last):
         assert abs(slope) < 0.05 * np.sqrt(2 * bend)  # the minimum is at most a twentieth of an error away
 
 
-def test_bend_is_that_of_draws(rng):
+@pytest.mark.parametrize(("constrained", "last", "fall"), [(False, 72.0, 0.06), (True, 700.0, 0.01)])
+def test_bend_is_that_of_draws(rng, constrained, last, fall):
     """Drawn anew: how far splines of values from the normal approximation are from the linear one."""
-    nodes = [0.0, 20.0, 35.0, 43.0, 47.0, 50.0, 53.0, 57.0, 64.0]
-    fit = SplineFit(profile(BENT), nodes, constrained=False)
-    jacobian = np.empty((N, len(nodes)))
-    for k in range(len(nodes)):
-        step = np.eye(len(nodes))[k] * 1e-7
+    nodes = [0.0, 12.0, 24.0, 36.0, 48.0, 60.0, last]
+    fit = SplineFit(profile(np.log1p(-fall * (RADIUS / 60) ** 2)), nodes, constrained)
+    free = len(nodes) - constrained
+    to_values, jacobian = np.eye(len(nodes))[:, :free], np.empty((N, free))
+    for k in range(free):
+        step = to_values[:, k] * 1e-7
         up, down = (np.log(Akima1DInterpolator(nodes, fit.values + s)(RADIUS)) for s in (step, -step))
         jacobian[:, k] = (up - down) / 2e-7
-    moves = rng.multivariate_normal(np.zeros(len(nodes)), np.linalg.inv(jacobian.T @ INFORMATION @ jacobian), 4000)
-    off = [np.log(Akima1DInterpolator(nodes, fit.values + m)(RADIUS)) - fit.log_radial - jacobian @ m for m in moves]
+    moves = rng.multivariate_normal(np.zeros(free), np.linalg.inv(jacobian.T @ INFORMATION @ jacobian), 4000)
+    splines = (Akima1DInterpolator(nodes, fit.values + to_values @ m)(RADIUS) for m in moves)
+    off = [np.log(spline) - fit.log_radial - jacobian @ m for spline, m in zip(splines, moves, strict=True)]
     each = np.array([chi_squared(o) for o in off])
-    # 64 draws against 4000
-    assert abs(fit.bent - each.mean()) < 4 * each.std() / 8
+    assert abs(fit.bent - each.mean()) < 3 * each.std() / 8  # 64 draws against 4000
+    assert 3 * each.std() / 8 < 0.8 * each.mean()
 
 
 def test_a_spline_that_hardly_turns_is_bent_and_one_that_turns_is_not():
@@ -100,7 +109,8 @@ def test_a_spline_that_hardly_turns_is_bent_and_one_that_turns_is_not():
 def test_nodes_do_not_follow_the_noise(rng):
     """Their fit is as near to the truth as its number of nodes says, not nodes that chance has placed.
 
-    Chi-squared of the truth has then the number of nodes as its mean, and somewhat more for what the spline misses.
+    Chi-squared of the truth has then the number of nodes as its mean, and somewhat more for what the spline misses;
+    nodes placed by the profile itself leave 40.
     """
     left, numbers, bends = [], [], []
     for _ in range(6):
@@ -110,6 +120,6 @@ def test_nodes_do_not_follow_the_noise(rng):
         left.append(chi_squared(fit.log_radial - BENT))
         numbers.append(len(nodes))
         bends.append(fit.bent)
-    assert np.mean(left) < 1.5 * np.mean(numbers) + 4
+    assert np.mean(left) < 25
     assert np.mean(numbers) < 16
     assert np.max(bends) < 0.5

@@ -17,6 +17,7 @@ from scipy.interpolate import CubicSpline
 from scipy.ndimage import gaussian_filter1d
 
 from bayesflat.config import FitConfig
+from bayesflat.errors import InputError
 from bayesflat.inference.profile import smoothed
 from bayesflat.inference.rough import Rough, rough_fit
 from bayesflat.inference.spline_fit import SplineFit
@@ -26,14 +27,15 @@ log = logging.getLogger(__name__)
 
 _NUMBERS = (5, 8, 12, 18, 26, 36, 50, 60)  # of nodes that are tried, without the last
 # the cost of nodes, in chi-squared: of one, whose variance it adds; and of each unit by which draws of the normal
-# approximation miss the spline, where Akima's weights are noise.  A node moves where that gains more than _MOVE
-_NODE, _BENT, _MOVE, _ROUND = 1.0, 40.0, 0.3, 2.0
+# approximation miss the spline, where Akima's weights are noise
+_NODE, _BENT = 1.0, 40.0
+_GAIN, _GAIN_OF_ALL = 0.3, 2.0  # for which a node is moved, and for which all are tried once more
 _TURN = 4.0  # standard deviations: where a spline turns less, an optimiser may meet a kink within the noise
 _PATIENCE = 2  # numbers in a row that are no better, before no more are tried
 _FAR = 20.0  # nodes so few that chi-squared per point of the profile is beyond are not moved
 _SMOOTH, _EVEN = 0.01, 0.06  # of the density of nodes: how far it is smoothed (part of the range), and its least
 # Akima's weights have kinks, and chi-squared lesser minima between them: given nodes are fitted from several starts
-_STARTS, _MOVED, _SEED = 30, 0.02, 0
+_STARTS, _ASIDE, _SEED = 30, 0.02, 0
 # structure is well above the noise this many standard deviations of chi-squared beyond its mean
 _CLEAR = 10.0
 
@@ -122,6 +124,11 @@ def place_nodes(found: Rough, least: float, constrained: bool) -> tuple[NDArray,
     -------
     nodes, values : numpy.ndarray, shape (n_nodes,)
         The nodes (mm), and the radial function at them.
+
+    Raises
+    ------
+    InputError
+        No spline is positive wherever there are bins.
     """
     smooth = replace(found, log_radial=smoothed(found.radius, found.log_radial, found.information))
     spread = _spread(smooth)
@@ -142,6 +149,8 @@ def place_nodes(found: Rough, least: float, constrained: bool) -> tuple[NDArray,
         worse += 1
         if worse == _PATIENCE:
             break
+    if not np.isfinite(best_cost):
+        raise InputError('radial_spline_nodes = "auto": no spline that is positive follows the bins; give the nodes')
     log.info(
         "%d spline nodes placed, chi-squared %.0f of %d points of the profile",
         len(best.nodes), best.chi_squared, len(found.radius),
@@ -152,7 +161,7 @@ def place_nodes(found: Rough, least: float, constrained: bool) -> tuple[NDArray,
 def _dark(found: Rough, least: float) -> float:
     """Where the light would end, falling on as it does at the rim (mm)."""
     end, value = found.radius[-1], np.exp(found.log_radial)
-    inner = np.searchsorted(found.radius, 0.98 * end)
+    inner = min(np.searchsorted(found.radius, 0.98 * end), len(value) - 2)
     slope = (value[inner] - value[-1]) / (end - found.radius[inner])
     return float(np.clip(end + value[-1] / slope if slope > 0 else np.inf, least, 1.5 * least))
 
@@ -216,11 +225,11 @@ def _moved(fit: SplineFit) -> SplineFit:
             for k in range(1, len(fit.nodes)):
                 for place in _places(fit, k, part, gap):
                     moved = fit.with_nodes([*fit.nodes[:k], place, *fit.nodes[k + 1 :]])
-                    wanted = _cost(fit) - _MOVE
+                    wanted = _cost(fit) - _GAIN
                     if _without_bend(moved) < wanted and _cost(moved) < wanted:
                         fit = moved
                         break
-            if _cost(fit) > before - _ROUND:
+            if _cost(fit) > before - _GAIN_OF_ALL:
                 break
     return fit
 
@@ -253,7 +262,7 @@ def on_nodes(found: Rough, nodes: NDArray, constrained: bool) -> Rough:
     fits = [SplineFit(found, list(nodes), constrained)]
     rng = np.random.default_rng(_SEED)
     for _ in range(_STARTS):
-        start = fits[0].values * (1 + _MOVED * rng.standard_normal(len(nodes)))
+        start = fits[0].values * (1 + _ASIDE * rng.standard_normal(len(nodes)))
         fits.append(SplineFit(found, list(nodes), constrained, start=start))
     fit = min(fits, key=lambda fit: fit.chi_squared)
     if np.isfinite(fit.chi_squared):

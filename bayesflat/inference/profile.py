@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter1d
 _WIDTH = 3.0  # points of the profile over which the bending is taken as alike
 _STEPS, _SETTLED = 100, 0.01
 _TINY = 1e-9
-_LEAST = 1e-4  # of the variance that noise alone gives: less bending than that is none
+_LEAST = 1e-4  # of the variance that noise alone gives: among some hundred points, less bending can't be told
 
 
 def smoothed(radius: NDArray, value: NDArray, information: NDArray) -> NDArray[np.float64]:
@@ -35,8 +35,8 @@ def smoothed(radius: NDArray, value: NDArray, information: NDArray) -> NDArray[n
     -----
     A smoothing spline is the posterior mean under such a prior of one variance (Wahba 1978, J. R. Stat. Soc. B 40,
     364).  Here every point has a variance of its own, the mean of its neighbours' squared second derivatives over the
-    mean part of them that the profile determines: MacKay's fixed point (1992, Neural Comput. 4, 415) for each
-    neighbourhood, which is that of EM but reached in fewer steps.
+    mean part of them that the profile determines.  With one neighbourhood, this is MacKay's fixed point (1992, Neural
+    Comput. 4, 415), which maximises the marginal likelihood.
     """
     second = _second_derivative(radius)
     noise = np.einsum("ij,ji->i", second, np.linalg.solve(information, second.T))

@@ -18,6 +18,8 @@ _DRAWS, _SEED = 64, 0
 class SplineFit:
     """The best Akima spline through nodes: steps of Gauss and Newton, from interpolation or from another fit.
 
+    As in the model, the spline goes on beyond the first and the last node with their values.
+
     Parameters
     ----------
     found : Rough
@@ -38,7 +40,7 @@ class SplineFit:
     values : numpy.ndarray, shape (n_nodes,)
         The function at the nodes.
     log_radial : numpy.ndarray
-        Its log at the profile's radii.
+        Its log at the profile's radii; 0 where the spline is not positive.
     jacobian : numpy.ndarray, shape (n, n_free)
         Its derivatives by the free values.
     chi_squared : float
@@ -104,12 +106,12 @@ class SplineFit:
         moved = np.linalg.solve(np.linalg.cholesky(curvature).T, normal)
         values = np.repeat(self.values[:, None], _DRAWS, axis=1)
         values[self.free] += moved
-        radial = Akima1DInterpolator(self.nodes, values)(self.found.radius)
-        positive = np.all(radial > 0, axis=0)
-        if not positive.any():
+        inside = np.clip(self.found.radius, self.nodes[0], self.nodes[-1])
+        radial = Akima1DInterpolator(self.nodes, values)(inside)
+        if not np.all(radial > 0):
             return np.inf
-        off = np.log(radial[:, positive]) - self.log_radial[:, None] - self.jacobian @ moved[:, positive]
-        return float(np.sum(off * (self.found.information @ off)) / positive.sum())
+        off = np.log(radial) - self.log_radial[:, None] - self.jacobian @ moved
+        return float(np.sum(off * (self.found.information @ off)) / _DRAWS)
 
     def with_nodes(self, nodes: list[float]) -> SplineFit:
         """The fit with somewhat other nodes."""
