@@ -110,7 +110,7 @@ def test_nodes_do_not_follow_the_noise(rng):
     """Their fit is as near to the truth as its number of nodes says, not nodes that chance has placed.
 
     Chi-squared of the truth has then the number of nodes as its mean, and somewhat more for what the spline misses;
-    nodes placed by the profile itself leave 40.
+    nodes placed by the profile itself, 27 of them, leave 40.
     """
     left, numbers, bends = [], [], []
     for _ in range(6):
@@ -121,5 +121,5 @@ def test_nodes_do_not_follow_the_noise(rng):
         numbers.append(len(nodes))
         bends.append(fit.bent)
     assert np.mean(left) < 25
-    assert np.mean(numbers) < 16
+    assert np.mean(numbers) < 20
     assert np.max(bends) < 0.5
