@@ -26,9 +26,9 @@ from bayesflat.prepare import FitData
 log = logging.getLogger(__name__)
 
 _NUMBERS = (5, 8, 12, 18, 26, 36, 50, 60)  # of nodes that are tried, without the last
-# in units of the chi-squared that nodes miss: what a node must follow of it at least, for it makes the fit slower; and
-# what it costs where draws of the normal approximation miss the spline by one, because Akima's weights are noise
-_NODE, _BENT = 0.2, 40.0
+# the cost of nodes, in chi-squared: of one, whose variance it adds; and of each unit by which draws of the normal
+# approximation miss the spline, where Akima's weights are noise
+_NODE, _BENT = 1.0, 40.0
 _GAIN, _GAIN_OF_ALL = 0.3, 2.0  # for which a node is moved, and for which all are tried once more
 _TURN = 4.0  # standard deviations: where a spline turns less, an optimiser may meet a kink within the noise
 _PATIENCE = 2  # numbers in a row that are no better, before no more are tried
@@ -131,15 +131,13 @@ def place_nodes(found: Rough, least: float, constrained: bool) -> tuple[NDArray,
     InputError
         No spline is positive wherever there are bins.
     """
-    curve, covariance = smoothed(found.radius, found.log_radial, found.information)
-    smooth = replace(found, log_radial=curve)
-    unsure = found.information @ covariance @ found.information
+    smooth = replace(found, log_radial=smoothed(found.radius, found.log_radial, found.information))
     spread = _spread(smooth)
     last = _dark(smooth, least) if constrained else least
     numbers = [number for number in _NUMBERS if number <= max(_NUMBERS[0], len(found.radius) // 2)]
     best, best_cost, worse = None, np.inf, 0
     for number in numbers:
-        fit = SplineFit(smooth, [*spread(number), last], constrained, least=least, unsure=unsure)
+        fit = SplineFit(smooth, [*spread(number), last], constrained, least=least)
         if fit.chi_squared > _FAR * len(found.radius) and number < numbers[-1]:
             continue
         fit = _pruned(_moved(_pruned(_moved(fit))))
@@ -196,12 +194,12 @@ def _gap(found: Rough) -> float:
 
 
 def _cost(fit: SplineFit) -> float:
-    """What nodes are judged by: what they miss, and how far Akima's weights bend the posterior."""
+    """What nodes are judged by: misfit, number, and how far Akima's weights bend the posterior."""
     return _without_bend(fit) + _BENT * fit.bent
 
 
 def _without_bend(fit: SplineFit) -> float:
-    return fit.chi_squared - fit.followed + _NODE * len(fit.nodes)
+    return fit.chi_squared + _NODE * len(fit.nodes)
 
 
 def _pruned(fit: SplineFit) -> SplineFit:

@@ -34,8 +34,6 @@ class SplineFit:
         Least radius of the last node (mm), where nodes may move.
     start : numpy.ndarray, shape (n_nodes,), optional
         Values to begin with.
-    unsure : numpy.ndarray, shape (n, n), optional
-        Covariance of the curve that the profile is taken for, between two of the profile's information matrices.
 
     Attributes
     ----------
@@ -57,10 +55,8 @@ class SplineFit:
         near: SplineFit | None = None,
         least: float = 0.0,
         start: NDArray | None = None,
-        unsure: NDArray | None = None,
     ) -> None:
         self.found, self.nodes, self.constrained, self.least = found, nodes, constrained, least
-        self.unsure = unsure
         places = np.asarray(nodes)
         if start is not None:
             values = start
@@ -97,14 +93,6 @@ class SplineFit:
         return curvature
 
     @cached_property
-    def followed(self) -> float:
-        """Chi-squared of the curve's uncertainty that the spline can follow; less of it is missed with more nodes."""
-        if self.unsure is None or not np.isfinite(self.chi_squared):
-            return 0.0
-        curvature = self._curvature(self.jacobian)
-        return float(np.trace(np.linalg.solve(curvature, self.jacobian.T @ self.unsure @ self.jacobian)))
-
-    @cached_property
     def bent(self) -> float:
         """Mean chi-squared between splines drawn from the normal approximation and what is linear in their values.
 
@@ -127,4 +115,4 @@ class SplineFit:
 
     def with_nodes(self, nodes: list[float]) -> SplineFit:
         """The fit with somewhat other nodes."""
-        return SplineFit(self.found, nodes, self.constrained, self, self.least, unsure=self.unsure)
+        return SplineFit(self.found, nodes, self.constrained, self, self.least)
