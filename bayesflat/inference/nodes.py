@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.integrate import cumulative_trapezoid
 from scipy.interpolate import CubicSpline
 from scipy.ndimage import gaussian_filter1d
+from threadpoolctl import threadpool_limits
 
 from bayesflat.config import FitConfig
 from bayesflat.errors import InputError
@@ -62,7 +63,8 @@ def with_nodes(data: FitData, config: FitConfig, found: Rough | None = None) -> 
     if found is None:
         found = rough_fit(data, config)
         data = data.select(found.inside)
-    nodes, values = place_nodes(found, float(data.nodes[-1]), config.do_constrain_zero)  # provisional, but for the last
+    with threadpool_limits(1, "blas"):  # many small matrices, over which threads would only wait for each other
+        nodes, values = place_nodes(found, float(data.nodes[-1]), config.do_constrain_zero)  # provisional but the last
     found = replace(found, parameters=found.parameters | {"radial_spline_values": values})
     return replace(data, nodes=nodes), config.model_copy(update={"radial_spline_nodes": nodes.tolist()}), found
 
