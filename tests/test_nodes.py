@@ -147,6 +147,19 @@ def test_the_node_at_which_the_spline_turns_least_is_left_out(rough):
     assert without_a_node(data, config(nodes.tolist()), found, values, 1e-8 * np.eye(8)) is None
 
 
+def test_a_node_with_a_negative_variance_is_left_out(rough):
+    """As where a fit ended on a kink, whose curvature is no covariance's inverse: that node, not none."""
+    data, found = rough
+    nodes = np.array([0.0, 15.0, 30.0, 38.0, 43.0, 47.0, 52.0, 80.0])
+    values = np.array([1.0, 0.98, 0.9, 0.8, 0.82, 0.6, 0.55, 0.3])
+    data = replace(data.select(found.inside), nodes=nodes)
+    covariance = 1e-8 * np.eye(8)
+    covariance[4, 4] = -1e-6
+    covariance[3, 3] = covariance[5, 5] = 1e-6  # whose own turns are then uncertain, but clear
+    fewer, _, _ = without_a_node(data, config(nodes.tolist()), found, values, covariance)
+    np.testing.assert_array_equal(fewer.nodes, np.delete(nodes, 4))
+
+
 def test_a_fit_without_a_maximum_is_tried_with_a_node_less(small_camera, monkeypatch, caplog):
     """Only with automatic nodes: given ones are the user's."""
     numbers = []
