@@ -152,7 +152,7 @@ def place_nodes(found: Rough, least: float, constrained: bool) -> tuple[NDArray,
         worse += 1
         if worse == _PATIENCE:
             break
-    if not np.isfinite(best_cost):
+    if not np.isfinite(best.chi_squared):
         raise InputError('radial_spline_nodes = "auto": no spline that is positive follows the bins; give the nodes')
     log.info(
         "%d spline nodes placed, chi-squared %.0f of %d points of the profile",

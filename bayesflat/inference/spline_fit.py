@@ -97,7 +97,8 @@ class SplineFit:
         """Mean chi-squared between splines drawn from the normal approximation and what is linear in their values.
 
         0 where Akima's weights hardly vary within the noise.  Where a slope is the mean of two that differ, with
-        weights that are noise, the posterior is bent and has kinks, which hold up an optimiser and a sampler.
+        weights that are noise, the posterior is bent and has kinks, which hold up an optimiser and a sampler.  Infinite
+        where a draw is not positive.
         """
         if not np.isfinite(self.chi_squared):
             return np.inf
