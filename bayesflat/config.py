@@ -103,6 +103,9 @@ class FitConfig(_Strict):
     radial_spline_nodes: list[Number] | Literal["auto"] = Field(
         NODES, description='radii of the spline nodes, ascending (mm), or "auto": placed where the data need them'
     )
+    radial_spline_nodes_placed: bool = Field(
+        False, description="the nodes were placed by these bins (auto says so): errors count that"
+    )
     radial_spline_nodes_initial: list[Number] | None = Field(
         None, description="nodes for the starting values only (mm); unset: the nodes themselves"
     )

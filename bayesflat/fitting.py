@@ -125,7 +125,8 @@ def fit(binned: BinnedFlat, config: FitConfig | None = None, *, inputs: Sequence
         config.likelihood,
     )
     rough = None
-    if config.noise == "hierarchical" or config.radial_spline_nodes == "auto":
+    automatic = config.radial_spline_nodes == "auto"
+    if config.noise == "hierarchical" or automatic or config.radial_spline_nodes_placed:
         _check_bins_per_detector(data)
         rough = rough_fit(data, config)
         lopsided = int(np.sum(~rough.inside))
@@ -133,11 +134,10 @@ def fit(binned: BinnedFlat, config: FitConfig | None = None, *, inputs: Sequence
             log.info("%d of %d bins left out: beyond the full rings about the centroid", lopsided, len(data))
         data = data.select(rough.inside)
         data = replace(data, dropped=data.dropped | {"beyond the full rings about the centroid": lopsided})
-    automatic = config.radial_spline_nodes == "auto"
     if automatic:
         data, config, rough = with_nodes(data, config, rough)
     elif rough is not None:
-        rough = on_nodes(rough, data.nodes, config.do_constrain_zero)
+        rough = on_nodes(rough, data.nodes, config.do_constrain_zero, config.radial_spline_nodes_placed)
     _warn(data, config)
     if config.noise == "hierarchical":
         log.info("%d bins are spoilt by dust or defects and weigh nothing", rough.spoilt.sum())
@@ -202,7 +202,8 @@ def _finish(search: _Search, rough: Rough | None, inputs: Sequence[dict[str, Any
     objective, found = search.objective, search.found
     config = objective.config
     log.log(logging.INFO if found.converged else logging.WARNING, "%s", found.message)
-    approximation = None if config.likelihood == "laplace" else laplace(objective, found)
+    choice = None if rough is None else rough.choice
+    approximation = None if config.likelihood == "laplace" else laplace(objective, found, choice)
     gradient = make_gradient(objective, found, approximation, inputs)
     if "CORRMAX" in gradient.estimates.header:
         pairs = [f"{one} and {other} ({value:+.2f})" for one, other, value in strongest(gradient)]
@@ -261,7 +262,8 @@ def sample(
         result.model, result.objective, result.map, result.laplace, draws=config.draws, tune=config.tune,
         chains=config.chains, cores=cores or cores_here(), seed=config.seed, progress=progress,
     )  # fmt: skip
-    gradient, found = with_draws(result.gradient, result.objective, posterior, config.seed)
+    choice = None if result.rough is None else result.rough.choice
+    gradient, found = with_draws(result.gradient, result.objective, posterior, config.seed, choice)
     for text in found.failures:
         log.warning("%s", text)
     for text in _compared(result.gradient, gradient, posterior):
@@ -284,7 +286,7 @@ def _compared(before: FlatGradient, after: FlatGradient, posterior: xr.DataTree)
         np.append(best, basis @ before.radial_spline_values),
         np.append(sd0, before.compute_radial_sd(radius)),
         np.append(q50, np.median(radial)),
-        np.append(sd1, radial.std()),
+        np.append(sd1, after.compute_radial_sd(radius)),
     )
 
 

@@ -9,12 +9,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import norm
 
 from bayesflat.gradient import STATISTICS, Estimates, FlatGradient, Offsets
 from bayesflat.gradient_files import FIXED_METADATA
 from bayesflat.inference.diagnostics import Diagnostics, diagnose
-from bayesflat.inference.laplace import Laplace
+from bayesflat.inference.laplace import Laplace, covariance_root, scaled_choice
 from bayesflat.inference.map import MapResult
 from bayesflat.inference.objective import Objective
 from bayesflat.prepare import FitData
@@ -57,7 +58,7 @@ def make_gradient(
 
 
 def with_draws(
-    gradient: FlatGradient, objective: Objective, posterior: xr.DataTree, seed: int
+    gradient: FlatGradient, objective: Objective, posterior: xr.DataTree, seed: int, choice: NDArray | None = None
 ) -> tuple[FlatGradient, Diagnostics]:
     """The product with statistics from draws in place of Laplace's; the MAP stays.
 
@@ -70,6 +71,8 @@ def with_draws(
         As `bayesflat.inference.nuts.run_nuts` makes it.
     seed : int
         That the draws come from.
+    choice : numpy.ndarray, shape (n_nodes, n_nodes), optional
+        `Rough.choice`, which draws at given nodes know nothing of.
 
     Returns
     -------
@@ -89,6 +92,8 @@ def with_draws(
             draws[row] = fixed
     moving = columns["sd"] > 0
     flat = draws.reshape(len(draws), -1)
+    if choice is not None:
+        flat = flat + _of_choice(gradient, choice, flat.shape, seed)
     columns["mean"], columns["sd"] = flat.mean(1), np.where(moving, flat.std(1, ddof=1), 0.0)
     columns["q05"], columns["q50"], columns["q95"] = np.quantile(flat, (0.05, 0.5, 0.95), axis=1)
     sampled = az.from_dict({"posterior": {"row": np.moveaxis(draws[moving], 0, 2)}})["posterior"]["row"]
@@ -117,6 +122,15 @@ def with_draws(
         header=header,
     )  # fmt: skip
     return replace(gradient, estimates=estimates), found
+
+
+def _of_choice(gradient: FlatGradient, choice: NDArray, shape: tuple[int, int], seed: int) -> NDArray[np.float64]:
+    """What the choice of nodes adds to each draw: to the values at the nodes, which come first."""
+    values = gradient.radial_spline_values
+    out = np.zeros(shape)
+    normal = np.random.default_rng(seed).standard_normal((len(values), shape[1]))
+    out[: len(values)] = covariance_root(scaled_choice(choice, values)) @ (normal - normal.mean(axis=1, keepdims=True))
+    return out
 
 
 def _metadata(instrument: str, physical_filter: str) -> dict[str, Any]:

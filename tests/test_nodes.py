@@ -89,8 +89,7 @@ def test_nodes_where_a_bin_lies_on_the_pivot(small_camera):
     data = prepare(binned, settings)
     assert data.radius.min() < 1e-9
     found = rough_fit(data, settings)
-    nodes, values = place_nodes(found, float(data.nodes[-1]), constrained=False)
-    fit = SplineFit(found, nodes.tolist(), constrained=False, start=values)
+    fit = place_nodes(found, float(data.nodes[-1]), constrained=False)
     assert np.isfinite(fit.bent)
     assert fit.chi_squared < 2 * len(found.radius)
 

@@ -45,12 +45,19 @@ class Laplace:
     exact: bool
 
 
-def laplace(objective: Objective, found: MapResult) -> Laplace:
+def laplace(objective: Objective, found: MapResult, choice: NDArray | None = None) -> Laplace:
     """Curvature at the maximum, and what follows from it.
 
     The curvature is taken by central differences of the exact gradient along directions in which the posterior has
     unit width.  The same steps give the derivatives of the product.  With hierarchical noise the level and the ratio
     are those of the detectors that are there: what their throughputs scatter at given parameters is added.
+
+    Parameters
+    ----------
+    objective : Objective
+    found : MapResult
+    choice : numpy.ndarray, shape (n_nodes, n_nodes), optional
+        `Rough.choice`, which is added in product units.
     """
     with threadpool_limits(1, "blas"), np.errstate(all="ignore"):
         z, root = found.value, root_of(found.curvature)
@@ -74,6 +81,9 @@ def laplace(objective: Objective, found: MapResult) -> Laplace:
         names = [(name, k) for name, value in found.parameters.items() for k in range(np.size(value))]
         m = len(names)
         covariance = slopes[:m] @ inverse @ slopes[:m].T
+        if choice is not None:
+            rows = [i for i, (name, _) in enumerate(names) if name == "radial_spline_values"]
+            covariance[np.ix_(rows, rows)] += scaled_choice(choice, found.parameters["radial_spline_values"])
         throughput_sd = None
         if isinstance(objective, HierarchicalObjective):
             throughput = found.throughput
@@ -89,6 +99,11 @@ def laplace(objective: Objective, found: MapResult) -> Laplace:
             throughput_sd=throughput_sd,
             exact=exact,
         )
+
+
+def scaled_choice(choice: NDArray, values: NDArray) -> NDArray[np.float64]:
+    """What the choice of nodes adds to the covariance of the values there: of themselves, from that of their logs."""
+    return choice * np.outer(values, values)
 
 
 def covariance_root(covariance: NDArray) -> NDArray[np.float64]:

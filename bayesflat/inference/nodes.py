@@ -19,6 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from bayesflat.config import FitConfig
 from bayesflat.errors import InputError
+from bayesflat.inference.choice import choice_of_nodes
 from bayesflat.inference.profile import smoothed
 from bayesflat.inference.rough import Rough, rough_fit
 from bayesflat.inference.spline_fit import SplineFit
@@ -56,17 +57,24 @@ def with_nodes(data: FitData, config: FitConfig, found: Rough | None = None) -> 
     data : FitData
         With the nodes.
     config : FitConfig
-        With the nodes in place of ``auto``.
+        With the nodes in place of ``auto``, and marked as placed.
     found : Rough
-        With the values at the nodes.
+        With the values at the nodes, and what their choice adds to the errors.
     """
     if found is None:
         found = rough_fit(data, config)
         data = data.select(found.inside)
     with threadpool_limits(1, "blas"):  # many small matrices, over which threads would only wait for each other
-        nodes, values = place_nodes(found, float(data.nodes[-1]), config.do_constrain_zero)  # provisional but the last
-    found = replace(found, parameters=found.parameters | {"radial_spline_values": values})
-    return replace(data, nodes=nodes), config.model_copy(update={"radial_spline_nodes": nodes.tolist()}), found
+        fit = place_nodes(found, float(data.nodes[-1]), config.do_constrain_zero)  # provisional but the last
+        return _on(data, config, found, fit)
+
+
+def _on(data: FitData, config: FitConfig, found: Rough, fit: SplineFit) -> tuple[FitData, FitConfig, Rough]:
+    """All three with the nodes of a spline that was fitted to the profile."""
+    values, choice = fit.values, choice_of_nodes(fit)
+    found = replace(found, parameters=found.parameters | {"radial_spline_values": values}, choice=choice)
+    placed = {"radial_spline_nodes": list(fit.nodes), "radial_spline_nodes_placed": True}
+    return replace(data, nodes=np.array(fit.nodes)), config.model_copy(update=placed), found
 
 
 def without_a_node(
@@ -92,11 +100,8 @@ def without_a_node(
     k = int(np.argmin(turns))
     if not turns[k] < _TURN or len(data.nodes) <= _NUMBERS[0]:
         return None
-    nodes = np.delete(data.nodes, k + 1)
     log.info("no maximum was found: trying without the spline node at %.2f mm", data.nodes[k + 1])
-    fit = SplineFit(found, nodes.tolist(), config.do_constrain_zero)
-    found = replace(found, parameters=found.parameters | {"radial_spline_values": fit.values})
-    return replace(data, nodes=nodes), config.model_copy(update={"radial_spline_nodes": nodes.tolist()}), found
+    return _on(data, config, found, SplineFit(found, np.delete(data.nodes, k + 1).tolist(), config.do_constrain_zero))
 
 
 def _turns(nodes: NDArray, values: NDArray, covariance: NDArray) -> NDArray[np.float64]:
@@ -108,8 +113,8 @@ def _turns(nodes: NDArray, values: NDArray, covariance: NDArray) -> NDArray[np.f
     return np.abs(change @ values) / np.sqrt(np.where(variance > 0, variance, np.inf))
 
 
-def place_nodes(found: Rough, least: float, constrained: bool) -> tuple[NDArray, NDArray]:
-    """Nodes whose Akima spline follows a profile as well as the data can tell.
+def place_nodes(found: Rough, least: float, constrained: bool) -> SplineFit:
+    """Place nodes whose Akima spline follows a profile as well as the data can tell.
 
     They are placed by the profile without its noise.  They begin spread by the root of the second derivative, to which
     the error of a spline of slopes goes, and are moved one by one, and left out, while that helps.  Several numbers are
@@ -125,15 +130,15 @@ def place_nodes(found: Rough, least: float, constrained: bool) -> tuple[NDArray,
 
     Returns
     -------
-    nodes, values : numpy.ndarray, shape (n_nodes,)
-        The nodes (mm), and the radial function at them.
+    SplineFit
+        The nodes, to a hundredth of a mm, and the radial function at them.
 
     Raises
     ------
     InputError
         No spline is positive wherever there are bins.
     """
-    smooth = replace(found, log_radial=smoothed(found.radius, found.log_radial, found.information))
+    smooth = replace(found, log_radial=smoothed(found.radius, found.log_radial, found.information)[0])
     spread = _spread(smooth)
     last = _dark(smooth, least) if constrained else least
     numbers = [number for number in _NUMBERS if number <= max(_NUMBERS[0], len(found.radius) // 2)]
@@ -158,7 +163,7 @@ def place_nodes(found: Rough, least: float, constrained: bool) -> tuple[NDArray,
         "%d spline nodes placed, chi-squared %.0f of %d points of the profile",
         len(best.nodes), best.chi_squared, len(found.radius),
     )  # fmt: skip
-    return np.array(best.nodes), best.values
+    return best
 
 
 def _dark(found: Rough, least: float) -> float:
@@ -251,7 +256,7 @@ def _places(fit: SplineFit, k: int, part: float, gap: float) -> list[float]:
     return [place for place in wanted if least <= place <= most and place != here]
 
 
-def on_nodes(found: Rough, nodes: NDArray, constrained: bool) -> Rough:
+def on_nodes(found: Rough, nodes: NDArray, constrained: bool, placed: bool = False) -> Rough:
     """The rough fit with values at given nodes; warns, with figures, where their Akima spline cannot follow the bins.
 
     Parameters
@@ -261,6 +266,8 @@ def on_nodes(found: Rough, nodes: NDArray, constrained: bool) -> Rough:
         mm.
     constrained : bool
         Whether the function is 0 at the last one.
+    placed : bool
+        Whether these bins have placed them, which adds to the errors.
     """
     fits = [SplineFit(found, list(nodes), constrained)]
     rng = np.random.default_rng(_SEED)
@@ -270,6 +277,8 @@ def on_nodes(found: Rough, nodes: NDArray, constrained: bool) -> Rough:
     fit = min(fits, key=lambda fit: fit.chi_squared)
     if np.isfinite(fit.chi_squared):
         found = replace(found, parameters=found.parameters | {"radial_spline_values": fit.values})
+        if placed:
+            found = replace(found, choice=choice_of_nodes(fit))
     _warn_of_misfit(found, nodes, fit)
     return found
 

@@ -1,4 +1,4 @@
-"""What of a profile is not its noise: the smooth curve by which spline nodes are placed."""
+"""What of a profile is not its noise: the smooth curve by which spline nodes are placed, and how well it is known."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _TINY = 1e-9
 _LEAST = 1e-4  # of the variance that noise alone gives: among some hundred points, less bending can't be told
 
 
-def smoothed(radius: NDArray, value: NDArray, information: NDArray) -> NDArray[np.float64]:
-    """The posterior mean of a profile whose second derivative is normal, with a variance that varies slowly.
+def smoothed(radius: NDArray, value: NDArray, information: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The posterior of a profile whose second derivative is normal, with a variance that varies slowly.
 
     Nodes that follow the noisy profile itself follow its noise as well: they are placed where chance has put a bend,
     and the fit's errors, which take the nodes as given, know nothing of it.
@@ -29,7 +29,8 @@ def smoothed(radius: NDArray, value: NDArray, information: NDArray) -> NDArray[n
 
     Returns
     -------
-    numpy.ndarray, shape (n,)
+    mean : numpy.ndarray, shape (n,)
+    covariance : numpy.ndarray, shape (n, n)
 
     Notes
     -----
@@ -49,7 +50,7 @@ def smoothed(radius: NDArray, value: NDArray, information: NDArray) -> NDArray[n
         last, variance = variance, np.maximum(_averaged((second @ mean) ** 2) / determined, _LEAST * noise)
         if np.max(np.abs(np.log(variance / last))) < _SETTLED:
             break
-    return mean
+    return mean, np.linalg.inv(precision)
 
 
 def _averaged(square: NDArray) -> NDArray[np.float64]:
