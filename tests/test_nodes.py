@@ -1,17 +1,18 @@
 """Automatic nodes, the rough fit behind them, and the warning where given nodes fall short."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy.interpolate import Akima1DInterpolator
 
+from bayesflat.config import FitConfig
 from bayesflat.errors import InputError
 from bayesflat.fitting import fit
 from bayesflat.inference.map import find_map
 from bayesflat.inference.nodes import on_nodes, place_nodes, with_nodes, without_a_node
 from bayesflat.inference.rough import Rough, rough_fit
-from bayesflat.inference.spline_fit import SplineFit
 from bayesflat.model.build import build_model
 from bayesflat.prepare import prepare
 from bayesflat.simulate import simulate_binned
@@ -106,6 +107,29 @@ def test_fit_with_placed_nodes_gives_the_truth_within_its_error(small_camera, ca
     assert isinstance(result.config.radial_spline_nodes, list)
 
 
+def test_the_choice_of_nodes_is_in_the_product(small_camera):
+    """Beside a fit to which the same nodes are given; and the resolved config repeats it."""
+    binned = flat(small_camera, (RADIUS, FALL))
+    result = fit(binned, config())
+    assert result.config.radial_spline_nodes_placed
+    again = fit(binned, FitConfig(**result.config.model_dump()))
+    given = fit(binned, result.config.model_copy(update={"radial_spline_nodes_placed": False}))
+    n = len(result.config.radial_spline_nodes)
+    wide, same, narrow = (r.gradient.estimates.covariance for r in (result, again, given))
+    values = result.gradient.radial_spline_values
+    np.testing.assert_allclose(given.gradient.radial_spline_values, values, rtol=1e-5)
+    sd = np.sqrt(np.diag(wide))
+    sd[sd == 0] = 1.0
+    added = (wide - narrow) / np.outer(sd, sd)
+    choice = result.rough.choice * np.outer(values, values) / np.outer(sd[:n], sd[:n])
+    assert 0.1 < np.max(np.diag(choice)) < 1
+    np.testing.assert_allclose(added[:n, :n], choice, atol=0.02)
+    # of the radial function only
+    np.testing.assert_allclose(added[n:], 0.0, atol=0.02)
+    np.testing.assert_allclose(np.sqrt(np.diag(same)), np.sqrt(np.diag(wide)), rtol=0.02)
+    assert given.rough.choice is None
+
+
 def test_given_nodes_that_fall_short_are_warned_of(small_camera, caplog):
     """With figures: how much is left, and where."""
     fit(flat(small_camera, (RADIUS, FALL)), config([0.0, 30.0, 60.0]))
@@ -157,6 +181,16 @@ def test_a_node_with_a_negative_variance_is_left_out(rough):
     covariance[3, 3] = covariance[5, 5] = 1e-6  # whose own turns are then uncertain, but clear
     fewer, _, _ = without_a_node(data, config(nodes.tolist()), found, values, covariance)
     np.testing.assert_array_equal(fewer.nodes, np.delete(nodes, 4))
+
+
+def test_no_node_is_left_out_where_the_spline_would_not_be_positive(rough, monkeypatch):
+    data, found = rough
+    values = np.linspace(1.0, 0.5, 8)  # turns nowhere
+    data = replace(data.select(found.inside), nodes=np.linspace(0.0, 80.0, 8))
+    given = data, config(data.nodes.tolist()), found, values, 1e-8 * np.eye(8)
+    assert without_a_node(*given) is not None
+    monkeypatch.setattr("bayesflat.inference.nodes.SplineFit", lambda *_: SimpleNamespace(chi_squared=np.inf))
+    assert without_a_node(*given) is None
 
 
 def test_a_fit_without_a_maximum_is_tried_with_a_node_less(small_camera, monkeypatch, caplog):

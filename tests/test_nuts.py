@@ -14,6 +14,7 @@ from bayesflat.inference import diagnostics, nuts
 from bayesflat.inference.diagnostics import compare_with_laplace, diagnose
 from bayesflat.inference.skew import Stretched
 from bayesflat.loo import TERMS, compare_terms, leave_one_out
+from bayesflat.product import with_draws
 from bayesflat.simulate import simulate_binned
 from bayesflat.truth import Light, Noise
 from tests.test_map import NODES, VALUES
@@ -135,6 +136,31 @@ def test_statistics_are_those_of_the_draws(simple):
     i, j = (estimates.names.index(name) for name in ("centroid_delta_x", "gradient_x"))
     gradient = group["gradient"].sel(axis="x").values
     assert estimates.covariance[i, j] == pytest.approx(np.cov(x.ravel(), gradient.ravel())[0, 1], rel=1e-9)
+
+
+def test_the_choice_of_nodes_widens_the_draws(simple, rng):
+    """By what is asked for, at the nodes alone; R-hat and ESS remain those of the draws."""
+    before, after = simple
+    values = after.gradient.radial_spline_values
+    n = len(values)
+    root = 0.01 * rng.standard_normal((n, n))
+    choice = root @ root.T
+    before, after = (
+        with_draws(before.gradient, after.objective, after.posterior, 3, extra)[0].estimates for extra in (None, choice)
+    )
+    expected = before.covariance.copy()
+    expected[:n, :n] += choice * np.outer(values, values)
+    moving = np.diag(expected) > 0
+    sd = np.sqrt(np.diag(expected))[moving]
+    off = (after.covariance - expected)[np.ix_(moving, moving)] / np.outer(sd, sd)
+    assert np.max(np.abs(off)) < 4.5 * np.sqrt(2 / 1600)
+    np.testing.assert_array_equal(after.covariance[n:, n:], before.covariance[n:, n:])
+    np.testing.assert_allclose(after.columns["sd"], np.sqrt(np.diag(after.covariance)), rtol=1e-9)
+    half = (after.columns["q95"] - after.columns["q05"])[moving] / 2
+    np.testing.assert_allclose(half, norm.ppf(0.95) * sd, rtol=0.12)
+    np.testing.assert_allclose(after.columns["mean"], before.columns["mean"], rtol=1e-12)
+    for key in ("ess_bulk", "ess_tail", "r_hat"):
+        np.testing.assert_array_equal(after.columns[key], before.columns[key])
 
 
 def test_ratio_of_the_draws_is_that_of_the_detectors_that_are_there(sampled):

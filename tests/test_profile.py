@@ -1,5 +1,7 @@
 """The smoothed profile and the splines fitted to it, by which nodes are placed."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.interpolate import Akima1DInterpolator, CubicSpline
@@ -166,3 +168,13 @@ def test_choice_adds_nothing_to_a_value_that_is_held(rng):
     assert not choice[-1].any()
     assert not choice[:, -1].any()
     assert np.diag(choice)[:-1].max() > 0
+
+
+def test_nodes_of_a_profile_that_may_be_zero_are_warned_of(caplog):
+    """Errors as large as the values: draws of the spline fall below 0, and their logs cannot be compared."""
+    found = replace(profile(BENT), information=1e-8 * INFORMATION)
+    fit = place_nodes(found, 66.0, constrained=False)
+    assert np.isinf(fit.bent)
+    (text,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert text.startswith('radial_spline_nodes = "auto": the radial function is not clearly above 0')
+    assert f"{len(fit.nodes)} nodes are spread" in text

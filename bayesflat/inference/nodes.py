@@ -94,14 +94,17 @@ def without_a_node(
     Returns
     -------
     tuple or None
-        The same without that node; None where the spline turns clearly at all of them.
+        The same without that node; None where the spline turns clearly at all of them, or is not positive without it.
     """
     turns = _turns(data.nodes, values, covariance)
     k = int(np.argmin(turns))
     if not turns[k] < _TURN or len(data.nodes) <= _NUMBERS[0]:
         return None
+    fit = SplineFit(found, np.delete(data.nodes, k + 1).tolist(), config.do_constrain_zero)
+    if not np.isfinite(fit.chi_squared):
+        return None
     log.info("no maximum was found: trying without the spline node at %.2f mm", data.nodes[k + 1])
-    return _on(data, config, found, SplineFit(found, np.delete(data.nodes, k + 1).tolist(), config.do_constrain_zero))
+    return _on(data, config, found, fit)
 
 
 def _turns(nodes: NDArray, values: NDArray, covariance: NDArray) -> NDArray[np.float64]:
@@ -159,6 +162,12 @@ def place_nodes(found: Rough, least: float, constrained: bool) -> SplineFit:
             break
     if not np.isfinite(best.chi_squared):
         raise InputError('radial_spline_nodes = "auto": no spline that is positive follows the bins; give the nodes')
+    if not np.isfinite(best_cost):
+        log.warning(
+            'radial_spline_nodes = "auto": the radial function is not clearly above 0 wherever there are bins, so that '
+            "%d nodes are spread, but not moved to where they are needed; raise min_flat_value, or give the nodes",
+            len(best.nodes),
+        )
     log.info(
         "%d spline nodes placed, chi-squared %.0f of %d points of the profile",
         len(best.nodes), best.chi_squared, len(found.radius),
