@@ -104,7 +104,7 @@ class FitConfig(_Strict):
         NODES, description='radii of the spline nodes, ascending (mm), or "auto": placed where the data need them'
     )
     radial_spline_nodes_placed: bool = Field(
-        False, description="the nodes were placed by these bins (auto says so): errors count that"
+        False, description='set by "auto": the bins have placed the nodes, and errors of the radial function count that'
     )
     radial_spline_nodes_initial: list[Number] | None = Field(
         None, description="nodes for the starting values only (mm); unset: the nodes themselves"

@@ -15,6 +15,7 @@ from bayesflat.config import FitConfig
 from bayesflat.correlations import strongest
 from bayesflat.errors import InputError
 from bayesflat.gradient import FlatGradient
+from bayesflat.inference.choice import scaled_choice
 from bayesflat.inference.diagnostics import Diagnostics, compare_with_laplace
 from bayesflat.inference.laplace import Laplace, laplace
 from bayesflat.inference.map import MapResult, find_map, make_objective
@@ -137,7 +138,7 @@ def fit(binned: BinnedFlat, config: FitConfig | None = None, *, inputs: Sequence
     if automatic:
         data, config, rough = with_nodes(data, config, rough)
     elif rough is not None:
-        rough = on_nodes(rough, data.nodes, config.do_constrain_zero, config.radial_spline_nodes_placed)
+        rough = on_nodes(rough, data.nodes, config)
     _warn(data, config)
     if config.noise == "hierarchical":
         log.info("%d bins are spoilt by dust or defects and weigh nothing", rough.spoilt.sum())
@@ -190,7 +191,7 @@ def fit_data(
     config : FitConfig
         With its nodes in place.
     rough : Rough, optional
-        Where to begin.
+        Where to begin, and what the choice of the nodes adds to the errors.
     inputs : sequence of dict, optional
         What the product records of where the bins come from.
     """
@@ -266,14 +267,14 @@ def sample(
     gradient, found = with_draws(result.gradient, result.objective, posterior, config.seed, choice)
     for text in found.failures:
         log.warning("%s", text)
-    for text in _compared(result.gradient, gradient, posterior):
+    for text in _compared(result.gradient, gradient, posterior, choice):
         log.warning("%s", text)
     gradient = replace(gradient, config={**gradient.config, **config.model_dump(mode="json")})
     return replace(result, config=config, gradient=gradient, posterior=posterior, diagnostics=found)
 
 
-def _compared(before: FlatGradient, after: FlatGradient, posterior: xr.DataTree) -> list[str]:
-    """Laplace against NUTS for ratio, centroid, plane and the radial function far out."""
+def _compared(before: FlatGradient, after: FlatGradient, posterior: xr.DataTree, choice: NDArray | None) -> list[str]:
+    """Laplace against NUTS for ratio, centroid, plane and the radial function far out, all at given nodes."""
     names = ["itl_ratio", "centroid_delta_x", "centroid_delta_y", "gradient_x", "gradient_y"]
     rows = [before.estimates.names.index(name) for name in names]
     old, new = before.estimates.columns, after.estimates.columns
@@ -281,12 +282,13 @@ def _compared(before: FlatGradient, after: FlatGradient, posterior: xr.DataTree)
     radius = _RADIUS if before.radial_spline_nodes[-2] > _RADIUS else 0.85 * before.radial_spline_nodes[-2]
     basis = akima_basis(before.radial_spline_nodes, before.radial_spline_values, np.array([radius]))[0]
     radial = np.sum(posterior["posterior"]["radial_spline_values"].values * basis, axis=-1)
+    added = 0.0 * basis if choice is None else scaled_choice(choice, before.radial_spline_values)
     return compare_with_laplace(
         [*names, f"radial function at {radius:g} mm"],
         np.append(best, basis @ before.radial_spline_values),
-        np.append(sd0, before.compute_radial_sd(radius)),
+        np.append(sd0, np.sqrt(before.compute_radial_sd(radius) ** 2 - basis**2 @ added)),
         np.append(q50, np.median(radial)),
-        np.append(sd1, after.compute_radial_sd(radius)),
+        np.append(sd1, radial.std()),
     )
 
 

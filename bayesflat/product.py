@@ -14,8 +14,9 @@ from scipy.stats import norm
 
 from bayesflat.gradient import STATISTICS, Estimates, FlatGradient, Offsets
 from bayesflat.gradient_files import FIXED_METADATA
+from bayesflat.inference.choice import scaled_choice
 from bayesflat.inference.diagnostics import Diagnostics, diagnose
-from bayesflat.inference.laplace import Laplace, covariance_root, scaled_choice
+from bayesflat.inference.laplace import Laplace
 from bayesflat.inference.map import MapResult
 from bayesflat.inference.objective import Objective
 from bayesflat.prepare import FitData
@@ -71,7 +72,7 @@ def with_draws(
         As `bayesflat.inference.nuts.run_nuts` makes it.
     seed : int
         That the draws come from.
-    choice : numpy.ndarray, shape (n_nodes, n_nodes), optional
+    choice : numpy.ndarray, shape (n_nodes,), optional
         `Rough.choice`, which draws at given nodes know nothing of.
 
     Returns
@@ -128,8 +129,8 @@ def _of_choice(gradient: FlatGradient, choice: NDArray, shape: tuple[int, int], 
     """What the choice of nodes adds to each draw: to the values at the nodes, which come first."""
     values = gradient.radial_spline_values
     out = np.zeros(shape)
-    normal = np.random.default_rng(seed).standard_normal((len(values), shape[1]))
-    out[: len(values)] = covariance_root(scaled_choice(choice, values)) @ (normal - normal.mean(axis=1, keepdims=True))
+    normal = np.random.default_rng([seed, 1]).standard_normal((len(values), shape[1]))
+    out[: len(values)] = np.sqrt(scaled_choice(choice, values))[:, None] * (normal - normal.mean(axis=1, keepdims=True))
     return out
 
 

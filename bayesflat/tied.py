@@ -60,9 +60,11 @@ def tied_gradient(
         "RADIUSMX": (round(reach, 4), "largest radius of a bin (mm)"),
         "TIEDTO": (str(sky.metadata.get("CALIB_ID", "")), ""),  # an id leaves no room for a comment
     }
+    placed = bool(sky.config.get("radial_spline_nodes_placed", False))
+    config = dome.config | {"radial_spline_nodes": nodes.tolist(), "radial_spline_nodes_placed": placed}
     return replace(
         dome, radial_spline_nodes=nodes, radial_spline_values=values, **scalars,
         outer_gradient_radius=sky.outer_gradient_radius,
         estimates=Estimates(names, units, columns, covariance, "laplace", converged, False, header),
-        offsets=None, config={**dome.config, "radial_spline_nodes": nodes.tolist()},
+        offsets=None, config=config,
     )  # fmt: skip

@@ -217,7 +217,7 @@ def replicate(seed: int) -> dict[str, Any]:
     # so few bins leave lesser maxima, where the detectors' surfaces make up for a radial function on the wrong side of
     # a kink of Akima's, and no chain leaves them: the search begins where that of `bayesflat.fit` does
     start = rough_fit(objective.data, objective.config)
-    start = on_nodes(start, objective.data.nodes, objective.config.do_constrain_zero)
+    start = on_nodes(start, objective.data.nodes, objective.config)
     found = find_map(model, objective, start)
     of_truth = np.concatenate([p.to_value(truth[p.name]) for p in objective.parameters])
     from_truth = descend(objective, of_truth).cost

@@ -138,18 +138,17 @@ def test_statistics_are_those_of_the_draws(simple):
     assert estimates.covariance[i, j] == pytest.approx(np.cov(x.ravel(), gradient.ravel())[0, 1], rel=1e-9)
 
 
-def test_the_choice_of_nodes_widens_the_draws(simple, rng):
+def test_the_choice_of_nodes_widens_the_draws(simple):
     """By what is asked for, at the nodes alone; R-hat and ESS remain those of the draws."""
     before, after = simple
     values = after.gradient.radial_spline_values
     n = len(values)
-    root = 0.01 * rng.standard_normal((n, n))
-    choice = root @ root.T
+    choice = 1e-4 * np.arange(n)
     before, after = (
         with_draws(before.gradient, after.objective, after.posterior, 3, extra)[0].estimates for extra in (None, choice)
     )
     expected = before.covariance.copy()
-    expected[:n, :n] += choice * np.outer(values, values)
+    expected[:n, :n] += np.diag(choice * values**2)
     moving = np.diag(expected) > 0
     sd = np.sqrt(np.diag(expected))[moving]
     off = (after.covariance - expected)[np.ix_(moving, moving)] / np.outer(sd, sd)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from bayesflat.inference.choice import scaled_choice
 from bayesflat.inference.map import MapResult, root_of
 from bayesflat.inference.objective import HierarchicalObjective, Objective
 
@@ -30,7 +31,7 @@ class Laplace:
     names : list of (str, int)
         Parameter and component of each row of ``product``, in product units.
     product : numpy.ndarray, shape (m, m)
-        Covariance of the parameters as the product holds them.
+        Covariance of the parameters as the product holds them: with what the choice of nodes adds.
     throughput_sd : numpy.ndarray, shape (n_detectors, 1 + n_amplifiers), or None
         Of the relative throughput of each detector (first) and its amplifiers; hierarchical noise only.
     exact : bool
@@ -56,7 +57,7 @@ def laplace(objective: Objective, found: MapResult, choice: NDArray | None = Non
     ----------
     objective : Objective
     found : MapResult
-    choice : numpy.ndarray, shape (n_nodes, n_nodes), optional
+    choice : numpy.ndarray, shape (n_nodes,), optional
         `Rough.choice`, which is added in product units.
     """
     with threadpool_limits(1, "blas"), np.errstate(all="ignore"):
@@ -83,7 +84,7 @@ def laplace(objective: Objective, found: MapResult, choice: NDArray | None = Non
         covariance = slopes[:m] @ inverse @ slopes[:m].T
         if choice is not None:
             rows = [i for i, (name, _) in enumerate(names) if name == "radial_spline_values"]
-            covariance[np.ix_(rows, rows)] += scaled_choice(choice, found.parameters["radial_spline_values"])
+            covariance[rows, rows] += scaled_choice(choice, found.parameters["radial_spline_values"])
         throughput_sd = None
         if isinstance(objective, HierarchicalObjective):
             throughput = found.throughput
@@ -99,11 +100,6 @@ def laplace(objective: Objective, found: MapResult, choice: NDArray | None = Non
             throughput_sd=throughput_sd,
             exact=exact,
         )
-
-
-def scaled_choice(choice: NDArray, values: NDArray) -> NDArray[np.float64]:
-    """What the choice of nodes adds to the covariance of the values there: of themselves, from that of their logs."""
-    return choice * np.outer(values, values)
 
 
 def covariance_root(covariance: NDArray) -> NDArray[np.float64]:

@@ -71,10 +71,17 @@ def with_nodes(data: FitData, config: FitConfig, found: Rough | None = None) -> 
 
 def _on(data: FitData, config: FitConfig, found: Rough, fit: SplineFit) -> tuple[FitData, FitConfig, Rough]:
     """All three with the nodes of a spline that was fitted to the profile."""
-    values, choice = fit.values, choice_of_nodes(fit)
-    found = replace(found, parameters=found.parameters | {"radial_spline_values": values}, choice=choice)
     placed = {"radial_spline_nodes": list(fit.nodes), "radial_spline_nodes_placed": True}
-    return replace(data, nodes=np.array(fit.nodes)), config.model_copy(update=placed), found
+    config = config.model_copy(update=placed)
+    return replace(data, nodes=np.array(fit.nodes)), config, _with_values(found, fit, config)
+
+
+def _with_values(found: Rough, fit: SplineFit, config: FitConfig) -> Rough:
+    """The rough fit with a spline's values, and what the choice of its nodes adds to hierarchical noise's errors."""
+    # independent noise is there for comparison: what it leaves out, it leaves out
+    counts = config.radial_spline_nodes_placed and config.noise == "hierarchical"
+    parameters = found.parameters | {"radial_spline_values": fit.values}
+    return replace(found, parameters=parameters, choice=choice_of_nodes(fit) if counts else None)
 
 
 def without_a_node(
@@ -164,8 +171,8 @@ def place_nodes(found: Rough, least: float, constrained: bool) -> SplineFit:
         raise InputError('radial_spline_nodes = "auto": no spline that is positive follows the bins; give the nodes')
     if not np.isfinite(best_cost):
         log.warning(
-            'radial_spline_nodes = "auto": the radial function is not clearly above 0 wherever there are bins, so that '
-            "%d nodes are spread, but not moved to where they are needed; raise min_flat_value, or give the nodes",
+            'radial_spline_nodes = "auto": the radial function is not clearly above 0 wherever there are bins, and how '
+            "well the %d nodes suit it cannot be told; raise min_flat_value, or give the nodes",
             len(best.nodes),
         )
     log.info(
@@ -265,7 +272,7 @@ def _places(fit: SplineFit, k: int, part: float, gap: float) -> list[float]:
     return [place for place in wanted if least <= place <= most and place != here]
 
 
-def on_nodes(found: Rough, nodes: NDArray, constrained: bool, placed: bool = False) -> Rough:
+def on_nodes(found: Rough, nodes: NDArray, config: FitConfig) -> Rough:
     """The rough fit with values at given nodes; warns, with figures, where their Akima spline cannot follow the bins.
 
     Parameters
@@ -273,11 +280,15 @@ def on_nodes(found: Rough, nodes: NDArray, constrained: bool, placed: bool = Fal
     found : Rough
     nodes : numpy.ndarray, shape (n_nodes,)
         mm.
-    constrained : bool
-        Whether the function is 0 at the last one.
-    placed : bool
-        Whether these bins have placed them, which adds to the errors.
+    config : FitConfig
+        Whether the function is 0 at the last one, and whether bins have placed them.
+
+    Raises
+    ------
+    InputError
+        Bins have placed the nodes, but no spline through them is positive wherever there are bins.
     """
+    constrained = config.do_constrain_zero
     fits = [SplineFit(found, list(nodes), constrained)]
     rng = np.random.default_rng(_SEED)
     for _ in range(_STARTS):
@@ -285,9 +296,12 @@ def on_nodes(found: Rough, nodes: NDArray, constrained: bool, placed: bool = Fal
         fits.append(SplineFit(found, list(nodes), constrained, start=start))
     fit = min(fits, key=lambda fit: fit.chi_squared)
     if np.isfinite(fit.chi_squared):
-        found = replace(found, parameters=found.parameters | {"radial_spline_values": fit.values})
-        if placed:
-            found = replace(found, choice=choice_of_nodes(fit))
+        found = _with_values(found, fit, config)
+    elif config.radial_spline_nodes_placed:
+        raise InputError(
+            "radial_spline_nodes: no spline through the nodes that were placed is positive wherever there are bins; "
+            'let "auto" place them anew'
+        )
     _warn_of_misfit(found, nodes, fit)
     return found
 

@@ -15,8 +15,7 @@ _LEAST = 1e-4  # of the variance that noise alone gives: among some hundred poin
 def smoothed(radius: NDArray, value: NDArray, information: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The posterior of a profile whose second derivative is normal, with a variance that varies slowly.
 
-    Nodes that follow the noisy profile itself follow its noise as well: they are placed where chance has put a bend,
-    and the fit's errors, which take the nodes as given, know nothing of it.
+    Nodes that follow the noisy profile itself follow its noise as well: they are placed where chance has put a bend.
 
     Parameters
     ----------

@@ -59,8 +59,8 @@ class Rough:
         Bins far from what the fit leaves of the others: dust and defects.
     smooth : float
         `FitData.smooth` of these bins.
-    choice : numpy.ndarray, shape (n_nodes, n_nodes), or None
-        What the choice of nodes adds to the covariance of the logs of the values there; None for given nodes.
+    choice : numpy.ndarray, shape (n_nodes,), or None
+        What the choice of nodes adds to the variances of the logs of the values there; None for given nodes.
     """
 
     radius: NDArray[np.float64]
