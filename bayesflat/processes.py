@@ -82,7 +82,7 @@ def in_processes(
         return
     # fork would copy the threads' locks of whatever the caller has running
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_die_of_interrupts)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=begin_worker)
     try:
         yield from _submitted(pool, work, tasks, doing, names, errors)
     finally:
@@ -187,9 +187,16 @@ def workers_of(processes: int, dask: str | None = None) -> Iterator[Workers]:
             yield client.get_executor()
 
 
-def _die_of_interrupts() -> None:
-    """Let Ctrl-C end a worker on the spot and without a traceback; the parent is the one to speak of it."""
+def begin_worker() -> None:
+    """Let a worker end with its parent, and by Ctrl-C on the spot and without a traceback: the parent speaks of it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+def _end_with_the_parent() -> None:
+    """A parent that was killed cannot tell its workers, and these would wait for work for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 @contextmanager

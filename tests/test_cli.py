@@ -14,6 +14,7 @@ from astropy.table import Table
 from bayesflat.binned import BinnedFlat
 from bayesflat.camera import Camera
 from bayesflat.cli import run
+from bayesflat.cli_options import configured
 from bayesflat.gradient import FlatGradient
 from bayesflat.inference import map as map_module
 from bayesflat.simulate_files import write_simulation
@@ -102,6 +103,23 @@ def test_config_and_binned_table_repeat_the_fit(fitted, tmp_path):
     np.testing.assert_array_equal(a.radial_spline_values, b.radial_spline_values)
     np.testing.assert_array_equal(a.estimates.columns["map"], b.estimates.columns["map"])
     assert tomllib.loads((fitted / "config.toml").read_text()) == tomllib.loads((again / "config.toml").read_text())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "placed"),
+    [
+        ([], True),
+        (["seed=3"], True),
+        (["radial_spline_nodes=0,100,300"], False),
+        (["radial_spline_nodes=0,100,300", "radial_spline_nodes_placed=true"], True),
+    ],
+)
+def test_other_nodes_than_those_of_the_file_are_not_placed(tmp_path, overrides, placed):
+    """What a resolved configuration says of its nodes is not said of those that replace them."""
+    path = tmp_path / "config.toml"
+    path.write_text("radial_spline_nodes = [0.0, 50.0, 300.0]\nradial_spline_nodes_placed = true\n")
+    config, _ = configured(path, overrides, None, [], None, {})
+    assert config.radial_spline_nodes_placed is placed
 
 
 def test_reference_and_dome_products_have_their_own_names_and_overwrite_replaces_all(fitted, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Executors: a real Dask cluster on this machine, threads, workers that are lost; numbers are those of one process."""
 
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -261,6 +262,30 @@ def test_workers_that_cannot_load_the_work(address, monkeypatch):
 def test_processes_that_are_killed():
     with pytest.raises(InputError, match="a process that was fitting was killed, perhaps for want of memory; use few"):
         dict(in_processes(os._exit, {1: (1,), 2: (1,)}, 2, "fitting"))
+
+
+def hold(port):
+    """A task without end, that whoever listens can see alive."""
+    with socket.create_connection(("127.0.0.1", port)) as line:
+        line.recv(1)
+
+
+def test_processes_end_with_a_parent_that_is_killed():
+    """Even without a word, as batch systems do; the workers' lines close with them."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(60)
+        tasks = f"{{k: ({listener.getsockname()[1]},) for k in range(3)}}"
+        imports = "from bayesflat.processes import in_processes; from tests.test_cluster import hold"
+        parent = subprocess.Popen([sys.executable, "-c", f"{imports}; dict(in_processes(hold, {tasks}, 2))"])
+        try:
+            lines = [listener.accept()[0] for _ in range(2)]
+        finally:
+            parent.kill()
+            parent.wait()
+        for line in lines:
+            line.settimeout(20)
+            assert line.recv(1) == b""
+            line.close()
 
 
 def test_flats_in_files_are_binned_on_the_cluster(small_camera, tmp_path, address, capsys):

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from bayesflat.gradient import FlatGradient
 from bayesflat.plots_compare import plot_comparison_map, plot_comparison_radial
 from bayesflat.simulate import simulate_binned
 from bayesflat.summary import comparison_lines
+from bayesflat.tied import tied_gradient
 from bayesflat.truth import Light, Noise
 from tests.test_cli import complaint
 from tests.test_map import NODES, VALUES
@@ -204,6 +206,22 @@ def test_tied_gradient_is_the_sky_and_the_ratio(products, paired, tmp_path):
     again = FlatGradient.read(tmp_path / "tied.fits")
     np.testing.assert_array_equal(again.estimates.covariance, tied.estimates.covariance)
     assert again.reach == tied.reach < tied.radial_spline_nodes[-1]
+
+
+def test_tied_gradient_says_how_its_nodes_came_about(products):
+    """As the sky's did, whose nodes they are; where the ratio says nothing, the rest is the sky's too."""
+    sky, dome = products
+    nothing = SimpleNamespace(
+        log_radial=lambda radius: (0.0 * radius, np.zeros((len(radius), 1))), centre=(0.0, np.zeros(1)),
+        scalars=dict.fromkeys(QUANTITIES, (0.0, np.zeros(1))), covariance=np.zeros((1, 1)),
+    )  # fmt: skip
+    for placed in (False, True):
+        here = replace(sky, config=sky.config | {"radial_spline_nodes_placed": placed})
+        tied = tied_gradient(here, dome, nothing, 50.0, True)
+        assert tied.config["radial_spline_nodes"] == sky.radial_spline_nodes.tolist()
+        assert tied.config["radial_spline_nodes_placed"] is placed
+        np.testing.assert_allclose(tied.radial_spline_values, sky.radial_spline_values)
+        assert tied.estimates["itl_ratio"]["sd"] == pytest.approx(sky.estimates["itl_ratio"]["sd"])
 
 
 # ---- what the command leaves ----

@@ -38,6 +38,10 @@ def config(nodes="auto"):
     return made.model_copy(update={"radial_spline_nodes": nodes})
 
 
+def replaced(made, **values):
+    return made.model_copy(update=values)
+
+
 @pytest.fixture(scope="module")
 def rough(small_camera):
     data = prepare(flat(small_camera, (RADIUS, FALL)), config())
@@ -107,12 +111,13 @@ def test_fit_with_placed_nodes_gives_the_truth_within_its_error(small_camera, ca
     assert isinstance(result.config.radial_spline_nodes, list)
 
 
-def test_the_choice_of_nodes_is_in_the_product(small_camera):
+def test_the_choice_of_nodes_is_in_the_product(small_camera, tmp_path):
     """Beside a fit to which the same nodes are given; and the resolved config repeats it."""
     binned = flat(small_camera, (RADIUS, FALL))
     result = fit(binned, config())
     assert result.config.radial_spline_nodes_placed
-    again = fit(binned, FitConfig(**result.config.model_dump()))
+    (tmp_path / "config.toml").write_text(result.config.to_toml())
+    again = fit(binned, FitConfig.read(tmp_path / "config.toml"))
     given = fit(binned, result.config.model_copy(update={"radial_spline_nodes_placed": False}))
     n = len(result.config.radial_spline_nodes)
     wide, same, narrow = (r.gradient.estimates.covariance for r in (result, again, given))
@@ -128,6 +133,38 @@ def test_the_choice_of_nodes_is_in_the_product(small_camera):
     np.testing.assert_allclose(added[n:], 0.0, atol=0.02)
     np.testing.assert_allclose(np.sqrt(np.diag(same)), np.sqrt(np.diag(wide)), rtol=0.02)
     assert given.rough.choice is None
+
+
+def test_a_value_that_is_held_has_no_error(small_camera):
+    """The last one, whatever the choice of the nodes adds to the others."""
+    result = fit(flat(small_camera, (RADIUS, FALL), bin_factor=20), replaced(config(), do_constrain_zero=True))
+    estimates, n = result.gradient.estimates, len(result.config.radial_spline_nodes)
+    assert result.gradient.radial_spline_values[-1] == 0
+    assert result.rough.choice.max() > 0
+    assert not estimates.covariance[n - 1].any()
+    row = estimates[f"radial_spline_values[{n - 1}]"]
+    assert [row[key] for key in ("sd", "q05", "q95")] == [0.0, 0.0, 0.0]
+
+
+def test_independent_noise_does_not_count_the_choice_but_repeats_the_fit(small_camera):
+    binned = flat(small_camera, (RADIUS, FALL), bin_factor=20)
+    result = fit(binned, replaced(config(), noise="independent"))
+    assert result.rough.choice is None
+    again = fit(binned, FitConfig(**result.config.model_dump()))
+    assert again.rough.choice is None
+    np.testing.assert_array_equal(again.data.value, result.data.value)
+    one, other = (r.gradient.estimates.columns["sd"] for r in (result, again))
+    np.testing.assert_allclose(one, other, rtol=1e-3)
+
+
+def test_placed_nodes_that_the_bins_refuse(rough, monkeypatch):
+    _, found = rough
+    given = {"radial_spline_nodes": NODES, "do_constrain_zero": False}
+    stub = SimpleNamespace(chi_squared=np.inf, values=np.ones(len(NODES)), log_radial=found.log_radial)
+    monkeypatch.setattr("bayesflat.inference.nodes.SplineFit", lambda *_, **__: stub)
+    assert on_nodes(found, np.array(NODES), FitConfig(**given)).choice is None
+    with pytest.raises(InputError, match="no spline through the nodes that were placed is positive"):
+        on_nodes(found, np.array(NODES), FitConfig(radial_spline_nodes_placed=True, **given))
 
 
 def test_given_nodes_that_fall_short_are_warned_of(small_camera, caplog):

@@ -7,6 +7,7 @@ import pytest
 import xarray as xr
 from scipy.stats import multivariate_normal, norm
 
+from bayesflat import fitting
 from bayesflat.errors import InputError
 from bayesflat.fitting import fit, sample
 from bayesflat.gradient import STATISTICS, Estimates
@@ -160,6 +161,27 @@ def test_the_choice_of_nodes_widens_the_draws(simple):
     np.testing.assert_allclose(after.columns["mean"], before.columns["mean"], rtol=1e-12)
     for key in ("ess_bulk", "ess_tail", "r_hat"):
         np.testing.assert_array_equal(after.columns[key], before.columns[key])
+
+
+def test_sampling_counts_the_choice_of_nodes(small_camera, fitted, sampled, monkeypatch):
+    """The product's statistics have it; what NUTS and Laplace say of the posterior is compared without."""
+    binned = flat(small_camera, centroid_delta=(0.3, -0.2), gradient=(1e-4, -5e-5))
+    placed = fit(binned, small_config(seed=3, radial_spline_nodes_placed=True))
+    assert placed.rough.choice.max() > 0
+    compared = []
+    monkeypatch.setattr(nuts, "run_nuts", lambda *_, **__: sampled.posterior)
+    monkeypatch.setattr(fitting, "compare_with_laplace", lambda *given: compared.append(given) or [])
+    wide = sample(placed).gradient
+    expected, _ = with_draws(placed.gradient, placed.objective, sampled.posterior, 3, placed.rough.choice)
+    np.testing.assert_array_equal(wide.estimates.covariance, expected.estimates.covariance)
+    n = len(wide.radial_spline_nodes)
+    added = np.diag(wide.estimates.covariance - sampled.gradient.estimates.covariance)
+    assert np.any(added[:n] != 0)
+    assert not added[n:].any()
+    sample(fitted)
+    (names, *numbers), (same_names, *same) = compared
+    assert names == same_names
+    np.testing.assert_allclose(numbers, same, rtol=1e-4)
 
 
 def test_ratio_of_the_draws_is_that_of_the_detectors_that_are_there(sampled):

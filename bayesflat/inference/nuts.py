@@ -22,6 +22,7 @@ from bayesflat.inference.laplace import Laplace, covariance_root
 from bayesflat.inference.map import MapResult
 from bayesflat.inference.objective import HierarchicalObjective, Objective
 from bayesflat.inference.skew import Stretched, stretched
+from bayesflat.processes import begin_worker
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -206,7 +207,7 @@ def posterior_tree(objective: Objective, z: NDArray, seed: int, cores: int = 1) 
         global _OBJECTIVE
         _OBJECTIVE = objective  # inherited by the forked processes: too large to send
         try:
-            with ProcessPoolExecutor(cores, mp_context=get_context("fork")) as pool:
+            with ProcessPoolExecutor(cores, mp_context=get_context("fork"), initializer=begin_worker) as pool:
                 tasks = [pool.submit(_follow_piece, flat[i], [seeds[k] for k in i]) for i in pieces]
                 rows = [row for task in tasks for row in task.result()]
         finally:
