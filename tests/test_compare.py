@@ -14,7 +14,7 @@ from bayesflat.cli import run
 from bayesflat.compare_files import as_dict
 from bayesflat.comparison import MMAG, QUANTITIES, check_pair, compare
 from bayesflat.errors import InputError
-from bayesflat.gradient import FlatGradient
+from bayesflat.gradient import SCALARS, FlatGradient
 from bayesflat.plots_compare import plot_comparison_map, plot_comparison_radial
 from bayesflat.simulate import simulate_binned
 from bayesflat.summary import comparison_lines
@@ -213,7 +213,7 @@ def test_tied_gradient_says_how_its_nodes_came_about(products):
     sky, dome = products
     nothing = SimpleNamespace(
         log_radial=lambda radius: (0.0 * radius, np.zeros((len(radius), 1))), centre=(0.0, np.zeros(1)),
-        scalars=dict.fromkeys(QUANTITIES, (0.0, np.zeros(1))), covariance=np.zeros((1, 1)),
+        scalars=dict.fromkeys(SCALARS, (0.0, np.zeros(1))), covariance=np.zeros((1, 1)),
     )  # fmt: skip
     for placed in (False, True):
         here = replace(sky, config=sky.config | {"radial_spline_nodes_placed": placed})
