@@ -337,7 +337,7 @@ def _draw_band(upper: Axes, lower: Axes, radius: NDArray, gradient: FlatGradient
     radial = gradient.compute_radial(radius)
     half = BAND * sd
     relative = np.divide(half, radial, out=np.full(radius.shape, np.nan), where=radial > 0)
-    shape = {"color": _LINE, "alpha": 0.4, "linewidth": 0, "label": "90%"}
+    shape = {"color": _LINE, "alpha": 0.4, "linewidth": 0, "label": "90% interval"}
     upper.fill_between(radius, radial - half, radial + half, **shape)
     lower.fill_between(radius, -100.0 * relative, 100.0 * relative, **shape)
 

@@ -513,7 +513,7 @@ def test_band(data):
                 assert (y.min(), y.max()) == pytest.approx((-100 * half / mean, 100 * half / mean), rel=0.03)
             else:
                 assert (y.min(), y.max()) == pytest.approx((mean - half, mean + half), abs=0.03 * half)
-    assert "90%" in [text.get_text() for text in upper.get_legend().get_texts()]
+    assert "90% interval" in [text.get_text() for text in upper.get_legend().get_texts()]
 
 
 def test_no_band_without_uncertainties(data):
