@@ -73,7 +73,7 @@ butler_options = _options(
 def configured(config_file, overrides, camera, filters, repo, options) -> tuple[RunConfig, list[str]]:
     """The configuration of a command, and the filters that are named."""
     values = read_toml(config_file) if config_file is not None else {}
-    if any(text.partition("=")[0].strip() == "radial_spline_nodes" for text in overrides):
+    if "radial_spline_nodes" in merge_overrides({}, overrides):
         values.pop("radial_spline_nodes_placed", None)  # of the nodes that were in the file
     values = merge_overrides(values, overrides)
     filters = [name for names in filters for name in names]

@@ -32,14 +32,10 @@ def flat(camera, radial=(NODES, VALUES), bin_factor=10, **more):
     return simulate_binned(camera, light, NOISE, 5, bin_factor=bin_factor, detector_boundary=0)
 
 
-def config(nodes="auto"):
+def config(nodes="auto", **more):
     switches = {"do_fit_centroid": True, "do_fit_gradient": True, "do_constrain_zero": False}
     made = config_with(None, noise="hierarchical", **switches)
-    return made.model_copy(update={"radial_spline_nodes": nodes})
-
-
-def replaced(made, **values):
-    return made.model_copy(update=values)
+    return made.model_copy(update={"radial_spline_nodes": nodes, **more})
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +85,7 @@ def test_nodes_follow_the_light(rough):
 
 def test_nodes_where_a_bin_lies_on_the_pivot(small_camera):
     """The profile begins at a radius of 0, give or take rounding, as the nodes do."""
-    settings = config().model_copy(update={"do_fit_centroid": False})
+    settings = config(do_fit_centroid=False)
     binned = flat(small_camera, (RADIUS, FALL), bin_factor=40, centroid_delta=(0.0, 0.0))
     data = prepare(binned, settings)
     assert data.radius.min() < 1e-9
@@ -137,7 +133,7 @@ def test_the_choice_of_nodes_is_in_the_product(small_camera, tmp_path):
 
 def test_a_value_that_is_held_has_no_error(small_camera):
     """The last one, whatever the choice of the nodes adds to the others."""
-    result = fit(flat(small_camera, (RADIUS, FALL), bin_factor=20), replaced(config(), do_constrain_zero=True))
+    result = fit(flat(small_camera, (RADIUS, FALL), bin_factor=20), config(do_constrain_zero=True))
     estimates, n = result.gradient.estimates, len(result.config.radial_spline_nodes)
     assert result.gradient.radial_spline_values[-1] == 0
     assert result.rough.choice.max() > 0
@@ -148,7 +144,7 @@ def test_a_value_that_is_held_has_no_error(small_camera):
 
 def test_independent_noise_does_not_count_the_choice_but_repeats_the_fit(small_camera):
     binned = flat(small_camera, (RADIUS, FALL), bin_factor=20)
-    result = fit(binned, replaced(config(), noise="independent"))
+    result = fit(binned, config(noise="independent"))
     assert result.rough.choice is None
     again = fit(binned, FitConfig(**result.config.model_dump()))
     assert again.rough.choice is None
