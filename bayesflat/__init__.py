@@ -9,44 +9,48 @@ import importlib
 import importlib.metadata
 from typing import Any
 
+from bayesflat.moved import keep_old_names
+
 __version__ = importlib.metadata.version("bayesflat")
 
 _HOMES = {
-    "BinnedFlat": "binned",
-    "Box": "defects",
-    "Camera": "camera",
-    "Comparison": "comparison",
-    "Detector": "camera",
-    "Estimates": "gradient",
+    "BinnedFlat": "data.binned",
+    "Box": "data.defects",
+    "Camera": "data.camera",
+    "Comparison": "comparison.comparison",
+    "Detector": "data.camera",
+    "Estimates": "gradient.product",
     "FitConfig": "config",
-    "FitResult": "fitting",
-    "Flat": "flats",
-    "FlatGradient": "gradient",
+    "FitResult": "inference.fitting",
+    "Flat": "data.flats",
+    "FlatGradient": "gradient.product",
     "InputError": "errors",
     "NormalPrior": "config",
-    "Offsets": "gradient",
+    "Offsets": "gradient.product",
     "RunConfig": "config",
-    "apply_gradients": "apply",
-    "bin_files": "binning",
-    "bin_focal_plane": "binning",
+    "apply_gradients": "gradient.correction",
+    "bin_files": "data.binning",
+    "bin_focal_plane": "data.binning",
     "build_model": "model.build",
-    "compare": "comparison",
-    "compare_terms": "loo",
-    "find_defects": "defects",
-    "find_flats": "flats",
-    "fit": "fitting",
-    "get_camera": "camera",
-    "leave_one_out": "loo",
-    "lsstcam": "camera",
-    "lsstcomcam": "camera",
-    "posterior_predictive": "predictive",
-    "prior_predictive": "predictive",
-    "read_flat": "flats",
-    "sample": "fitting",
-    "simulate_binned": "simulate",
+    "compare": "comparison.comparison",
+    "compare_terms": "inference.loo",
+    "find_defects": "data.defects",
+    "find_flats": "data.flats",
+    "fit": "inference.fitting",
+    "get_camera": "data.camera",
+    "leave_one_out": "inference.loo",
+    "lsstcam": "data.camera",
+    "lsstcomcam": "data.camera",
+    "posterior_predictive": "inference.predictive",
+    "prior_predictive": "inference.predictive",
+    "read_flat": "data.flats",
+    "sample": "inference.fitting",
+    "simulate_binned": "simulation.detectors",
 }
 
 __all__ = sorted(_HOMES)
+
+keep_old_names()
 
 
 def __getattr__(name: str) -> Any:

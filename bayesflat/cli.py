@@ -12,7 +12,7 @@ import click
 from rich.logging import RichHandler
 
 from bayesflat import __version__
-from bayesflat.cli_options import (
+from bayesflat.commands.options import (
     butler_options,
     common,
     config_options,
@@ -21,7 +21,7 @@ from bayesflat.cli_options import (
     query_of,
     repository_options,
 )
-from bayesflat.cli_results import (
+from bayesflat.commands.results import (
     DONE,
     INTERRUPTED,
     NOT_CONVERGED,
@@ -113,14 +113,14 @@ def fit_command(
         work = {"processes": workers, "overwrite": overwrite, "progress": progress}
         work |= {"sampling": sample, "terms": compare_terms, "report": not no_report}
         if query is not None:
-            from bayesflat.butler_run import run_fit as run_pieces
+            from bayesflat.rubin.fit import run_fit as run_pieces
 
             return show_all(run_pieces(query, out, config, **work), quiet, show_fit)
-        from bayesflat.run import run_fit
+        from bayesflat.commands.fit import run_fit
 
         result = run_fit(inputs, out, config, defects=defects, **work)
     if compare_terms and not quiet:
-        from bayesflat.summary import terms_table
+        from bayesflat.commands.tables import terms_table
 
         stdout.print(terms_table(out))
     return show_fit(result, f"written to {out}", quiet)
@@ -173,11 +173,11 @@ def apply_command(
     with _logging(verbose, quiet), _progress(quiet) as progress:
         work = {"processes": processes, "overwrite": overwrite, "progress": progress}
         if query is not None:
-            from bayesflat.butler_apply import run_apply as run_pieces
+            from bayesflat.rubin.apply import run_apply as run_pieces
 
             outcomes = run_pieces(query, out, config, gradient=gradient, reference=reference, **work)
             return show_all(outcomes, quiet, show_flats)
-        from bayesflat.apply_files import run_apply
+        from bayesflat.commands.apply import run_apply
 
         written = run_apply(
             flats, out, gradient, reference, camera=config.camera, physical_filter=config.physical_filter, **work
@@ -227,11 +227,11 @@ def compare_command(
     query = query_of(products, out, repo, collections, filters, dates, instrument)
     with _logging(verbose, quiet), _progress(quiet) as progress:
         if query is not None:
-            from bayesflat.butler_compare import run_compare as run_pieces
+            from bayesflat.rubin.compare import run_compare as run_pieces
 
             outcomes = run_pieces(query, out, config, processes=processes, progress=progress, **work)
             return show_all(outcomes, quiet, show_comparison)
-        from bayesflat.compare_files import run_compare
+        from bayesflat.commands.compare import run_compare
 
         comparison = run_compare(*products, out, camera=camera, **work)
     return show_comparison(comparison, f"written to {out}", quiet)
@@ -262,9 +262,9 @@ def simulate_command(
              one number, or ITL,rest), own_field, field_scale (mm), rim, dust (fraction of the bins), white
              (fraction in a bin of 1.28 mm), dead_columns (number a detector); defaults are the filter's
     """  # noqa: D301
-    from bayesflat.camera import get_camera
-    from bayesflat.simulate_files import write_simulation
-    from bayesflat.truth import Noise, band_of, default_light
+    from bayesflat.data.camera import get_camera
+    from bayesflat.simulation.flats import write_simulation
+    from bayesflat.simulation.truth import Noise, band_of, default_light
 
     light = _with_fields(default_light(kind, physical_filter), light_fields, "--light")
     noise = _with_fields(Noise.for_band(band_of(physical_filter)), noise_fields, "--noise")
@@ -331,7 +331,7 @@ def demo_command(out, seed, coarse, camera, processes, overwrite, verbose, quiet
 
     Estimates are held against the truth.
     """
-    from bayesflat.demo import run_demo
+    from bayesflat.commands.demo import run_demo
 
     with _logging(verbose, quiet), _progress(quiet) as progress:
         results = run_demo(

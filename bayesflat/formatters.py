@@ -13,7 +13,7 @@ from lsst.resources import ResourcePath
 
 
 class GradientFormatter(FormatterV2):
-    """A flat gradient in FITS: LSST's class where it is installed, else `bayesflat.gradient.FlatGradient`."""
+    """A flat gradient in FITS: LSST's class where it is installed, else `bayesflat.gradient.product.FlatGradient`."""
 
     default_extension = ".fits"
     can_read_from_local_file = True
@@ -23,7 +23,7 @@ class GradientFormatter(FormatterV2):
         try:
             from lsst.ip.isr import FlatGradient
         except ImportError:
-            from bayesflat.gradient import FlatGradient
+            from bayesflat.gradient.product import FlatGradient
 
             return FlatGradient.read(path)
         return FlatGradient.readFits(path)

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 
-from bayesflat.apply_files import correct_file
-from bayesflat.camera import Camera, lsstcam
-from bayesflat.gradient import FlatGradient
-from bayesflat.simulate_files import write_simulation
-from bayesflat.truth import _VIGNETTING
+from bayesflat.commands.apply import correct_file
+from bayesflat.data.camera import Camera, lsstcam
+from bayesflat.gradient.product import FlatGradient
+from bayesflat.simulation.flats import write_simulation
+from bayesflat.simulation.truth import _VIGNETTING
 
 
 def read_and_write(path: Path, target: Path) -> None:

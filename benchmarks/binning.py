@@ -16,9 +16,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from bayesflat.binning import bin_files
-from bayesflat.camera import lsstcam
-from bayesflat.simulate_files import write_simulation
+from bayesflat.data.binning import bin_files
+from bayesflat.data.camera import lsstcam
+from bayesflat.simulation.flats import write_simulation
 
 
 def bin_in_new_process(paths: list[Path], pipe) -> None:

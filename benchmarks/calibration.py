@@ -30,15 +30,15 @@ from scipy.interpolate import CubicSpline, PchipInterpolator
 from scipy.stats import norm
 
 import bayesflat
-from bayesflat.binned import BinnedFlat
-from bayesflat.camera import Camera, lsstcam
 from bayesflat.config import FitConfig
-from bayesflat.fitting import fit
-from bayesflat.gradient import FlatGradient
-from bayesflat.plots import save_figure
+from bayesflat.data.binned import BinnedFlat
+from bayesflat.data.camera import Camera, lsstcam
+from bayesflat.gradient.product import FlatGradient
+from bayesflat.inference.fitting import fit
 from bayesflat.processes import in_processes
-from bayesflat.simulate import Detectors, simulate_binned, true_parameters
-from bayesflat.truth import _VIGNETTING, Light, Noise, band_itl_ratio
+from bayesflat.report.plots_fit import save_figure
+from bayesflat.simulation.detectors import Detectors, simulate_binned, true_parameters
+from bayesflat.simulation.truth import _VIGNETTING, Light, Noise, band_itl_ratio
 
 SCALARS = ("itl_ratio", "gradient_x", "gradient_y", "centroid_delta_x", "centroid_delta_y")
 RADII = (100.0, 250.0, 310.0, 330.0)  # mm

@@ -22,15 +22,15 @@ from rich.console import Console
 from rich.table import Table
 
 import bayesflat
-from bayesflat.camera import Camera, lsstcam
-from bayesflat.comparison import MMAG, QUANTITIES, RADIUS, ROPE, Difference
+from bayesflat.comparison.comparison import MMAG, QUANTITIES, RADIUS, ROPE, Difference
+from bayesflat.comparison.ratio import fit_ratio
 from bayesflat.config import FitConfig
+from bayesflat.data.camera import Camera, lsstcam
 from bayesflat.inference.rough import rough_fit
-from bayesflat.paired import fit_ratio
-from bayesflat.plots import save_figure
-from bayesflat.prepare import prepare
-from bayesflat.simulate import simulate_binned
-from bayesflat.truth import Light
+from bayesflat.model.prepare import prepare
+from bayesflat.report.plots_fit import save_figure
+from bayesflat.simulation.detectors import simulate_binned
+from bayesflat.simulation.truth import Light
 
 NAMES = (*QUANTITIES, *(f"radial {radius:g} mm" for radius in RADII))
 AMPLITUDES = (0.05, 0.1, 0.2, 1.0, 2.0, 5.0)  # mmag at RADIUS

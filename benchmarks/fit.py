@@ -25,12 +25,12 @@ import numpy as np
 from scipy.interpolate import Akima1DInterpolator
 from scipy.optimize import minimize
 
-from bayesflat.camera import lsstcam
 from bayesflat.config import FitConfig
-from bayesflat.fitting import fit, sample
+from bayesflat.data.camera import lsstcam
+from bayesflat.inference.fitting import fit, sample
 from bayesflat.model.start import estimate
-from bayesflat.simulate import simulate_binned
-from bayesflat.truth import Noise, default_light
+from bayesflat.simulation.detectors import simulate_binned
+from bayesflat.simulation.truth import Noise, default_light
 
 TERMS = {"do_fit_centroid": True, "do_fit_gradient": True}
 

@@ -28,14 +28,14 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from bayesflat.camera import lsstcam
 from bayesflat.config import FitConfig
-from bayesflat.gradient import FlatGradient
+from bayesflat.data.camera import lsstcam
+from bayesflat.gradient.product import FlatGradient
 from bayesflat.inference.map import find_map, make_objective
 from bayesflat.model.build import build_model
-from bayesflat.prepare import FitData, prepare
-from bayesflat.simulate import Detectors, simulate_binned, true_parameters
-from bayesflat.truth import Light, Noise, default_light
+from bayesflat.model.prepare import FitData, prepare
+from bayesflat.simulation.detectors import Detectors, simulate_binned, true_parameters
+from bayesflat.simulation.truth import Light, Noise, default_light
 
 # wide enough for the table of fits
 console = Console(width=170, highlight=False)
@@ -260,7 +260,7 @@ def compare_products(check: Checks, lsst_class: type, folder: Path) -> None:
 
 def with_estimates(gradient: FlatGradient) -> FlatGradient:
     """The gradient with estimates (no numbers that matter) and a config."""
-    from bayesflat.gradient import SCALARS, STATISTICS, Estimates
+    from bayesflat.gradient.product import SCALARS, STATISTICS, Estimates
 
     names = tuple(f"radial_spline_values[{i}]" for i in range(len(gradient.radial_spline_nodes))) + SCALARS
     n = len(names)

@@ -26,9 +26,10 @@ from rich.table import Table
 from scipy.stats import binom
 
 import bayesflat
-from bayesflat.camera import Camera, Detector
 from bayesflat.config import FitConfig
-from bayesflat.fitting import FitResult, sample
+from bayesflat.data.camera import Camera, Detector
+from bayesflat.inference.estimates import make_gradient
+from bayesflat.inference.fitting import FitResult, sample
 from bayesflat.inference.laplace import laplace
 from bayesflat.inference.map import End, find_map, make_objective, newton
 from bayesflat.inference.nodes import on_nodes
@@ -36,11 +37,10 @@ from bayesflat.inference.objective import HierarchicalObjective
 from bayesflat.inference.rough import rough_fit
 from bayesflat.model.build import build_model
 from bayesflat.model.hierarchical import HierarchicalNoise
-from bayesflat.plots import save_figure
-from bayesflat.prepare import FitData, prepare
-from bayesflat.product import make_gradient
-from bayesflat.simulate import simulate_binned
-from bayesflat.truth import Light, Noise
+from bayesflat.model.prepare import FitData, prepare
+from bayesflat.report.plots_fit import save_figure
+from bayesflat.simulation.detectors import simulate_binned
+from bayesflat.simulation.truth import Light, Noise
 
 DRAWS, TUNE, CHAINS = 600, 150, 2
 SAME = 0.05  # difference in log-posterior

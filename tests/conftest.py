@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bayesflat.camera import Camera, Detector
+from bayesflat.data.camera import Camera, Detector
 
 # 5 x 5 detectors of 20 mm: as many bins in each as LSSTCam's would have if bins were 2 mm
 PITCH, SIDE = 21.0, 20.0

@@ -9,9 +9,9 @@ import pytest
 import bayesflat
 from bayesflat.cli import run
 from bayesflat.config import PRIOR_NAMES
-from bayesflat.simulate import simulate_binned
-from bayesflat.truth import Light, Noise
-from tests.test_map import NODES, VALUES
+from bayesflat.simulation.detectors import simulate_binned
+from bayesflat.simulation.truth import Light, Noise
+from tests.inference.test_map import NODES, VALUES
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -63,7 +63,7 @@ def test_examples_of_a_page_run_in_their_order(page, folder, monkeypatch):
 
 def test_the_reference_has_every_public_name():
     text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-    listed = re.findall(r"^   (\w+)$", text.split("currentmodule:: bayesflat.truth")[0], re.M)
+    listed = re.findall(r"^   (\w+)$", text.split("currentmodule:: bayesflat.simulation.truth")[0], re.M)
     assert sorted(listed) == list(bayesflat.__all__)
 
 

@@ -28,8 +28,8 @@ from bayesflat.inference.objective import HierarchicalObjective, IndependentObje
 from bayesflat.inference.rough import Rough
 from bayesflat.model.noise import LaplaceNoise, NoiseModel, noise_model
 from bayesflat.model.parameters import mean_parameters
+from bayesflat.model.prepare import FitData
 from bayesflat.model.start import estimate
-from bayesflat.prepare import FitData
 
 log = logging.getLogger(__name__)
 

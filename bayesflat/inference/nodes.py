@@ -23,7 +23,7 @@ from bayesflat.inference.choice import choice_of_nodes
 from bayesflat.inference.profile import smoothed
 from bayesflat.inference.rough import Rough, rough_fit
 from bayesflat.inference.spline_fit import SplineFit
-from bayesflat.prepare import FitData
+from bayesflat.model.prepare import FitData
 
 log = logging.getLogger(__name__)
 

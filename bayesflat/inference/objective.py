@@ -16,7 +16,7 @@ from bayesflat.model.marginal import Covariance, Marginal
 from bayesflat.model.mean import Mean
 from bayesflat.model.noise import FLOOR, NoiseModel
 from bayesflat.model.parameters import Parameter
-from bayesflat.prepare import FitData
+from bayesflat.model.prepare import FitData
 
 
 class Objective(ABC):

@@ -16,7 +16,7 @@ from scipy.interpolate import BSpline
 from bayesflat.config import FitConfig
 from bayesflat.model.hierarchical import HierarchicalNoise
 from bayesflat.model.parameters import RIM_GRADIENT, RIM_OUTER_GRADIENT, SIGMA_CENTROID, SIGMA_RADIAL, SIGMA_RATIO
-from bayesflat.prepare import FitData
+from bayesflat.model.prepare import FitData
 
 log = logging.getLogger(__name__)
 

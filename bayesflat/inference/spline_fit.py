@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import Akima1DInterpolator
 
+from bayesflat.gradient.spline import akima_basis
 from bayesflat.inference.rough import Rough
-from bayesflat.spline import akima_basis
 
 _STEPS = 6
 _DRAWS, _SEED = 64, 0

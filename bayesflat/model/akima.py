@@ -17,7 +17,7 @@ from pytensor.graph import Apply, Op
 from pytensor.link.numba.dispatch.basic import numba_njit, register_funcify_default_op_cache_key
 from pytensor.tensor.variable import TensorVariable
 
-from bayesflat.piecewise import interval
+from bayesflat.gradient.piecewise import interval
 
 # SciPy's limit: where the slopes beside a node change by less than this part of the largest change, take their mean
 _TIED = 1e-9

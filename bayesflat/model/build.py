@@ -7,13 +7,13 @@ import pymc as pm
 import pytensor.tensor as pt
 from pytensor.tensor.variable import TensorVariable
 
-from bayesflat.binned import BinnedFlat
 from bayesflat.config import FitConfig
+from bayesflat.data.binned import BinnedFlat
 from bayesflat.model.akima import akima
 from bayesflat.model.noise import NoiseModel, noise_model
 from bayesflat.model.parameters import mean_parameters
+from bayesflat.model.prepare import FitData, prepare
 from bayesflat.model.start import estimate
-from bayesflat.prepare import FitData, prepare
 
 
 def build_model(binned: BinnedFlat | FitData, config: FitConfig, noise: NoiseModel | None = None) -> pm.Model:

@@ -21,8 +21,8 @@ from bayesflat.model.effects import Effects
 from bayesflat.model.marginal import Covariance
 from bayesflat.model.noise import FLOOR, NoiseModel
 from bayesflat.model.parameters import make_parameter
+from bayesflat.model.prepare import FitData
 from bayesflat.model.smooth import DEGREE, modes, scale_of
-from bayesflat.prepare import FitData
 
 RIM_WIDTH = 1.0  # mm, within which a detector's rim fades
 SIGMA_LOG_SCALE, SIGMA_LOG_SHARED = 1.5, 1.0  # what is shared is drawn but once for each vendor

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayesflat.config import FitConfig
+from bayesflat.gradient.spline import akima_with_jacobian
 from bayesflat.model.akima import collect_moments, evaluate_basis, evaluate_cubic
-from bayesflat.prepare import FitData
-from bayesflat.spline import akima_with_jacobian
+from bayesflat.model.prepare import FitData
 
 _ORDER = ("radial_spline_values", "itl_ratio", "centroid_delta", "gradient", "outer_gradient")
 

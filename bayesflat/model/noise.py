@@ -13,8 +13,8 @@ from pytensor.tensor.variable import TensorVariable
 
 from bayesflat.config import FitConfig
 from bayesflat.model.parameters import Parameter, make_parameter
+from bayesflat.model.prepare import FitData
 from bayesflat.model.start import Start
-from bayesflat.prepare import FitData
 
 # Noise scales do not fall below this fraction of the level, so that data without noise have a maximum too
 FLOOR = 5e-5

@@ -17,8 +17,8 @@ from pytensor.tensor.variable import TensorVariable
 
 from bayesflat.config import FitConfig, NormalPrior
 from bayesflat.errors import InputError
+from bayesflat.model.prepare import FitData
 from bayesflat.model.start import Start
-from bayesflat.prepare import FitData
 
 # widths of the default priors
 SIGMA_RADIAL = 0.3  # of the level, about the medians around the nodes

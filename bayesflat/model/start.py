@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import Akima1DInterpolator
 
 from bayesflat.config import FitConfig
-from bayesflat.prepare import FitData
+from bayesflat.model.prepare import FitData
 
 # part of the radial range in which the vendors are compared: farther out the vignetting is too steep
 _INNER = 0.8

@@ -1,0 +1,162 @@
+"""What `bayesflat compare` does: two products from disk, their bins where there are any, and the folder it leaves."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bayesflat.commands.fit import BINNED, REPORT, record
+from bayesflat.comparison.comparison import ROPE, Comparison, Difference, compare
+from bayesflat.data.binned import BinnedFlat
+from bayesflat.data.camera import get_camera
+from bayesflat.errors import InputError
+from bayesflat.files import filling
+from bayesflat.gradient.product import FlatGradient
+
+log = logging.getLogger(__name__)
+
+JSON, DETECTORS = "comparison.json", "comparison.ecsv"
+RADIAL_PLOT, MAP_PLOT = "comparison_radial.png", "comparison_map.png"
+TIED = "flat_gradient_paired.fits"  # the dome's gradient, tied to the sky's
+FILES = (RADIAL_PLOT, MAP_PLOT, DETECTORS, REPORT, TIED, JSON)
+
+
+def run_compare(
+    sky: str | Path,
+    dome: str | Path,
+    out: str | Path,
+    *,
+    binned: tuple[str | Path, str | Path] | None = None,
+    unpaired: bool = False,
+    camera: str | None = None,
+    rope_mmag: float = ROPE,
+    radius: float | None = None,
+    overwrite: bool = False,
+    report: bool = True,
+) -> Comparison:
+    """Compare a sky's and a dome's product, and leave the result in a folder.
+
+    Parameters
+    ----------
+    sky, dome : str or Path
+        Products.
+    out : str or Path
+        Folder to write.
+    binned : (str or Path, str or Path), optional
+        Binned tables of sky and dome; by default ``binned_image.fits`` beside the products, where both have one.
+    unpaired : bool
+        Whether to compare the products alone all the same.
+    camera : str, optional
+        As for `get_camera`; by default the one that the sky's product names.
+    rope_mmag, radius : float
+        As for `compare`.
+    overwrite : bool
+        Whether an earlier comparison may be replaced.
+    report : bool
+        Whether to write the page that shows it: ``report.html``.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    InputError
+        As `compare`; or a file that cannot be read.
+    """
+    if binned is not None and unpaired:
+        raise InputError("--binned is for a paired comparison; leave it or --unpaired out")
+    with filling(out, FILES, overwrite) as folder:
+        products = FlatGradient.read(sky), FlatGradient.read(dome)
+        geometry = get_camera(camera or products[0].config.get("camera") or "lsstcam")
+        tables = None if unpaired else binned or _beside(sky, dome)
+        read = None if tables is None else tuple(BinnedFlat.read(path, geometry) for path in tables)
+        comparison = compare(*products, binned=read, camera=geometry, rope_mmag=rope_mmag, radius=radius)
+        write_comparison(comparison, [record(path) for path in (sky, dome, *(tables or ()))], folder, report)
+    return comparison
+
+
+def _beside(sky: str | Path, dome: str | Path) -> tuple[Path, Path] | None:
+    """The binned tables beside the products, where each has one of its own."""
+    tables = Path(sky).parent / BINNED, Path(dome).parent / BINNED
+    if not all(table.is_file() for table in tables):
+        return None
+    if tables[0].resolve() == tables[1].resolve():
+        log.warning("%s lies beside both products and can be of one only: name the tables with --binned", tables[0])
+        return None
+    return tables
+
+
+def write_comparison(comparison: Comparison, inputs: list[dict[str, Any]], folder: Path, report: bool) -> None:
+    """Everything that a comparison leaves.
+
+    Parameters
+    ----------
+    comparison : Comparison
+    inputs : list of dict
+        Names and checksums of what was compared, and Butler's ids where they are known.
+    folder : Path
+        There already, and empty.
+    report : bool
+        Whether to write the page, too.
+    """
+    from astropy.table import Table
+
+    from bayesflat.report.figures import save_figure
+    from bayesflat.report.plots_comparison import plot_comparison_map, plot_comparison_radial
+
+    save_figure(plot_comparison_radial(comparison), folder / RADIAL_PLOT)
+    save_figure(plot_comparison_map(comparison), folder / MAP_PLOT)
+    if report:
+        from bayesflat.report.comparison_page import comparison_report
+
+        (folder / REPORT).write_text(comparison_report(comparison, inputs), encoding="utf-8")
+    table = Table(rows=[vars(row) for row in comparison.detectors])
+    table["mean_mmag"].unit = table["sd_mmag"].unit = "mmag"
+    table.meta |= {"method": comparison.method, "instrument": comparison.instrument}
+    table.meta["physical_filter"] = comparison.physical_filter
+    table.write(folder / DETECTORS, format="ascii.ecsv")
+    if comparison.tied is not None:
+        comparison.tied.write(folder / TIED)
+    text = json.dumps(as_dict(comparison, inputs), indent=1, allow_nan=False, ensure_ascii=False)
+    (folder / JSON).write_text(text + "\n", encoding="utf-8")
+
+
+def as_dict(comparison: Comparison, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+    """What ``comparison.json`` holds; what is not known is None.
+
+    Parameters
+    ----------
+    comparison : Comparison
+    inputs : list of dict
+        Names and checksums of what was compared.
+    """
+
+    def of(difference: Difference) -> dict[str, float | None]:
+        return {key: _known(value) for key, value in vars(difference).items()}
+
+    return {
+        "method": comparison.method,
+        "instrument": comparison.instrument,
+        "physical_filter": comparison.physical_filter,
+        "converged": comparison.converged,
+        "notes": comparison.notes,
+        "rope_mmag": comparison.rope_mmag,
+        "radius": comparison.radius,
+        "differences": {name: of(difference) for name, difference in comparison.differences.items()},
+        "radial_at_radius": of(comparison.at_radius),
+        "radial": {"radius": comparison.grid.tolist()}
+        | {key: [_known(v) for v in values.tolist()] for key, values in comparison.radial.items()},
+        "n_bins": comparison.n_bins,
+        "n_spoilt": comparison.n_spoilt,
+        "noise": comparison.noise,
+        "inputs": inputs,
+    }
+
+
+def _known(value: float) -> float | None:
+    return value if np.isfinite(value) else None

@@ -1,0 +1,174 @@
+"""The whole story on simulated flats: fit sky and dome, compare them, correct the dome, and fit it again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from bayesflat.commands.apply import run_apply
+from bayesflat.commands.compare import FILES as COMPARISON
+from bayesflat.commands.compare import TIED, run_compare
+from bayesflat.commands.fit import FILES, PRODUCT, REFERENCE, run_fit
+from bayesflat.commands.tables import comparison_lines
+from bayesflat.comparison.comparison import MMAG, Comparison
+from bayesflat.config import RunConfig
+from bayesflat.data.camera import get_camera
+from bayesflat.files import check_free
+from bayesflat.gradient.product import FlatGradient
+from bayesflat.inference.fitting import FitResult
+from bayesflat.simulation.flats import CONTENTS, write_simulation
+
+PHYSICAL_FILTER = "i_39"
+_RADII = (100.0, 200.0, 300.0, 310.0, 330.0)
+
+
+def run_demo(
+    out: str | Path,
+    *,
+    seed: int = 1,
+    coarse: int = 16,
+    camera: str = "lsstcam",
+    processes: int = 1,
+    overwrite: bool = False,
+    progress: Callable | None = None,
+    say: Callable = print,
+) -> list[FitResult]:
+    """Simulate sky and dome, fit both, compare them, correct the dome with the sky, and show that it closes.
+
+    Parameters
+    ----------
+    out : str or Path
+        Gets ``sky``, ``dome`` (the simulations), ``sky_fit``, ``dome_fit``, ``compare``, ``corrected`` (the dome's
+        flats), ``refit`` (these fitted) and ``closure`` (these compared with the sky).
+    seed : int
+        Of the simulation.
+    coarse : int
+        Pixels so many times as large; bins keep their size on the focal plane.
+    camera, processes, overwrite, progress
+        As for the commands.
+    say : callable
+        Prints text and rich tables.
+
+    Returns
+    -------
+    list of FitResult
+        Sky, dome, corrected dome.
+    """
+    out = Path(out)
+    for kind in ("sky", "dome"):  # before anything is written
+        check_free(out / kind, CONTENTS, overwrite)
+    for folder, files in (("sky_fit", FILES), ("dome_fit", FILES), ("compare", COMPARISON), ("refit", FILES),
+                          ("closure", COMPARISON)):  # fmt: skip
+        check_free(out / folder, files, overwrite)
+
+    def fit(flats: str, kind: str, into: str) -> FitResult:
+        config = RunConfig(
+            camera=str(out / kind / "camera.ecsv"),
+            bin_factor=max(1, round(128 / coarse)),
+            detector_boundary=max(1, round(10 / coarse)),
+            do_fit_centroid=True,
+            do_fit_gradient=True,
+            radial_spline_nodes="auto",
+            do_reference_gradient=kind == "sky",
+        )
+        return run_fit([out / flats], out / into, config, defects=out / kind / "defects", processes=processes,
+                       overwrite=overwrite, progress=progress)  # fmt: skip
+
+    results = []
+    for kind in ("sky", "dome"):
+        say(f"{kind}: simulating flats of {coarse * 0.01:g} mm pixels, seed {seed}")
+        truth = write_simulation(
+            out / kind, kind=kind, coarse=coarse, seed=seed, physical_filter=PHYSICAL_FILTER,
+            camera=get_camera(camera), processes=processes, overwrite=overwrite,
+        )  # fmt: skip
+        say(f"{kind}: fitting")
+        result = fit(f"{kind}/flats", kind, f"{kind}_fit")
+        say(truth_table(result.gradient, truth, f"{kind}: {result.map.message}"))
+        say(f"{kind}: see {out / f'{kind}_fit'}\n")
+        results.append(result)
+    sky, dome = out / "sky_fit" / REFERENCE, out / "dome_fit" / PRODUCT
+    say("comparing them")
+    comparison = run_compare(sky, dome, out / "compare", overwrite=overwrite)
+    say("\n".join(comparison_lines(comparison)) + f"\nsee {out / 'compare'}\n")
+    say("correcting the dome's flats with the sky, and fitting them again")
+    run_apply(
+        [out / "dome" / "flats"], out / "corrected", out / "compare" / TIED, sky,
+        camera=str(out / "dome" / "camera.ecsv"), processes=processes, overwrite=overwrite, progress=progress,
+    )  # fmt: skip
+    results.append(fit("corrected", "dome", "refit"))
+    closure = run_compare(sky, out / "refit" / PRODUCT, out / "closure", overwrite=overwrite)
+    say(closure_table(closure, results[0].gradient, results[1].gradient, results[2].gradient))
+    say(f"corrected flats: see {out / 'corrected'}, {out / 'refit'} and {out / 'closure'}")
+    return results
+
+
+def closure_table(closure: Comparison, sky: FlatGradient, dome: FlatGradient, corrected: FlatGradient) -> Table:
+    """What the corrected dome has beside sky and dome, and how far it is from what it should have.
+
+    Parameters
+    ----------
+    closure : Comparison
+        Of the sky and the corrected dome.
+    sky, dome, corrected : FlatGradient
+        Fits of their own.
+    """
+    table = Table(title="the corrected dome: the sky's radial function and centroid, no plane")
+    for name in ("parameter", "sky", "dome", "corrected", "off by", "sd", "unit"):
+        table.add_column(name, justify="left" if name in ("parameter", "unit") else "right", no_wrap=True)
+    products = (sky, dome, corrected)
+
+    def add(name: str, values: list[float], off: float, sd: float, unit: str) -> None:
+        shown = (f"{value:.4f}" if abs(value) < 10 else f"{value:.5g}" for value in values)
+        table.add_row(
+            name, *shown, f"{off:+.1e}" if abs(off) < 1e-4 else f"{off:+.2g}", f"{sd:.1g}" if sd else "", unit
+        )
+
+    for radius in _RADII:
+        k = int(np.argmin(np.abs(closure.grid - radius)))
+        values = [-MMAG * float(np.log(p.compute_radial(radius) / p.compute_radial(0.0))) for p in products]
+        add(f"radial, {radius:g} mm", values, closure.radial["mean"][k], closure.radial["sd"][k], "mmag")
+    for name, label, unit in (("centroid_delta_x", "centroid x", "mm"), ("centroid_delta_y", "centroid y", "mm"),
+                              ("itl_ratio", "ITL ratio", "")):  # fmt: skip
+        difference = closure.differences[name]
+        add(label, [getattr(p, name) for p in products], difference.mean, difference.sd, unit)
+    for axis in "xy":  # the sky's plane is not put in: there must be none
+        name = f"gradient_{axis}"
+        values = [1e6 * getattr(p, name) for p in products]
+        add(f"plane {axis}", values, values[-1], 1e6 * corrected.estimates[name]["sd"], "1e-6/mm")
+    values = [p.normalization_factor for p in products]
+    add("normalization", values, values[-1] - 1, 0.0, "")
+    return table
+
+
+def truth_table(gradient: FlatGradient, truth: dict, title: str) -> Table:
+    """Truth and estimate side by side, with the estimate's error; the radial function relative to the truth's."""
+    table = Table(title=title)
+    for name, justify in (
+        ("parameter", "left"), ("truth", "right"), ("estimate", "right"), ("difference", "right"),
+        ("sd", "right"), ("unit", "left"),
+    ):  # fmt: skip
+        table.add_column(name, justify=justify)
+    names = {
+        "itl_ratio": "",
+        "centroid_delta_x": "mm",
+        "centroid_delta_y": "mm",
+        "gradient_x": "1/mm",
+        "gradient_y": "1/mm",
+    }
+    for name, unit in names.items():
+        true, found = truth[name], getattr(gradient, name)
+        sd = gradient.estimates[name]["sd"]
+        table.add_row(name, f"{true:.6g}", f"{found:.6g}", f"{found - true:+.2g}", f"{sd:.2g}", unit)
+    true_radius, true_value = (np.array(truth["radial_function"][key]) for key in ("radius", "value"))
+    for radius in _RADII:
+        true = float(np.interp(radius, true_radius, true_value)) * truth["level"]
+        found = float(gradient.compute_radial(radius)) * gradient.normalization_factor
+        sd = float(gradient.compute_radial_sd(radius)) * gradient.normalization_factor / true
+        table.add_row(
+            f"radial at {radius:g} mm", f"{true:.1f}", f"{found:.1f}", f"{100 * (found / true - 1):+.3f}%",
+            f"{100 * sd:.3f}%", "counts",
+        )  # fmt: skip
+    return table

@@ -1,0 +1,145 @@
+"""Fits and comparisons as something to print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from bayesflat.comparison.comparison import Comparison, DetectorDifference, Difference
+from bayesflat.gradient.product import SCALARS, FlatGradient
+
+_SURE = 0.95  # probability from which on, or below one minus which, something is said to be so
+_SHOWN_RADII = (0.0, 200.0, 300.0, 310.0, 330.0)
+
+
+def fit_table(gradient: FlatGradient) -> Table:
+    """The scalars of a product, with their uncertainties where it has any."""
+    table = Table(title=f"{gradient.instrument} {gradient.physical_filter}".strip() or None)
+    for name, justify in (("parameter", "left"), ("MAP", "right"), ("sd", "right"), ("unit", "left")):
+        table.add_column(name, justify=justify)
+    for name in SCALARS:
+        row = gradient.estimates[name]
+        unit = gradient.estimates.units[gradient.estimates.names.index(name)]
+        if row["sd"] == 0 and name != "itl_ratio":
+            continue  # the term is off
+        table.add_row(name, f"{row['map']:.6g}", "" if np.isnan(row["sd"]) else f"{row['sd']:.2g}", unit)
+    for radius in _SHOWN_RADII:
+        if gradient.radial_spline_nodes[0] <= radius <= gradient.radial_spline_nodes[-1]:
+            sd = float(gradient.compute_radial_sd(radius))
+            shown = "" if np.isnan(sd) else f"{sd:.2g}"
+            table.add_row(f"radial function at {radius:g} mm", f"{gradient.compute_radial(radius):.5f}", shown, "")
+    table.add_row("normalization_factor", f"{gradient.normalization_factor:.6g}", "", "")
+    return table
+
+
+def terms_table(folder: str | Path) -> Table:
+    """The comparison of terms that `bayesflat fit --compare-terms` left in a folder."""
+    from astropy.table import Table as AstropyTable
+
+    from bayesflat.commands.fit import TERMS
+
+    table = Table(title="which terms predict detectors that are left out")
+    for name, justify in (("terms", "left"), ("elpd difference", "right"), ("its error", "right"), ("bad k", "right")):
+        table.add_column(name, justify=justify)
+    for row in AstropyTable.read(Path(folder) / TERMS, format="ascii.ecsv"):
+        table.add_row(row["terms"], f"{row['elpd_diff']:.1f}", f"{row['dse']:.1f}", str(row["bad_k"]))
+    return table
+
+
+def comparison_lines(c: Comparison) -> list[str]:
+    """A comparison in some ten lines: what differs, by how much, and what to do about it.
+
+    Parameters
+    ----------
+    c : Comparison
+    """
+    how = f"paired, {c.n_bins:,} bins ({c.n_spoilt} spoilt)" if c.method == "paired" else "unpaired (conservative)"
+    what = " ".join(part for part in (c.instrument, c.physical_filter) if part)
+    lines = [f"{what}: dome minus sky, {how}; tolerance {c.rope_mmag:g} mmag at {c.radius:g} mm"]
+    lines.append(f"radial function at {c.radius:g} mm: {_measured(c.at_radius, 'mmag')}; {judged(c.at_radius)}")
+    worst = int(np.nanargmax(np.abs(c.radial["mean"])))
+    sd = c.radial["sd"][worst]
+    shown = f"{c.radial['mean'][worst]:+.2f}" + (f" ± {sd:.2g}" if np.isfinite(sd) else "")
+    lines.append(f"  largest: {shown} mmag at {c.grid[worst]:.0f} mm")
+    for name, unit, scale in (
+        ("centroid_delta", "mm", 1.0), ("gradient", "1e-6/mm", 1e6), ("itl_ratio", "", 1.0),
+    ):  # fmt: skip
+        names = [name] if name in c.differences else [f"{name}_x", f"{name}_y"]
+        parts = [c.differences[key] for key in names]
+        larger = max(parts, key=lambda part: (np.nan_to_num(part.p_rope), abs(part.mean)))
+        shown = ", ".join(_measured(part, "", scale) for part in parts)
+        lines.append(f"{name}{' (x, y)' if len(parts) == 2 else ''}: {shown} {unit}".rstrip() + f"; {judged(larger)}")
+    for zone in dict.fromkeys(d.zone for d in sorted(c.detectors, key=lambda d: d.zone != "inside 317")):
+        here = [d for d in c.detectors if d.zone == zone]
+        off = [d for d in here if is_beyond(d, c.rope_mmag)]
+        most = max(here, key=lambda d: abs(d.mean_mmag))
+        lines.append(
+            f"detectors {zone}: {len(off)} of {len(here)} are beyond the tolerance, most of all "
+            f"{most.name} ({most.mean_mmag:+.2f} mmag)"
+        )
+    how = ""
+    if conclusion(c)[0] == "differ":
+        tied = " --gradient flat_gradient_paired.fits" if c.tied is not None else ""
+        how = f"; `bayesflat apply{tied}` corrects the dome"
+    lines.append(f"verdict: {conclusion(c)[1]}{how}")
+    return lines
+
+
+def conclusion(c: Comparison) -> tuple[str, str]:
+    """Whether sky and dome differ by more than the tolerance.
+
+    Returns
+    -------
+    kind : str
+        ``differ``, ``agree``, ``undecided``, or ``unknown`` for want of uncertainties.
+    words : str
+    """
+    found = [kind_of(d) for d in [*c.differences.values(), c.at_radius]]
+    known = [kind for kind in found if kind != "unknown"]
+    if "differ" in known:
+        return "differ", "sky and dome differ by more than the tolerance"
+    if known and all(kind == "agree" for kind in known):
+        return "agree", "sky and dome agree within the tolerance"
+    if known:
+        return "undecided", "the errors do not tell whether sky and dome agree within the tolerance"
+    return "unknown", "none, for want of uncertainties; fit both flats with bayesflat"
+
+
+def kind_of(d: Difference) -> str:
+    """The same of one quantity."""
+    if not np.isfinite(d.p_rope):
+        return "unknown"
+    return "differ" if d.p_rope > _SURE else "agree" if d.p_rope < 1 - _SURE else "undecided"
+
+
+def _measured(d: Difference, unit: str, scale: float = 1.0) -> str:
+    """Mean and sd, to two digits of the sd."""
+    if not (np.isfinite(d.sd) and d.sd > 0):
+        return f"{scale * d.mean:+.4g} {unit}".rstrip()
+    decimals = max(0, 1 - int(np.floor(np.log10(scale * d.sd))))
+    return f"{scale * d.mean:+.{decimals}f} ± {scale * d.sd:.{decimals}f} {unit}".rstrip()
+
+
+def judged(d: Difference) -> str:
+    """Whether a difference is there, and whether it matters."""
+    kind = kind_of(d)
+    if kind == "unknown":
+        return "uncertainty not known"
+    if kind == "differ":
+        return f"beyond the tolerance (probability {probability(d.p_rope)})"
+    if kind == "agree":
+        there = "no sign of a difference" if d.tail > 1 - _SURE else "real, but"
+        return f"{there}{' within the tolerance' if d.tail <= 1 - _SURE else ''} (zero: p = {probability(d.tail)})"
+    return f"beyond the tolerance with a probability of {probability(d.p_rope)}: undecided"
+
+
+def probability(p: float) -> str:
+    """A probability, with three digits."""
+    return "> 0.999" if p > 0.999 else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def is_beyond(d: DetectorDifference, tolerance: float) -> bool:
+    """Whether a detector is so for sure; without an sd it is not known."""
+    return kind_of(Difference.normal(d.mean_mmag, d.sd_mmag, tolerance)) == "differ"

@@ -1,0 +1,1 @@
+"""Sky against dome."""

@@ -1,0 +1,383 @@
+"""Sky and dome side by side: do they differ, where, and by how much in magnitudes."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from bayesflat.comparison.posterior import Posterior, log_radial_slope, unpaired
+from bayesflat.comparison.tied import tied_gradient
+from bayesflat.config import FitConfig
+from bayesflat.data.binned import BinnedFlat
+from bayesflat.data.camera import Camera
+from bayesflat.errors import InputError
+from bayesflat.gradient.product import FlatGradient
+from bayesflat.model.prepare import FitData, prepare
+
+if TYPE_CHECKING:
+    from bayesflat.comparison.ratio import Paired
+    from bayesflat.inference.fitting import FitResult
+
+log = logging.getLogger(__name__)
+
+MMAG = 2500.0 / np.log(10.0)  # of a small relative difference
+ROPE, RADIUS = 2.0, 310.0  # mmag, Rubin's share for the uniformity of the throughput; mm
+QUANTITIES = ("itl_ratio", "centroid_delta_x", "centroid_delta_y", "gradient_x", "gradient_y")
+ZONES = (317.0, 350.0)  # mm: where vignetting begins, and where flats end
+_LEVELS = {"q05": norm.ppf(0.05), "q95": norm.ppf(0.95)}
+_STEP = 1.0  # mm, of the radial difference
+_SAME_CENTRE = 0.01  # to which a table's centre must agree with its product's normalization
+_ACROSS = 8  # positions along a detector's side, where there are no bins
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Dome minus sky of one quantity.
+
+    Attributes
+    ----------
+    mean, sd, q05, q95 : float
+        In the quantity's own unit; the central 90% lie between the quantiles.
+    tail : float
+        Two-sided tail probability of zero.
+    p_rope : float
+        Probability of more than the tolerance, either way.
+    """
+
+    mean: float
+    sd: float
+    q05: float
+    q95: float
+    tail: float
+    p_rope: float
+
+    @classmethod
+    def normal(cls, mean: float, sd: float, tolerance: float) -> Difference:
+        """Of a normal posterior; without an sd (NaN) nothing but the mean is known."""
+        quantiles = {key: float(mean + level * sd) for key, level in _LEVELS.items()}
+        if sd == 0:
+            return cls(mean, sd, **quantiles, tail=float(mean == 0), p_rope=float(abs(mean) > tolerance))
+        below, above = (-tolerance - mean) / sd, (tolerance - mean) / sd
+        return cls(mean, sd, **quantiles, tail=float(2 * norm.sf(abs(mean) / sd)),
+                   p_rope=float(norm.cdf(below) + norm.sf(above)))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DetectorDifference:
+    """Dome over sky on one detector: mean over its bins of ``-2.5 log10``, relative to the centre (mmag)."""
+
+    detector: int
+    name: str
+    mean_mmag: float
+    sd_mmag: float
+    zone: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How dome and sky differ.
+
+    Attributes
+    ----------
+    method : str
+        ``paired`` (the ratio of the flats, bin by bin, in which the detectors cancel) or ``unpaired`` (the difference
+        of two posteriors, which is conservative).
+    differences : dict of str to Difference
+        Of `QUANTITIES`, in product units; their tolerance is what makes ``rope_mmag`` at ``radius``.
+    radius : float
+        mm.
+    rope_mmag : float
+    at_radius : Difference
+        Of the radial functions at ``radius`` (mmag).
+    grid : numpy.ndarray, shape (n,)
+        Radii (mm).
+    radial : dict of str to numpy.ndarray, shape (n,)
+        ``mean``, ``sd``, ``q05``, ``q95`` of ``-2.5 log10(dome / sky)`` of the radial functions, each about its own
+        centroid and normalized at its centre (mmag).
+    positions : BinnedFlat
+        Where the map is known: the bins, or a few places on each detector; its values mean nothing.
+    map_mmag, map_sd : numpy.ndarray, one a position
+        ``-2.5 log10(dome / sky)`` of the whole models, relative to the centre, and its sd.
+    measured_mmag : numpy.ndarray or None
+        The same as the bins have it; paired only.
+    dome_centre : tuple of float
+        Centre of the dome's radial function on the focal plane, as the comparison has it (mm).
+    detectors : list of DetectorDifference
+    notes : list of str
+        What to keep in mind.
+    converged : bool
+        Whether both fits and the paired one did.
+    n_bins, n_spoilt : int
+        Bins in the paired fit, and those among them that weigh nothing.
+    noise : dict of str to float
+        Scales of the paired noise (standard deviations of the log-ratio), by effect.
+    instrument, physical_filter : str
+    tolerances : dict of str to float
+        What makes ``rope_mmag`` at ``radius``, of each of `QUANTITIES` in product units.
+    tied : FlatGradient or None
+        The dome's gradient as the sky's and the ratio of the flats have it; paired only.
+    """
+
+    method: str
+    differences: dict[str, Difference]
+    radius: float
+    rope_mmag: float
+    at_radius: Difference
+    grid: NDArray[np.float64]
+    radial: dict[str, NDArray[np.float64]]
+    positions: BinnedFlat
+    map_mmag: NDArray[np.float64]
+    map_sd: NDArray[np.float64]
+    measured_mmag: NDArray[np.float64] | None
+    dome_centre: tuple[float, float]
+    detectors: list[DetectorDifference]
+    notes: list[str]
+    converged: bool
+    n_bins: int = 0
+    n_spoilt: int = 0
+    noise: dict[str, float] = field(default_factory=dict)
+    instrument: str = ""
+    physical_filter: str = ""
+    tolerances: dict[str, float] = field(default_factory=dict)
+    tied: FlatGradient | None = None
+
+
+def compare(
+    sky: FitResult | FlatGradient,
+    dome: FitResult | FlatGradient,
+    *,
+    binned: tuple[BinnedFlat, BinnedFlat] | None = None,
+    camera: Camera | None = None,
+    rope_mmag: float = ROPE,
+    radius: float | None = None,
+) -> Comparison:
+    """Compare the posteriors of a sky and a dome flat.
+
+    With the bins of both (two results, or products with their binned tables) the comparison is paired: the ratio of the
+    flats is fitted bin by bin.  With two products alone it is the difference of their posteriors.
+
+    Parameters
+    ----------
+    sky, dome : FitResult or FlatGradient
+    binned : (BinnedFlat, BinnedFlat), optional
+        Binned tables of sky and dome, for products.
+    camera : Camera, optional
+        For two products without bins: by default the one that the sky's product names.
+    rope_mmag : float
+        Tolerance (mmag).
+    radius : float, optional
+        Where planes and centroids are turned into magnitudes, and the radial functions are judged (mm); by default
+        310 mm, or 0.85 of the reach of a smaller camera.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    InputError
+        Products of other filters, instruments or pivots; sky and dome swapped; flats without a common bin; a tolerance
+        that is not positive; a radius beyond what both products know.
+    """
+    sky_product, sky_data = _parts(sky)
+    dome_product, dome_data = _parts(dome)
+    notes = check_pair(sky_product, dome_product)
+    if not rope_mmag > 0:
+        raise InputError(f"rope: the tolerance must be above 0 mmag, got {rope_mmag:g}")
+    reach = min(sky_product.reach, dome_product.reach)
+    if radius is not None and not 0 < radius <= reach:
+        raise InputError(f"radius: {radius:g} mm; must be above 0 and at most {reach:g} mm, which both products know")
+    at = radius or (RADIUS if reach > RADIUS else round(0.85 * reach, 1))
+    if binned is not None:
+        sky_data, dome_data = (
+            prepare(bins, config_of(p).model_copy(update={"radial_spline_nodes": "auto"}))
+            for bins, p in zip(binned, (sky_product, dome_product), strict=True)
+        )
+        for name, data, p in (("sky", sky_data, sky_product), ("dome", dome_data, dome_product)):
+            if not abs(data.normalization / p.normalization_factor - 1) < _SAME_CENTRE:
+                raise InputError(
+                    f"the {name}'s binned table does not belong to its product: the centre reads "
+                    f"{data.normalization:.6g}, the product was normalized by {p.normalization_factor:.6g}"
+                )
+        # beyond what a fit used, bins may be cut by light or mask
+        sky_data, dome_data = (
+            data.select(p.radius(data.binned.xf, data.binned.yf) <= p.reach + 1e-3)
+            for data, p in ((sky_data, sky_product), (dome_data, dome_product))
+        )
+    converged = all(p.estimates is None or p.estimates.converged for p in (sky_product, dome_product))
+    found: Paired | None = None
+    if sky_data is not None and dome_data is not None:
+        from bayesflat.comparison.ratio import fit_ratio
+
+        found = fit_ratio(
+            sky_data, dome_data, config_of(sky_product), rough=None if binned else _rough_of(sky),
+            itl_ratio=sky_product.itl_ratio, outer=config_of(dome_product).do_fit_outer_gradient,
+        )  # fmt: skip
+        posterior, positions = found.posterior, found.data.binned
+        known = sky_product.radius(positions.xf, positions.yf) <= reach
+        reach = min(reach, float(dome_product.radius(positions.xf, positions.yf)[known].max()))
+        converged &= found.converged
+        if not found.converged:
+            notes.append("the fit of the ratio did not converge")
+    else:
+        posterior = unpaired(sky_product, dome_product)
+        positions = _places(sky_product, dome_product, camera or _camera_of(sky_product))
+        notes.append(
+            "unpaired: detectors, which both flats share, are counted as if they were not; the errors are too large. "
+            "Give the binned tables for a paired comparison"
+        )
+    for text in notes:
+        log.warning("%s", text)
+    comparison = _compared(posterior, found, sky_product, positions, at, reach, rope_mmag, notes, converged)
+    if found is None:
+        return comparison
+    outermost = np.hypot(positions.xf - comparison.dome_centre[0], positions.yf - comparison.dome_centre[1]).max()
+    tied = tied_gradient(sky_product, dome_product, posterior, float(outermost), converged)
+    return replace(comparison, tied=tied)
+
+
+def check_pair(sky: FlatGradient, dome: FlatGradient) -> list[str]:
+    """Refuse products that cannot be compared; what else there is to say of them is returned.
+
+    Raises
+    ------
+    InputError
+        Sky and dome are swapped, or filters, instruments or pivots differ.
+    """
+    kinds = [None if p.estimates is None else p.estimates.reference for p in (sky, dome)]
+    if kinds == [False, True]:
+        raise InputError("the first is a dome's gradient (REFGRAD = F), the second a reference (T): are they swapped?")
+    for what in ("physical_filter", "instrument"):
+        known = sorted({getattr(p, what) for p in (sky, dome)} - {""})
+        if len(known) > 1:
+            raise InputError(f"the {what.split('_')[-1]}s differ: {' and '.join(known)}; they must be the same")
+    pivots = [(p.centroid_x, p.centroid_y) for p in (sky, dome)]
+    if pivots[0] != pivots[1]:
+        raise InputError(f"the pivots of planes and centroids differ: {pivots[0]} and {pivots[1]} mm")
+    notes = []
+    for name, product in (("sky", sky), ("dome", dome)):
+        if product.estimates is None:
+            notes.append(f"the {name}'s product has no uncertainties (no HDU PARAMETERS)")
+        elif not product.estimates.converged:
+            notes.append(f"the {name}'s fit did not converge (CONVERGD = F)")
+    if kinds in ([True, True], [False, False]):
+        notes.append(f"both products are {'references' if kinds[0] else 'gradients of a dome'} by their headers")
+    return notes
+
+
+def config_of(product: FlatGradient) -> FitConfig:
+    """The configuration that a product records, as far as a fit knows it; for products without one, the defaults."""
+    known = {key: value for key, value in product.config.items() if key in FitConfig.model_fields and value is not None}
+    pivot = {"fp_centroid_x": product.centroid_x, "fp_centroid_y": product.centroid_y}
+    return FitConfig.make(known | pivot, "the product's CONFIG")
+
+
+def _parts(given: FitResult | FlatGradient) -> tuple[FlatGradient, FitData | None]:
+    return (given, None) if isinstance(given, FlatGradient) else (given.gradient, given.data)
+
+
+def _rough_of(sky: FitResult):
+    """The rough fit that a result began with, if it knew centroid and plane."""
+    rough = sky.rough
+    return rough if rough is not None and {"centroid_delta", "gradient"} <= set(rough.parameters) else None
+
+
+def _camera_of(product: FlatGradient) -> Camera:
+    from bayesflat.data.camera import get_camera
+
+    return get_camera(product.config.get("camera") or "lsstcam")
+
+
+def _places(sky: FlatGradient, dome: FlatGradient, camera: Camera) -> BinnedFlat:
+    """A few places on each science detector, where both products know the light."""
+    share = (np.arange(_ACROSS) + 0.5) / _ACROSS
+    x, y, number = [], [], []
+    for detector in camera.science():
+        px, py = np.meshgrid(share * detector.nx - 0.5, share * detector.ny - 0.5)
+        xf, yf = (p.ravel() for p in detector.pixel_to_focal_plane(px, py))
+        known = np.ones(len(xf), dtype=bool)
+        for product in (sky, dome):
+            radius = product.radius(xf, yf)
+            known &= (radius <= product.reach) & (product.compute_radial(radius) > 0)
+        x.append(xf[known])
+        y.append(yf[known])
+        number.append(np.full(int(known.sum()), detector.id))
+    x, y, number = (np.concatenate(part) for part in (x, y, number))
+    if not len(x):
+        raise InputError(f"camera {camera.name}: no detector lies where both products know the light")
+    itl = np.isin(number, [d.id for d in camera if d.is_itl])
+    columns = {"xf": x, "yf": y, "value": np.ones(len(x)), "detector": number, "itl": itl}
+    return BinnedFlat.from_columns(columns, camera, instrument=sky.instrument, physical_filter=sky.physical_filter)
+
+
+def _compared(
+    posterior: Posterior, found: Paired | None, sky: FlatGradient, positions: BinnedFlat, at: float, reach: float,
+    rope: float, notes: list[str], converged: bool,
+) -> Comparison:  # fmt: skip
+    """What follows of a posterior."""
+    # what a unit of each quantity makes in mmag at the radius
+    slope = abs(float(log_radial_slope(sky, np.array([at]))[0]))
+    per_unit = {"itl_ratio": 1 / sky.itl_ratio, "centroid_delta": slope, "gradient": at}
+    differences, tolerances = {}, {}
+    for name in QUANTITIES:
+        mean, row = posterior.scalars[name]
+        unit = MMAG * per_unit[name.removesuffix("_x").removesuffix("_y")]
+        tolerances[name] = float(rope / unit) if unit > 0 else np.inf
+        differences[name] = Difference.normal(float(mean), float(posterior.sd(row[None])[0]), tolerances[name])
+    grid = np.unique(np.append(np.arange(0.0, reach, _STEP), [at, reach]))
+    mean, rows = posterior.log_radial(grid)
+    radial = _in_mmag(mean, posterior.sd(rows))
+    k = int(np.searchsorted(grid, at))
+    at_radius = Difference.normal(float(radial["mean"][k]), float(radial["sd"][k]), rope)
+    mean, rows = posterior.log_ratio(positions.xf, positions.yf, positions.itl)
+    of_map = _in_mmag(mean, posterior.sd(rows))
+    measured = None
+    if found is not None:
+        # relative to the centre, as the model: what that is there comes from the fit
+        centre = float(np.median((found.log_ratio - mean)[found.data.weight > 0]))
+        measured = -MMAG * (found.log_ratio - centre)
+    return Comparison(
+        method="unpaired" if found is None else "paired",
+        differences=differences, radius=float(at), rope_mmag=float(rope), at_radius=at_radius, grid=grid, radial=radial,
+        positions=positions, map_mmag=of_map["mean"], map_sd=of_map["sd"], measured_mmag=measured,
+        dome_centre=_dome_centre(posterior, sky),
+        detectors=_by_detector(posterior, positions, mean, rows, sky), notes=notes, converged=converged,
+        n_bins=0 if found is None else len(found.data),
+        n_spoilt=0 if found is None else int(np.sum(found.data.weight == 0)),
+        noise={} if found is None else found.scales,
+        instrument=sky.instrument, physical_filter=sky.physical_filter, tolerances=tolerances,
+    )  # fmt: skip
+
+
+def _dome_centre(posterior: Posterior, sky: FlatGradient) -> tuple[float, float]:
+    return tuple(
+        getattr(sky, f"centroid_{axis}") + getattr(sky, f"centroid_delta_{axis}")
+        + float(posterior.scalars[f"centroid_delta_{axis}"][0])
+        for axis in "xy"
+    )  # fmt: skip
+
+
+def _in_mmag(mean: NDArray, sd: NDArray) -> dict[str, NDArray]:
+    """A log-ratio and its sd as ``-2.5 log10`` in mmag, with quantiles."""
+    mean, sd = -MMAG * mean, MMAG * sd
+    return {"mean": mean, "sd": sd} | {key: mean + level * sd for key, level in _LEVELS.items()}
+
+
+def _by_detector(
+    posterior: Posterior, positions: BinnedFlat, mean: NDArray, rows: NDArray, sky: FlatGradient
+) -> list[DetectorDifference]:
+    """Means over the detectors' positions."""
+    out = []
+    for number in np.unique(positions.detector).tolist():
+        here = np.flatnonzero(positions.detector == number)
+        detector = positions.camera[number]
+        centre = np.hypot(*(detector.corners().mean(axis=0) - (sky.centroid_x, sky.centroid_y)))
+        zone = ("inside 317", "317-350", "beyond")[int(np.searchsorted(ZONES, centre))]
+        sd = float(MMAG * posterior.sd(rows[here].mean(axis=0)[None])[0])
+        out.append(DetectorDifference(number, detector.name, float(-MMAG * mean[here].mean()), sd, zone))
+    return out

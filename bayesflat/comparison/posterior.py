@@ -1,0 +1,156 @@
+"""How a dome flat differs from a sky flat: a normal posterior of their log-ratio, from two products alone.
+
+The two products see the same detectors, and most of what each is uncertain of is these: it cancels in the difference.
+Two posteriors alone cannot know that, so what they say here is conservative; `bayesflat.comparison.ratio` uses the
+bins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.interpolate import Akima1DInterpolator
+from scipy.linalg import block_diag
+
+from bayesflat.gradient.product import SCALARS, FlatGradient
+from bayesflat.gradient.spline import akima_basis
+
+_MANY = 10_000
+_LEAST = 1e-12  # for logs, where a radial function has come to an end
+
+# mean and, row by row, derivatives by the posterior's numbers
+Linear = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The log of dome over sky, linear in a few numbers that are jointly normal.
+
+    Attributes
+    ----------
+    covariance : numpy.ndarray, shape (n, n)
+        Of the numbers; NaN where a product has no uncertainties.
+    scalars : dict of str to (float, numpy.ndarray)
+        Dome minus sky of each of the product's scalars, in product units: mean, and derivatives by the numbers, (n,).
+    log_radial : callable
+        Radius (mm, shape (m,)) to mean and derivatives of the log of the ratio of the radial functions, each about its
+        own centroid and relative to its centre: shapes (m,), (m, n).
+    log_ratio : callable
+        ``xf, yf, itl`` (mm, mm, bool; shapes (m,)) to the same of the whole models.
+    centre : (float, numpy.ndarray)
+        Log of the ratio of the radial functions at the centre, as each is normalized, and its derivatives, (n,).
+    """
+
+    covariance: NDArray[np.float64]
+    scalars: dict[str, tuple[float, NDArray[np.float64]]]
+    log_radial: Callable[[ArrayLike], Linear]
+    log_ratio: Callable[[ArrayLike, ArrayLike, ArrayLike], Linear]
+    centre: tuple[float, NDArray[np.float64]]
+
+    def sd(self, rows: NDArray) -> NDArray[np.float64]:
+        """Standard deviations of what has these derivatives: (m, n) to (m,)."""
+        parts = (rows[k : k + _MANY] for k in range(0, len(rows), _MANY))  # a map has many rows
+        variance = [np.einsum("mi,mi->m", part @ self.covariance, part) for part in parts]
+        return np.sqrt(np.maximum(np.concatenate(variance), 0.0))
+
+
+def unpaired(sky: FlatGradient, dome: FlatGradient) -> Posterior:
+    """The difference of two posteriors that are taken as independent.
+
+    Parameters
+    ----------
+    sky, dome : FlatGradient
+        With the same pivot; nodes may differ.  Their means count where they have any, else their values.
+
+    Returns
+    -------
+    Posterior
+        Its numbers are the dome's parameters, then the sky's.
+    """
+    products = [_at_mean(product) for product in (dome, sky)]
+    covariance = block_diag(*(parameter_covariance(product) for product in products))
+    n, first = len(covariance), len(products[0].radial_spline_nodes) + len(SCALARS)
+
+    def difference(parts: list[Linear]) -> Linear:
+        (mean_dome, of_dome), (mean_sky, of_sky) = parts
+        return mean_dome - mean_sky, np.hstack([of_dome, -of_sky])
+
+    scalars = {}
+    for k, name in enumerate(SCALARS):
+        row = np.zeros(n)
+        row[first - len(SCALARS) + k], row[n - len(SCALARS) + k] = 1.0, -1.0
+        scalars[name] = (getattr(products[0], name) - getattr(products[1], name), row)
+    centre, of_centre = difference([_log_radial(p, np.zeros(1), relative=False) for p in products])
+    return Posterior(
+        covariance=covariance,
+        scalars=scalars,
+        log_radial=lambda radius: difference([_log_radial(p, np.atleast_1d(radius)) for p in products]),
+        log_ratio=lambda x, y, itl: difference([_log_model(p, x, y, itl) for p in products]),
+        centre=(float(centre[0]), of_centre[0]),
+    )
+
+
+def parameter_covariance(product: FlatGradient) -> NDArray[np.float64]:
+    """Covariance of a product's radial spline values and scalars, in the order of `SCALARS`; NaN where not known."""
+    names = [f"radial_spline_values[{k}]" for k in range(len(product.radial_spline_nodes))] + list(SCALARS)
+    if product.estimates is None:
+        return np.full((len(names), len(names)), np.nan)
+    rows = [product.estimates.names.index(name) for name in names]
+    return product.estimates.covariance[np.ix_(rows, rows)]
+
+
+def log_radial_slope(product: FlatGradient, radius: NDArray) -> NDArray[np.float64]:
+    """Derivative of the log of the radial function (1/mm); 0 beyond the nodes."""
+    nodes = product.radial_spline_nodes
+    spline = Akima1DInterpolator(nodes, product.radial_spline_values, method="akima")
+    inside = (radius >= nodes[0]) & (radius <= nodes[-1])
+    at = np.clip(radius, nodes[0], nodes[-1])
+    return np.where(inside, spline(at, 1), 0.0) / np.maximum(spline(at), _LEAST)
+
+
+def _at_mean(product: FlatGradient) -> FlatGradient:
+    """The product with its posterior means in place of the MAP, where it has them."""
+    if product.estimates is None or not np.all(np.isfinite(product.estimates.columns["mean"])):
+        return product
+    mean = dict(zip(product.estimates.names, product.estimates.columns["mean"].tolist(), strict=True))
+    values = [mean[f"radial_spline_values[{k}]"] for k in range(len(product.radial_spline_nodes))]
+    return replace(product, radial_spline_values=values, **{name: mean[name] for name in SCALARS})
+
+
+def _log_radial(product: FlatGradient, radius: NDArray, relative: bool = True) -> Linear:
+    """Log of the radial function, relative to its centre or not, and its derivatives by a product's numbers."""
+    nodes, values = product.radial_spline_nodes, product.radial_spline_values
+    at = np.append(np.asarray(radius, dtype=float), 0.0)
+    radial = np.maximum(product.compute_radial(at), _LEAST)
+    rows = np.hstack([akima_basis(nodes, values, at) / radial[:, None], np.zeros((len(at), len(SCALARS)))])
+    log_radial = np.log(radial)
+    if not relative:
+        return log_radial[:-1], rows[:-1]
+    return log_radial[:-1] - log_radial[-1], rows[:-1] - rows[-1]
+
+
+def _log_model(product: FlatGradient, x: ArrayLike, y: ArrayLike, itl: ArrayLike) -> Linear:
+    """Log of the model relative to the radial function's centre, and its derivatives by a product's numbers."""
+    x, y, itl = np.asarray(x, dtype=float), np.asarray(y, dtype=float), np.asarray(itl, dtype=bool)
+    radius = product.radius(x, y)
+    mean, rows = _log_radial(product, radius)
+    mean = mean + np.where(itl, np.log(product.itl_ratio), 0.0) - np.log(product.compute_plane(x, y))
+    dx, dy = x - product.centroid_x, y - product.centroid_y
+    slope = log_radial_slope(product, radius) / np.maximum(radius, 1e-9)
+    beyond = np.hypot(dx, dy) >= product.outer_gradient_radius
+    plane = 1 + product.gradient_x * dx + product.gradient_y * dy
+    outer = 1 + product.outer_gradient_x * dx + product.outer_gradient_y * dy
+    columns = {
+        "itl_ratio": itl / product.itl_ratio,
+        "centroid_delta_x": -slope * (dx - product.centroid_delta_x),
+        "centroid_delta_y": -slope * (dy - product.centroid_delta_y),
+        "gradient_x": -dx / plane,
+        "gradient_y": -dy / plane,
+        "outer_gradient_x": np.where(beyond, -dx / outer, 0.0),
+        "outer_gradient_y": np.where(beyond, -dy / outer, 0.0),
+    }
+    rows[:, -len(SCALARS) :] = np.column_stack([columns[name] for name in SCALARS])
+    return mean, rows

@@ -1,0 +1,1 @@
+"""What flats are: cameras, flats, defects, and the binned focal plane."""

@@ -1,0 +1,237 @@
+"""The binned focal plane: what the model is fitted to, as a table in memory and on disk."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bayesflat.data.camera import Camera
+from bayesflat.errors import InputError, first_line
+from bayesflat.files import replacing
+
+log = logging.getLogger(__name__)
+
+REQUIRED = {"xf": float, "yf": float, "value": float, "detector": np.int64, "itl": bool}
+OPTIONAL = {"amplifier": np.int64, "n_pixels": np.int64}
+
+
+@dataclass(frozen=True)
+class BinnedFlat:
+    """The bins of a focal plane, in the flat's own units (nothing is normalized or cut here).
+
+    Attributes
+    ----------
+    camera : Camera
+        The camera that the detectors belong to.
+    xf, yf : numpy.ndarray of float, shape (n_bins,)
+        Centre of each bin on the focal plane (mm).
+    value : numpy.ndarray of float, shape (n_bins,)
+        Mean of the bin's good pixels.
+    detector, amplifier : numpy.ndarray of int, shape (n_bins,)
+        Detector id, and the amplifier that the bin's centre lies in.
+    itl : numpy.ndarray of bool, shape (n_bins,)
+        Whether the detector belongs to the ITL group.
+    n_pixels : numpy.ndarray of int or None
+        Number of good pixels, where known.
+    instrument, physical_filter : str
+        Where known, else empty.
+    """
+
+    camera: Camera
+    xf: NDArray[np.float64]
+    yf: NDArray[np.float64]
+    value: NDArray[np.float64]
+    detector: NDArray[np.int64]
+    itl: NDArray[np.bool_]
+    amplifier: NDArray[np.int64]
+    n_pixels: NDArray[np.int64] | None = None
+    instrument: str = ""
+    physical_filter: str = ""
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    @classmethod
+    def from_columns(
+        cls,
+        columns: Mapping[str, ArrayLike],
+        camera: Camera,
+        *,
+        instrument: str = "",
+        physical_filter: str = "",
+        where: str = "binned table",
+    ) -> BinnedFlat:
+        """Check columns and make a binned flat of them.
+
+        Parameters
+        ----------
+        columns : mapping of str to array_like
+            ``xf``, ``yf`` (mm), ``value``, ``detector``, ``itl`` and, if known, ``amplifier`` and ``n_pixels``.
+        camera : Camera
+            Must know every detector; gives the amplifiers where there is no such column.
+        instrument, physical_filter : str
+            Where known.
+        where : str
+            What an error message calls the table.
+
+        Raises
+        ------
+        InputError
+            A column is missing, holds text or NaN (``value`` may hold NaN: such bins are dropped at the fit), or
+            differs in length; no row; a detector that the camera lacks; a bin that lies outside its detector.
+        """
+        missing = [name for name in REQUIRED if name not in columns]
+        if missing:
+            raise InputError(
+                f"{where}: column {', '.join(missing)} missing; "
+                f"it needs {', '.join(REQUIRED)}, found {', '.join(columns)}"
+            )
+        arrays = {
+            name: _column(columns[name], name, kind, where)
+            for name, kind in (REQUIRED | OPTIONAL).items()
+            if name in columns
+        }
+        if len({len(a) for a in arrays.values()}) > 1:
+            raise InputError(f"{where}: columns differ in length")
+        if len(arrays["value"]) == 0:
+            raise InputError(f"{where}: no rows")
+        amplifier, itl = _locate(camera, arrays, where)
+        wrong = np.flatnonzero(itl != arrays["itl"])
+        if len(wrong):
+            name = camera[int(arrays["detector"][wrong[0]])].name
+            log.warning(
+                "%s: column itl differs from camera %s for detector %s; the table's is used", where, camera.name, name
+            )
+        arrays.setdefault("amplifier", amplifier)
+        most = max(camera[int(number)].n_amplifiers for number in np.unique(arrays["detector"]))
+        beyond = np.flatnonzero((arrays["amplifier"] < 0) | (arrays["amplifier"] >= most))
+        if len(beyond):
+            raise InputError(
+                f"{where}: column amplifier is {arrays['amplifier'][beyond[0]]} in row {beyond[0]}; "
+                f"camera {camera.name} has amplifiers 0 to {most - 1}"
+            )
+        if instrument and instrument != camera.name:
+            log.warning("%s: is of %s, the camera is %s", where, instrument, camera.name)
+        return cls(camera=camera, instrument=instrument, physical_filter=physical_filter, **arrays)
+
+    def select(self, rows: NDArray | slice) -> BinnedFlat:
+        """The same binned flat with some of its bins (a boolean or index array, or a slice)."""
+        names = [name for name in REQUIRED | OPTIONAL if getattr(self, name) is not None]
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})
+
+    def write(self, path: str | Path) -> None:
+        """Write the table as FITS, or as ECSV where ``path`` ends so; it appears whole or not at all."""
+        from astropy.table import Table
+
+        names = [name for name in REQUIRED | OPTIONAL if getattr(self, name) is not None]
+        table = Table({name: getattr(self, name) for name in names})
+        table["xf"].unit = table["yf"].unit = "mm"
+        for key, text in (("INSTRUME", self.instrument), ("FILTER", self.physical_filter)):
+            if text:
+                table.meta[key] = text
+        with replacing(path) as temporary:
+            table.write(temporary, format=_format(path))
+
+    @classmethod
+    def read(cls, path: str | Path, camera: Camera) -> BinnedFlat:
+        """Read a binned table (FITS or ECSV).
+
+        Raises
+        ------
+        InputError
+            No such file, no table in it, or columns as in `from_columns`.
+        """
+        from astropy.table import Table
+
+        where = str(path)
+        try:
+            # NaN is NaN here, not a missing value
+            options = {"hdu": 1, "mask_invalid": False} if _format(path) == "fits" else {}
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", message=".*truncated.*")
+                table = Table.read(path, format=_format(path), **options)
+        except FileNotFoundError:
+            raise InputError(f"{where}: no such file") from None
+        except Exception as error:
+            raise InputError(
+                f"{where}: cannot be read as a binned table in FITS or ECSV ({first_line(error)})"
+            ) from None
+        columns = {name: table[name] for name in table.colnames}
+        text = {key: str(table.meta.get(key) or "").strip() for key in ("INSTRUME", "FILTER")}
+        return cls.from_columns(
+            columns, camera, instrument=text["INSTRUME"], physical_filter=text["FILTER"], where=where
+        )
+
+
+def _format(path: str | Path) -> str:
+    return "ascii.ecsv" if str(path).lower().endswith(".ecsv") else "fits"
+
+
+def _column(values: ArrayLike, name: str, kind: type, where: str) -> NDArray:
+    """One column as an array of its kind, or an error that says what is wrong with it."""
+    array = np.ma.asarray(values)
+    if array.ndim != 1:
+        raise InputError(f"{where}: column {name} must hold one number a row; its shape is {array.shape}")
+    if array.dtype.kind not in "fiub":
+        raise InputError(f"{where}: column {name} holds text, numbers are needed")
+    if np.ma.is_masked(array):
+        if name != "value":
+            raise InputError(f"{where}: column {name} has missing values")
+        array = array.astype(float).filled(np.nan)
+    array = np.asarray(array)
+    if name != "value" and not np.all(np.isfinite(array)):
+        raise InputError(
+            f"{where}: column {name} holds NaN or infinity in row {np.flatnonzero(~np.isfinite(array))[0]}"
+        )
+    converted = array.astype(kind)
+    if kind is not float and not np.array_equal(converted, array):
+        accepted = "true or false" if kind is bool else "whole numbers"
+        raise InputError(f"{where}: column {name} must hold {accepted}")
+    return converted
+
+
+def _locate(camera: Camera, arrays: Mapping[str, NDArray], where: str) -> tuple[NDArray, NDArray]:
+    """Amplifier and vendor of each bin from the camera, checking that each bin lies on its detector."""
+    amplifier = np.empty(len(arrays["value"]), dtype=np.int64)
+    itl = np.empty(len(amplifier), dtype=bool)
+    for number in np.unique(arrays["detector"]):
+        rows = arrays["detector"] == number
+        if int(number) not in camera:
+            raise InputError(f"{where}: detector {number} is not in camera {camera.name} of {len(camera)} detectors")
+        detector = camera[int(number)]
+        px, py = detector.focal_plane_to_pixel(arrays["xf"][rows], arrays["yf"][rows])
+        # a pixel of slack: others' tables may count pixels from the corner
+        outside = (px < -1.5) | (px > detector.nx + 0.5) | (py < -1.5) | (py > detector.ny + 0.5)
+        if outside.any():
+            row = np.flatnonzero(rows)[np.flatnonzero(outside)[0]]
+            raise InputError(
+                f"{where}: row {row} at ({arrays['xf'][row]:.2f}, {arrays['yf'][row]:.2f}) mm "
+                f"lies outside its detector {detector.name}; is it the right camera?"
+            )
+        amplifier[rows] = detector.amplifier(px, py)
+        itl[rows] = detector.is_itl
+    return amplifier, itl
+
+
+def is_binned_table(path: str | Path) -> bool:
+    """Whether a file is meant as a binned table: ECSV, or FITS whose first extension is a table with such columns."""
+    if not Path(path).is_file():
+        return False
+    if _format(path) != "fits":
+        return True
+    from astropy.io import fits
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # whoever reads the file says what is wrong with it
+            with fits.open(path) as hdus:
+                found = hdus[1].columns.names if len(hdus) > 1 and type(hdus[1]) is fits.BinTableHDU else []
+    except Exception:
+        return False  # no FITS at all: the reader of flats says what is wrong with it
+    return any(name in found for name in REQUIRED)

@@ -1,0 +1,268 @@
+"""Flat gradients on disk: LSST's table in FITS, YAML and ECSV, and in FITS our own HDUs behind it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bayesflat.errors import InputError, first_line
+from bayesflat.files import replacing
+from bayesflat.gradient.product import STATISTICS, Estimates, FlatGradient, Offsets
+
+log = logging.getLogger(__name__)
+
+# attribute: (LSST's column, LSST's YAML key)
+_VECTORS = {
+    "radial_spline_nodes": ("RADIAL_SPLINE_NODES", "radialSplineNodes"),
+    "radial_spline_values": ("RADIAL_SPLINE_VALUES", "radialSplineValues"),
+}
+_SCALARS = {
+    "itl_ratio": ("ITL_RATIO", "itlRatio"),
+    "centroid_x": ("CENTROID_X", "centroidX"),
+    "centroid_y": ("CENTROID_Y", "centroidY"),
+    "centroid_delta_x": ("CENTROID_DELTA_X", "centroidDeltaX"),
+    "centroid_delta_y": ("CENTROID_DELTA_Y", "centroidDeltaY"),
+    "gradient_x": ("GRADIENT_X", "gradientX"),
+    "gradient_y": ("GRADIENT_Y", "gradientY"),
+    "normalization_factor": ("NORMALIZATION_FACTOR", "normalizationFactor"),
+}
+# only LSST's class of August 2025 has these
+_OUTER = {
+    "outer_gradient_x": ("OUTER_GRADIENT_X", "outerGradientX"),
+    "outer_gradient_y": ("OUTER_GRADIENT_Y", "outerGradientY"),
+    "outer_gradient_radius": ("OUTER_GRADIENT_RADIUS", "outerGradientRadius"),
+}
+FIXED_METADATA = {
+    "OBSTYPE": "flatGradient",
+    "flatGradient_SCHEMA": "FlatGradient",
+    "flatGradient_VERSION": 1.0,
+    "CALIBCLS": "lsst.ip.isr.FlatGradient",
+}
+_EMPTY = ("DETECTOR", "DET_NAME", "DET_SER", "RAFTNAME", "SLOTNAME", "SEQFILE", "SEQNAME", "SEQCKSUM")
+_OFFSETS = ("detector", "amplifier", "mean", "sd")
+_PROPERTY_LIST = "lsst.daf.base.PropertyList"
+
+
+def write(gradient: FlatGradient, path: str | Path) -> None:
+    """Write a gradient; see `FlatGradient.write`."""
+    kind = _kind(path)
+    if kind != "fits" and gradient.estimates is not None:
+        log.warning("%s: a file in %s holds the gradient alone; its uncertainties stay behind", path, kind.upper())
+    with replacing(path) as temporary:
+        if kind == "yaml":
+            _write_yaml(gradient, temporary)
+        elif kind == "ecsv":
+            _table(gradient).write(temporary, format="ascii.ecsv")
+        else:
+            _write_fits(gradient, temporary)
+
+
+def read(path: str | Path) -> FlatGradient:
+    """Read a gradient; see `FlatGradient.read`."""
+    reader = {"yaml": _read_yaml, "ecsv": _read_ecsv, "fits": _read_fits}[_kind(path)]
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        return reader(path)
+    except InputError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(f"{path}: cannot be read as a flat gradient ({reason})") from None
+
+
+def _kind(path: str | Path) -> str:
+    name = str(path).lower()
+    for kind, endings in {"yaml": (".yaml",), "ecsv": (".ecsv",), "fits": (".fits", ".fits.gz")}.items():
+        if name.endswith(endings):
+            return kind
+    raise InputError(f"{path}: a flat gradient is a file in .fits, .yaml or .ecsv")
+
+
+def _metadata(gradient: FlatGradient) -> dict[str, Any]:
+    """LSST's header: what the gradient brings, what is fixed, and empty cards for what a focal plane does not have."""
+    return {**dict.fromkeys(("INSTRUME", "FILTER", "CALIB_ID", *_EMPTY), ""), **gradient.metadata, **FIXED_METADATA}
+
+
+def _table(gradient: FlatGradient):
+    """LSST's table: one row of vectors; scalars are vectors of length 1."""
+    from astropy.table import Table
+
+    columns = {column: [getattr(gradient, name)] for name, (column, _) in _VECTORS.items()}
+    columns |= {column: [[float(getattr(gradient, name))]] for name, (column, _) in (_SCALARS | _OUTER).items()}
+    return Table({key: np.array(value) for key, value in columns.items()}, meta=_metadata(gradient))
+
+
+def _write_fits(gradient: FlatGradient, path: Path) -> None:
+    from astropy.io import fits
+    from astropy.table import Table
+
+    table = _table(gradient)
+    metadata, table.meta = table.meta, {}
+    hdu = fits.table_to_hdu(table)
+    for key, value in metadata.items():
+        # long keys need the HIERARCH convention; asked for by name, astropy does not warn
+        hdu.header[f"HIERARCH {key}" if len(key) > 8 else key] = value
+    hdus = [fits.PrimaryHDU(), hdu]
+    if gradient.estimates is not None:
+        hdus += _estimates_to_hdus(gradient.estimates)
+    if gradient.config:
+        # a row for each input: columns are as wide as their widest value
+        config = {key: value for key, value in gradient.config.items() if key != "inputs"}
+        config |= {f"inputs[{i}]": value for i, value in enumerate(gradient.config.get("inputs", []))}
+        rows = Table({"key": list(config), "value": [json.dumps(v) for v in config.values()]})
+        hdus.append(fits.BinTableHDU(rows, name="CONFIG"))
+    if gradient.offsets is not None:
+        columns = {key: getattr(gradient.offsets, key) for key in _OFFSETS}
+        hdus.append(fits.BinTableHDU(Table(columns), name="OFFSETS"))
+    fits.HDUList(hdus).writeto(path)
+
+
+def _estimates_to_hdus(estimates: Estimates) -> list:
+    from astropy.io import fits
+    from astropy.table import Table
+
+    table = Table({"name": list(estimates.names), "unit": list(estimates.units), **estimates.columns})
+    parameters = fits.BinTableHDU(table, name="PARAMETERS")
+    cards = {
+        "METHOD": (estimates.method, "mean, sd, quantiles: map (none), laplace, nuts"),
+        "CONVERGD": (estimates.converged, "did the fit converge and pass its diagnostics"),
+        "REFGRAD": (estimates.reference, "is it the reference (sky)"),
+        **estimates.header,
+    }
+    for key, (value, comment) in cards.items():
+        missing = isinstance(value, float) and not np.isfinite(value)
+        parameters.header[key] = (None if missing else value, comment)
+    return [parameters, fits.ImageHDU(estimates.covariance, name="COVARIANCE")]
+
+
+def _read_fits(path: str | Path) -> FlatGradient:
+    from astropy.io import fits
+    from astropy.table import Table
+
+    with fits.open(path) as hdus:
+        tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU)]
+        if not tables:
+            raise InputError(f"{path}: no table in it, so no flat gradient")
+        first = Table.read(tables[0])
+        # a key may come in capitals; the fixed ones are known
+        spelled = {key.upper(): key for key in FIXED_METADATA}
+        metadata = {
+            spelled.get(key.upper(), key): "" if value is None else value
+            for key, (value, _) in _cards(tables[0].header).items()
+        }
+        estimates = _estimates_from_hdus(hdus) if "PARAMETERS" in hdus and "COVARIANCE" in hdus else None
+        config = {}
+        if "CONFIG" in hdus:
+            rows = {str(row["key"]): json.loads(row["value"]) for row in hdus["CONFIG"].data}
+            config = {key: value for key, value in rows.items() if not key.startswith("inputs[")}
+            if len(config) < len(rows):
+                config["inputs"] = [value for key, value in rows.items() if key.startswith("inputs[")]
+        offsets = None
+        if "OFFSETS" in hdus:
+            rows = hdus["OFFSETS"].data
+            offsets = Offsets(
+                *(np.array(rows[key], dtype=np.int64) for key in _OFFSETS[:2]),
+                *(np.array(rows[key], dtype=float) for key in _OFFSETS[2:]),
+            )
+    return _from_table(first, metadata, path, estimates=estimates, offsets=offsets, config=config)
+
+
+def _cards(header) -> dict[str, tuple[Any, str]]:
+    """Value and comment of the cards that do not describe the table itself; None for undefined values."""
+    from astropy.io.fits.card import Undefined
+
+    structural = ("XTENSION", "BITPIX", "PCOUNT", "GCOUNT", "TFIELDS", "EXTNAME", "COMMENT", "HISTORY", "")
+    return {
+        card.keyword: (None if isinstance(card.value, Undefined) else card.value, card.comment)
+        for card in header.cards
+        if card.keyword not in structural
+        and not card.keyword.startswith(("NAXIS", "TTYPE", "TFORM", "TDIM", "TUNIT", "TNULL", "TSCAL", "TZERO"))
+    }
+
+
+def _estimates_from_hdus(hdus) -> Estimates:
+    data, header = hdus["PARAMETERS"].data, hdus["PARAMETERS"].header
+    rest = {
+        key: (np.nan if value is None else value, comment)
+        for key, (value, comment) in _cards(header).items()
+        if key not in ("METHOD", "CONVERGD", "REFGRAD")
+    }
+    return Estimates(
+        names=tuple(str(name) for name in data["name"]),
+        units=tuple(str(unit) for unit in data["unit"]),
+        columns={key: np.array(data[key], dtype=float) for key in STATISTICS},
+        covariance=np.array(hdus["COVARIANCE"].data, dtype=float),
+        method=header["METHOD"],
+        converged=bool(header["CONVERGD"]),
+        reference=bool(header["REFGRAD"]),
+        header=rest,
+    )
+
+
+def _read_ecsv(path: str | Path) -> FlatGradient:
+    from astropy.table import Table
+
+    table = Table.read(path, format="ascii.ecsv")
+    return _from_table(table, dict(table.meta), path)
+
+
+def _from_table(table, metadata: dict[str, Any], path: str | Path, **more: Any) -> FlatGradient:
+    """From LSST's table; the outer gradient where there is one."""
+    _check_metadata(metadata, path)
+    missing = [column for column, _ in (_VECTORS | _SCALARS).values() if column not in table.colnames]
+    if missing:
+        raise InputError(f"{path}: not a flat gradient; column {missing[0]} missing, found {', '.join(table.colnames)}")
+    values: dict[str, Any] = {name: np.array(table[column][0]) for name, (column, _) in _VECTORS.items()}
+    for name, (column, _) in (_SCALARS | _OUTER).items():
+        if column in table.colnames:
+            values[name] = float(np.ravel(table[column][0])[0])
+    return FlatGradient(**values, metadata=metadata, **more)
+
+
+def _write_yaml(gradient: FlatGradient, path: Path) -> None:
+    import yaml
+
+    content: dict[str, Any] = {"metadata": {key: _plain(value) for key, value in _metadata(gradient).items()}}
+    content |= {key: getattr(gradient, name).tolist() for name, (_, key) in _VECTORS.items()}
+    content |= {key: float(getattr(gradient, name)) for name, (_, key) in (_SCALARS | _OUTER).items()}
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _read_yaml(path: str | Path) -> FlatGradient:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """A safe loader that knows LSST's property list: entries of [name, type, value, comment]."""
+
+    def property_list(loader, node):
+        if isinstance(node, yaml.MappingNode):
+            return loader.construct_mapping(node, deep=True)
+        return {entry[0]: entry[2] for entry in loader.construct_sequence(node, deep=True)}
+
+    Loader.add_constructor(f"!<{_PROPERTY_LIST}>", property_list)
+    Loader.add_constructor(_PROPERTY_LIST, property_list)
+    content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=Loader)
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: not a flat gradient; a mapping is needed")
+    metadata = {key: "" if value is None else value for key, value in (content.get("metadata") or {}).items()}
+    _check_metadata(metadata, path)
+    missing = [key for _, key in (_VECTORS | _SCALARS).values() if key not in content]
+    if missing:
+        raise InputError(f"{path}: not a flat gradient; key {missing[0]} missing")
+    values = {name: content[key] for name, (_, key) in _VECTORS.items()}
+    values |= {name: float(content[key]) for name, (_, key) in (_SCALARS | _OUTER).items() if key in content}
+    return FlatGradient(**values, metadata=metadata)
+
+
+def _check_metadata(metadata: dict[str, Any], path: str | Path) -> None:
+    if (found := metadata.get("OBSTYPE")) != "flatGradient":
+        raise InputError(f"{path}: not a flat gradient; OBSTYPE is {found!r}, 'flatGradient' is needed")

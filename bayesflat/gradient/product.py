@@ -1,0 +1,267 @@
+"""The product: the large-scale gradients of a flat, evaluated in NumPy.
+
+Nothing here needs PyMC: reading and applying a gradient starts in a blink.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+SCALARS = (
+    "itl_ratio",
+    "centroid_delta_x",
+    "centroid_delta_y",
+    "gradient_x",
+    "gradient_y",
+    "outer_gradient_x",
+    "outer_gradient_y",
+)
+STATISTICS = ("map", "mean", "sd", "q05", "q50", "q95", "ess_bulk", "ess_tail", "r_hat")
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """What is known of every parameter, beside its value: the rows of ``PARAMETERS`` and ``COVARIANCE``.
+
+    Attributes
+    ----------
+    names, units : tuple of str, length n
+        ``radial_spline_values[0]`` ..., the scalars, then the noise model's.
+    columns : dict of str to numpy.ndarray, shape (n,)
+        ``map``, ``mean``, ``sd``, ``q05``, ``q50``, ``q95``, ``ess_bulk``, ``ess_tail``, ``r_hat``; NaN: not known.
+    covariance : numpy.ndarray, shape (n, n)
+    method : str
+        What the statistics come from: ``map`` (nothing was computed), ``laplace`` or ``nuts``.
+    converged : bool
+    reference : bool
+        Whether this is a reference gradient (sky).
+    header : dict
+        Diagnostics, seed and versions: FITS keyword to (value, comment).
+    """
+
+    names: tuple[str, ...]
+    units: tuple[str, ...]
+    columns: dict[str, NDArray[np.float64]]
+    covariance: NDArray[np.float64]
+    method: str
+    converged: bool
+    reference: bool
+    header: dict[str, tuple[Any, str]] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> dict[str, float]:
+        """The row of a parameter, as statistic to number."""
+        try:
+            row = self.names.index(name)
+        except ValueError:
+            raise KeyError(f"no parameter {name!r}; there are {', '.join(self.names)}") from None
+        return {key: float(column[row]) for key, column in self.columns.items()}
+
+
+@dataclass(frozen=True)
+class Offsets:
+    """Throughput of detectors and amplifiers relative to the model of a `FlatGradient`: the rows of ``OFFSETS``.
+
+    Attributes
+    ----------
+    detector : numpy.ndarray of int, shape (n,)
+    amplifier : numpy.ndarray of int, shape (n,)
+        -1: the detector as a whole.
+    mean, sd : numpy.ndarray, shape (n,)
+        The detectors of a vendor have a mean of 1; an amplifier's throughput contains its detector's.
+    """
+
+    detector: NDArray[np.int64]
+    amplifier: NDArray[np.int64]
+    mean: NDArray[np.float64]
+    sd: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class FlatGradient:
+    """Large-scale gradients of a flat.
+
+    Attributes
+    ----------
+    radial_spline_nodes, radial_spline_values : numpy.ndarray, shape (n_nodes,)
+        Nodes (mm) and values of the radial function.
+    itl_ratio : float
+        Throughput of the ITL detectors over that of the others.
+    centroid_x, centroid_y : float
+        Fixed pivot of planes and centroid (mm).
+    centroid_delta_x, centroid_delta_y : float
+        Offset of the radial function's centre from the pivot (mm).
+    gradient_x, gradient_y : float
+        Planar gradient (1/mm); the plane divides the model.
+    outer_gradient_x, outer_gradient_y, outer_gradient_radius : float
+        A second plane (1/mm) where the radius from the pivot is at least so large (mm).
+    normalization_factor : float
+        What the flat was divided by before the fit.
+    metadata : dict
+        Header of the product.
+    estimates : Estimates or None
+        Uncertainties and diagnostics; None where a file has none.
+    offsets : Offsets or None
+        Throughput of detectors and amplifiers; None where a file has none, or the noise was independent.
+    config : dict
+        Configuration and inputs of the fit.
+
+    Raises
+    ------
+    ValueError
+        Nodes and values differ in number, nodes do not ascend, or values are not finite.
+    """
+
+    radial_spline_nodes: NDArray[np.float64]
+    radial_spline_values: NDArray[np.float64]
+    itl_ratio: float = 1.0
+    centroid_x: float = 0.0
+    centroid_y: float = 0.0
+    centroid_delta_x: float = 0.0
+    centroid_delta_y: float = 0.0
+    gradient_x: float = 0.0
+    gradient_y: float = 0.0
+    outer_gradient_x: float = 0.0
+    outer_gradient_y: float = 0.0
+    outer_gradient_radius: float = 325.0
+    normalization_factor: float = 1.0
+    metadata: dict[str, Any] = field(default_factory=dict)
+    estimates: Estimates | None = None
+    offsets: Offsets | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("radial_spline_nodes", "radial_spline_values"):
+            object.__setattr__(self, name, np.array(getattr(self, name), dtype=float))
+        nodes, values = self.radial_spline_nodes, self.radial_spline_values
+        if nodes.ndim != 1 or nodes.shape != values.shape:
+            raise ValueError(f"{nodes.size} spline nodes but {values.size} values; they must be equal in number")
+        if nodes.size < 2 or not np.all(np.diff(nodes) > 0):
+            raise ValueError(f"spline nodes must ascend, at least 2 of them, got {nodes.tolist()}")
+        if not np.all(np.isfinite(values)):
+            raise ValueError(f"spline values must be finite, got {values.tolist()}")
+
+    @property
+    def physical_filter(self) -> str:
+        """Physical filter, empty where not known."""
+        return str(self.metadata.get("FILTER") or "")
+
+    @property
+    def instrument(self) -> str:
+        """Instrument, empty where not known."""
+        return str(self.metadata.get("INSTRUME") or "")
+
+    @property
+    def reach(self) -> float:
+        """Radius to which the radial function is known (mm): that of the outermost bin of the fit, else the last node.
+
+        Beyond the bins the function is a guess: it goes on as far as the last node only.
+        """
+        header = {} if self.estimates is None else self.estimates.header
+        return float(min(self.radial_spline_nodes[-1], header.get("RADIUSMX", (np.inf, ""))[0]))
+
+    def compute_radial(self, radius: ArrayLike) -> NDArray[np.float64]:
+        """Radial function: Akima's spline, clipped to the first and last node.
+
+        Parameters
+        ----------
+        radius : array_like
+            Radius from the moved centroid (mm).
+
+        Returns
+        -------
+        numpy.ndarray, of the shape of ``radius``
+        """
+        from scipy.interpolate import Akima1DInterpolator
+
+        nodes = self.radial_spline_nodes
+        spline = Akima1DInterpolator(nodes, self.radial_spline_values, method="akima")
+        return spline(np.clip(np.asarray(radius, dtype=float), nodes[0], nodes[-1]))
+
+    def compute_radial_sd(self, radius: ArrayLike) -> NDArray[np.float64]:
+        """Standard deviation of the radial function, from the covariance of the spline's values.
+
+        Parameters
+        ----------
+        radius : array_like
+            Radius from the moved centroid (mm).
+
+        Returns
+        -------
+        numpy.ndarray, of the shape of ``radius``
+            NaN where the product has no uncertainties.
+        """
+        from bayesflat.gradient.spline import akima_basis
+
+        radius = np.asarray(radius, dtype=float)
+        if self.estimates is None:
+            return np.full(radius.shape, np.nan)
+        n = self.radial_spline_nodes.size
+        basis = akima_basis(self.radial_spline_nodes, self.radial_spline_values, radius.ravel())
+        covariance = self.estimates.covariance[:n, :n]
+        variance = np.einsum("ri,ij,rj->r", basis, covariance, basis)
+        return np.sqrt(np.maximum(variance, 0.0)).reshape(radius.shape)  # rounding, where a value is held
+
+    def radius(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+        """Radius from the moved centroid (mm) of positions on the focal plane (mm)."""
+        dx = np.asarray(x, dtype=float) - self.centroid_x - self.centroid_delta_x
+        dy = np.asarray(y, dtype=float) - self.centroid_y - self.centroid_delta_y
+        return np.hypot(dx, dy)
+
+    def compute_plane(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+        """Planar gradient, times the outer one where that applies: 1 at the fixed pivot.
+
+        Parameters
+        ----------
+        x, y : array_like
+            Focal-plane positions (mm).
+        """
+        dx = np.asarray(x, dtype=float) - self.centroid_x
+        dy = np.asarray(y, dtype=float) - self.centroid_y
+        plane = 1 + self.gradient_x * dx + self.gradient_y * dy
+        outer = 1 + self.outer_gradient_x * dx + self.outer_gradient_y * dy
+        return plane * np.where(np.hypot(dx, dy) >= self.outer_gradient_radius, outer, 1.0)
+
+    def compute_model(self, x: ArrayLike, y: ArrayLike, is_itl: ArrayLike) -> NDArray[np.float64]:
+        """What a normalized flat reads: ``radial * (itl_ratio if itl) / plane / outer_plane``.
+
+        Parameters
+        ----------
+        x, y : array_like
+            Focal-plane positions (mm).
+        is_itl : array_like of bool
+            Whether each position is on an ITL detector.
+        """
+        ratio = np.where(np.asarray(is_itl, dtype=bool), self.itl_ratio, 1.0)
+        return self.compute_radial(self.radius(x, y)) * ratio / self.compute_plane(x, y)
+
+    def write(self, path: str | Path) -> None:
+        """Write FITS (everything), or LSST's YAML or ECSV (the gradient alone), by the ending of ``path``.
+
+        The file appears whole or not at all.
+
+        Raises
+        ------
+        InputError
+            Another ending.
+        """
+        from bayesflat.gradient.files import write
+
+        write(self, path)
+
+    @classmethod
+    def read(cls, path: str | Path) -> FlatGradient:
+        """Read FITS, YAML or ECSV, our own or LSST's, with and without the outer gradient.
+
+        Raises
+        ------
+        InputError
+            No such file, another ending, or not a flat gradient.
+        """
+        from bayesflat.gradient.files import read
+
+        return read(path)

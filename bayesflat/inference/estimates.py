@@ -1,0 +1,249 @@
+"""The product of a fit: `FlatGradient` with its estimates, from the MAP and what is known of the posterior."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from bayesflat.gradient.files import FIXED_METADATA
+from bayesflat.gradient.product import STATISTICS, Estimates, FlatGradient, Offsets
+from bayesflat.inference.choice import scaled_choice
+from bayesflat.inference.diagnostics import Diagnostics, diagnose
+from bayesflat.inference.laplace import Laplace
+from bayesflat.inference.map import MapResult
+from bayesflat.inference.objective import Objective
+from bayesflat.model.prepare import FitData
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+_UNITS = {
+    "centroid_delta_x": "mm",
+    "centroid_delta_y": "mm",
+    "gradient_x": "1/mm",
+    "gradient_y": "1/mm",
+    "outer_gradient_x": "1/mm",
+    "outer_gradient_y": "1/mm",
+}
+
+
+def make_gradient(
+    objective: Objective, found: MapResult, approximation: Laplace | None, inputs: Sequence[dict[str, Any]]
+) -> FlatGradient:
+    """The product of a fit."""
+    data, config = objective.data, objective.config
+    scalars = {"itl_ratio": float(found.parameters.get("itl_ratio", 1.0))}
+    for name in ("centroid_delta", "gradient", "outer_gradient"):
+        x, y = found.parameters.get(name, (0.0, 0.0))
+        scalars[f"{name}_x"], scalars[f"{name}_y"] = float(x), float(y)
+    return FlatGradient(
+        radial_spline_nodes=data.nodes,
+        radial_spline_values=found.parameters["radial_spline_values"],
+        **scalars,
+        centroid_x=config.fp_centroid_x,
+        centroid_y=config.fp_centroid_y,
+        outer_gradient_radius=config.outer_gradient_radius,
+        normalization_factor=data.normalization,
+        metadata=_metadata(data.binned.instrument or data.binned.camera.name, data.binned.physical_filter),
+        estimates=_estimates(objective, found, approximation),
+        offsets=_offsets(objective, found, approximation),
+        config={**config.model_dump(mode="json"), "inputs": list(inputs)},
+    )
+
+
+def with_draws(
+    gradient: FlatGradient, objective: Objective, posterior: xr.DataTree, seed: int, choice: NDArray | None = None
+) -> tuple[FlatGradient, Diagnostics]:
+    """The product with statistics from draws in place of Laplace's; the MAP stays.
+
+    Parameters
+    ----------
+    gradient : FlatGradient
+        Of the same fit, without draws.
+    objective : Objective
+    posterior : xarray.DataTree
+        As `bayesflat.inference.nuts.run_nuts` makes it.
+    seed : int
+        That the draws come from.
+    choice : numpy.ndarray, shape (n_nodes,), optional
+        `Rough.choice`, which draws at given nodes know nothing of.
+
+    Returns
+    -------
+    gradient : FlatGradient
+    found : Diagnostics
+    """
+    import arviz as az
+
+    group = posterior["posterior"]
+    old = gradient.estimates
+    columns = {key: old.columns[key].copy() for key in STATISTICS}
+    draws = np.zeros((len(old.names), group.sizes["chain"], group.sizes["draw"]))
+    for row, (parameter, k, _, fixed) in enumerate(_rows(objective)):
+        if parameter in group:
+            draws[row] = group[parameter].values.reshape(*draws.shape[1:], -1)[..., k]
+        else:
+            draws[row] = fixed
+    moving = columns["sd"] > 0
+    flat = draws.reshape(len(draws), -1)
+    if choice is not None:
+        flat = flat + _of_choice(gradient, choice, flat.shape, seed)
+    columns["mean"], columns["sd"] = flat.mean(1), np.where(moving, flat.std(1, ddof=1), 0.0)
+    columns["q05"], columns["q50"], columns["q95"] = np.quantile(flat, (0.05, 0.5, 0.95), axis=1)
+    sampled = az.from_dict({"posterior": {"row": np.moveaxis(draws[moving], 0, 2)}})["posterior"]["row"]
+    for key, values in (
+        ("ess_bulk", az.ess(sampled, method="bulk")),
+        ("ess_tail", az.ess(sampled, method="tail")),
+        ("r_hat", az.rhat(sampled)),
+    ):
+        columns[key][moving] = np.asarray(values)
+    covariance = np.where(moving[:, None] & moving[None, :], np.cov(flat), 0.0)
+    energy = posterior["sample_stats"]["energy"].values
+    found = diagnose(replace(old, columns=columns), int(posterior["sample_stats"]["diverging"].sum()), energy)
+    header = old.header | {
+        "NCHAINS": (draws.shape[1], "chains"),
+        "NDRAWS": (draws.shape[2], "draws of each chain"),
+        "SEEDNUTS": (seed, "seed of the draws"),
+        "RHATMAX": (found.r_hat, "worst R-hat"),
+        "ESSBULK": (found.ess_bulk, "least bulk ESS"),
+        "ESSTAIL": (found.ess_tail, "least tail ESS"),
+        "NDIVERG": (found.divergences, "divergent transitions"),
+        "EBFMI": (found.bfmi, "least E-BFMI"),
+        "VARVIZ": (importlib.metadata.version("arviz"), "version of arviz"),
+    }
+    estimates = replace(
+        old, columns=columns, covariance=covariance, method="nuts", converged=old.converged and found.passed,
+        header=header,
+    )  # fmt: skip
+    return replace(gradient, estimates=estimates), found
+
+
+def _of_choice(gradient: FlatGradient, choice: NDArray, shape: tuple[int, int], seed: int) -> NDArray[np.float64]:
+    """What the choice of nodes adds to each draw: to the values at the nodes, which come first."""
+    values = gradient.radial_spline_values
+    out = np.zeros(shape)
+    normal = np.random.default_rng([seed, 1]).standard_normal((len(values), shape[1]))
+    out[: len(values)] = np.sqrt(scaled_choice(choice, values))[:, None] * (normal - normal.mean(axis=1, keepdims=True))
+    return out
+
+
+def _metadata(instrument: str, physical_filter: str) -> dict[str, Any]:
+    """LSST's header cards of a product made now."""
+    now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
+    named = {"instrument": instrument, "filter": physical_filter, "calibDate": now.isoformat()}
+    return {
+        **FIXED_METADATA,
+        "INSTRUME": instrument,
+        "FILTER": physical_filter,
+        "CALIB_ID": " ".join(f"{key}={value}" for key, value in named.items() if value),
+        "CALIBDATE": now.isoformat(),
+        "CALIB_CREATION_DATE": now.date().isoformat(),
+        "CALIB_CREATION_TIME": now.time().isoformat(),
+    }
+
+
+def _rows(objective: Objective) -> list[tuple[str, int, str, float]]:
+    """Parameter and component of every row, its name, and its value where it is not fitted."""
+    rows = [("radial_spline_values", k, f"radial_spline_values[{k}]", 0.0) for k in range(len(objective.data.nodes))]
+    rows.append(("itl_ratio", 0, "itl_ratio", 1.0))
+    for name in ("centroid_delta", "gradient", "outer_gradient"):
+        rows += [(name, k, f"{name}_{axis}", 0.0) for k, axis in enumerate("xy")]
+    labels = objective.noise.coords().get("noise_scale")
+    noise = objective.parameters[-1].name
+    noise_names = [f"{noise}[{label}]" for label in labels] if labels else [noise]
+    return rows + [(noise, k, name, 0.0) for k, name in enumerate(noise_names)]
+
+
+def _estimates(objective: Objective, found: MapResult, approximation: Laplace | None) -> Estimates:
+    """A row for every parameter; what is off or held fixed has an sd of 0."""
+    data, config = objective.data, objective.config
+    n_nodes, rows = len(data.nodes), _rows(objective)
+    names = tuple(name for _, _, name, _ in rows)
+    point = np.array([np.ravel(found.parameters[p])[k] if p in found.parameters else fixed for p, k, _, fixed in rows])
+    held = np.array([p not in found.parameters for p, *_ in rows])
+    if config.do_constrain_zero:
+        held[n_nodes - 1] = True
+    covariance = np.where(held[:, None] | held[None, :], 0.0, np.nan)
+    if approximation is not None:
+        at = {where: i for i, where in enumerate(approximation.names)}
+        index = [at[p, k] for (p, k, *_), fixed in zip(rows, held, strict=True) if not fixed]
+        covariance[np.ix_(~held, ~held)] = approximation.product[np.ix_(index, index)]
+    sd = np.sqrt(np.diag(covariance))
+    columns = {key: np.full(len(rows), np.nan) for key in STATISTICS}
+    columns |= {"map": point, "mean": point + 0 * sd, "sd": sd}
+    columns |= {key: point + norm.ppf(level) * sd for key, level in (("q05", 0.05), ("q50", 0.5), ("q95", 0.95))}
+    return Estimates(
+        names=names,
+        units=tuple(_UNITS.get(name, "") for name in names),
+        columns=columns,
+        covariance=covariance,
+        method="map" if approximation is None else "laplace",
+        converged=found.converged,
+        reference=config.do_reference_gradient,
+        header={
+            "NOISE": (config.noise, "noise model"),
+            "LIKELIHD": (config.likelihood, "distribution of a bin"),
+            "NBINS": (len(data), "bins fitted"),
+            "RADIUSMX": (_reach(data, found), "largest radius of a bin (mm)"),
+            "NSPOILT": (int(np.sum(data.weight == 0)), "bins among them that weigh nothing"),
+            "NDETECT": (len(np.unique(data.binned.detector)), "detectors with bins in the fit"),
+            "LOGPOST": (found.log_posterior, "log-posterior at the maximum"),
+            "GRADNORM": (found.gradient_norm, "its whitened gradient (standard deviations)"),
+            "STARTSEP": (found.second_start, "how far another start ended"),
+            "NSTEPS": (found.n_steps, "steps of the optimiser"),
+            **_worst_correlation(names, covariance),
+            "EXACTCUR": (approximation is not None and approximation.exact, "exact curvature (else Gauss-Newton)"),
+            "SEED": (config.seed, "seed of all random numbers"),
+            **{key: (importlib.metadata.version(name), f"version of {name}") for key, name in _VERSIONS.items()},
+        },
+    )
+
+
+def _reach(data: FitData, found: MapResult) -> float:
+    """The largest radius of a bin: what the radial function says beyond it is a guess."""
+    cx, cy = found.parameters.get("centroid_delta", (0.0, 0.0))
+    return round(float(np.hypot(data.dx - cx, data.dy - cy).max()), 4)
+
+
+_SHAPE = ("itl_ratio", "centroid_delta_x", "centroid_delta_y", "gradient_x", "gradient_y")
+
+
+def _worst_correlation(names: tuple[str, ...], covariance: np.ndarray) -> dict[str, tuple[Any, str]]:
+    """The two scalars that are hardest to tell apart; all correlations are in COVARIANCE."""
+    rows = [i for i, name in enumerate(names) if name in _SHAPE and covariance[i, i] > 0]
+    if len(rows) < 2:
+        return {}
+    sd = np.sqrt(np.diag(covariance)[rows])
+    correlation = covariance[np.ix_(rows, rows)] / np.outer(sd, sd) - np.eye(len(rows))
+    a, b = np.unravel_index(np.argmax(np.abs(correlation)), correlation.shape)
+    return {
+        "CORRMAX": (float(correlation[a, b]), "largest correlation of ratio, centroid, plane"),
+        "CORRPAIR": (f"{names[rows[min(a, b)]]} {names[rows[max(a, b)]]}", "between these"),
+    }
+
+
+def _offsets(objective: Objective, found: MapResult, approximation: Laplace | None) -> Offsets | None:
+    """Throughput of each detector and amplifier, relative to the product's model."""
+    if found.throughput is None or approximation is None:
+        return None
+    camera, noise = objective.data.binned.camera, objective.noise
+    # amplifiers are numbered by their own detector's columns; the array by the camera's most
+    _, amp_nx = noise.amp_shape
+    rows = []
+    for d, number in enumerate(noise.detectors.tolist()):
+        detector = camera[number]
+        rows.append((number, -1, d, 0))
+        for j in range(detector.amp_ny):
+            rows += [(number, i + detector.amp_nx * j, d, 1 + i + amp_nx * j) for i in range(detector.amp_nx)]
+    detector, amplifier, d, a = np.array(rows).T
+    return Offsets(detector, amplifier, found.throughput[d, a], approximation.throughput_sd[d, a])
+
+
+_VERSIONS = {"VBAYESFL": "bayesflat", "VPYMC": "pymc", "VPYTENS": "pytensor", "VNUMPY": "numpy"}

@@ -1,0 +1,289 @@
+"""Predictive checks: would flats that the model makes look like the one that was fitted?
+
+Replicates are drawn from the model, their own detectors, amplifiers and patterns included, and their means by detector,
+radius and azimuth are compared with the data's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import truncnorm
+
+from bayesflat.config import FitConfig
+from bayesflat.data.binned import BinnedFlat
+from bayesflat.errors import InputError
+from bayesflat.inference.map import make_objective
+from bayesflat.inference.objective import HierarchicalObjective, Objective
+from bayesflat.model.noise import FLOOR, STUDENT_T_NU, LaplaceNoise, StudentTNoise
+from bayesflat.model.parameters import Disc, Parameter
+from bayesflat.model.prepare import FitData, prepare
+
+if TYPE_CHECKING:
+    from bayesflat.inference.fitting import FitResult
+
+RINGS, SECTORS = 30, 24
+QUANTILES = (0.05, 0.5, 0.95)
+_MOST_TRIALS = 50  # of the prior, for each draw with a positive mean
+
+
+@dataclass(frozen=True)
+class Groups:
+    """A statistic of groups of bins, of the data and of the replicates.
+
+    Attributes
+    ----------
+    name : str
+        ``detector``, ``radius`` or ``azimuth``.
+    at : numpy.ndarray, shape (n_groups,)
+        Id of the detector, centre of the ring (mm from the pivot) or of the sector (degrees, from x to y); groups
+        without bins are left out.
+    n_bins : numpy.ndarray of int, shape (n_groups,)
+    observed : numpy.ndarray, shape (n_groups,)
+        The statistic of the data.
+    low, median, high : numpy.ndarray, shape (n_groups,)
+        5%, 50% and 95% of the replicates.
+    p_value : numpy.ndarray, shape (n_groups,)
+        Two-sided: twice the part of the replicates beyond the data, on the side where fewer are.
+    """
+
+    name: str
+    at: NDArray[np.float64]
+    n_bins: NDArray[np.int64]
+    observed: NDArray[np.float64]
+    low: NDArray[np.float64]
+    median: NDArray[np.float64]
+    high: NDArray[np.float64]
+    p_value: NDArray[np.float64]
+
+    @property
+    def outside(self) -> NDArray[np.bool_]:
+        """Which groups lie outside the 90% interval of the replicates."""
+        return (self.observed < self.low) | (self.observed > self.high)
+
+
+@dataclass(frozen=True)
+class PredictiveCheck:
+    """The data against replicates of the model.
+
+    Attributes
+    ----------
+    kind : str
+        ``posterior``: means of log(value / mean at the maximum).  ``prior``: means of log(value).
+    n_draws : int
+        Replicates.
+    n_skipped : int
+        Draws of the parameters that gave none, because their mean was not positive somewhere.
+    detector, radius, azimuth : Groups
+    """
+
+    kind: str
+    n_draws: int
+    n_skipped: int
+    detector: Groups
+    radius: Groups
+    azimuth: Groups
+
+    @property
+    def outside(self) -> float:
+        """Share of all groups outside the 90% interval of the replicates."""
+        return float(np.mean(np.concatenate([g.outside for g in (self.detector, self.radius, self.azimuth)])))
+
+
+def posterior_predictive(
+    result: FitResult, draws: int = 100, seed: int | None = None, *, z: NDArray | None = None
+) -> PredictiveCheck:
+    """Compare the residuals of a fit with those of replicates drawn from its posterior.
+
+    Parameters
+    ----------
+    result : FitResult
+    draws : int
+        Number of replicates.
+    seed : int, optional
+        By default the one of the fit.
+    z : numpy.ndarray, shape (n, n_parameters), optional
+        Draws of the parameters in the model's own coordinates; replicates use ``draws`` of them, or all if there are
+        fewer.  By default draws from the normal approximation of the posterior.
+
+    Returns
+    -------
+    PredictiveCheck
+
+    Raises
+    ------
+    ValueError
+        The fit has no normal approximation and no draws are given, or draws of another number of parameters.
+    InputError
+        No draw has a positive mean.
+    """
+    objective, rng = result.objective, _rng(draws, result.config.seed if seed is None else seed)
+    if z is not None:
+        z = np.asarray(z, dtype=float)
+        if z.ndim != 2 or z.shape[1] != objective.size:
+            raise ValueError(f"z has the shape {z.shape}; the model has {objective.size} parameters, one a column")
+        points = rng.permutation(z)
+    elif result.laplace is not None:
+        points = rng.multivariate_normal(result.map.value, result.laplace.covariance, size=draws, method="eigh")
+    else:
+        raise ValueError("the fit has no normal approximation of its posterior; give draws of the parameters as z")
+    reference = np.log(objective.mean(objective.to_parameters(result.map.value)))
+    return _check("posterior", objective, points, draws, rng, reference)
+
+
+def prior_predictive(
+    binned: BinnedFlat | FitData, config: FitConfig, draws: int = 100, seed: int = 0
+) -> PredictiveCheck:
+    """Compare a flat with replicates drawn from the model before it has seen any.
+
+    Defaults of the priors are centred on medians of the flat, however.
+
+    Parameters
+    ----------
+    binned : BinnedFlat or FitData
+        As it comes, or as it was prepared (``result.data``).
+    config : FitConfig
+        With ``radial_spline_nodes = "auto"`` take that of a fit (``result.config``), which has the nodes.
+    draws : int
+        Number of replicates.
+    seed : int
+
+    Returns
+    -------
+    PredictiveCheck
+
+    Raises
+    ------
+    InputError
+        A prior is flat, or hardly any draw has a positive mean.
+    """
+    data = prepare(binned, config) if isinstance(binned, BinnedFlat) else binned
+    objective, rng = make_objective(data, config), _rng(draws, seed)
+    for parameter in objective.parameters:
+        if np.any(np.isinf(parameter.sigma)):
+            raise InputError(f"priors.{parameter.name}: a flat prior has no draws; give a normal one")
+    points = (draw_prior(objective.parameters, rng) for _ in range(_MOST_TRIALS * draws))
+    return _check("prior", objective, points, draws, rng, np.zeros(len(data)))
+
+
+def draw_prior(parameters: Iterable[Parameter], rng: np.random.Generator) -> NDArray[np.float64]:
+    """One draw from the priors, in the model's own coordinates: shape (n_parameters,)."""
+    return np.concatenate([p.to_value(_draw_parameter(p, rng)) for p in parameters])
+
+
+def _draw_parameter(parameter: Parameter, rng: np.random.Generator) -> NDArray[np.float64]:
+    mu, sigma = parameter.mu, parameter.sigma
+    if not isinstance(parameter.transform, Disc):
+        return mu + sigma * rng.standard_normal(mu.shape)
+    # PyMC's own draws of it know nothing of the disc; first from the square about it, so that a wide prior takes no
+    # longer than a narrow one
+    radius = parameter.transform.radius
+    while True:
+        place = truncnorm.rvs((-radius - mu) / sigma, (radius - mu) / sigma, mu, sigma, random_state=rng)
+        if np.hypot(*place) < radius:
+            return place
+
+
+def _rng(draws: int, seed: int) -> np.random.Generator:
+    if draws < 2:
+        raise ValueError(f"draws is {draws}; quantiles need 2 at least")
+    return np.random.default_rng(seed)
+
+
+def _check(
+    kind: str,
+    objective: Objective,
+    points: Iterable[NDArray],
+    draws: int,
+    rng: np.random.Generator,
+    reference: NDArray,
+) -> PredictiveCheck:
+    """Replicates at the points, until there are as many as wanted."""
+    data = objective.data
+    used = (data.weight > 0) & (data.value > 0)
+    groupings = list(_groupings(data, used))
+    logs = np.log(data.value, out=np.full(len(data), np.nan), where=used)
+    observed = [_means(index, len(at), (logs - reference)[used]) for _, at, index in groupings]
+    replicated: list[list[NDArray]] = []
+    skipped = 0
+    for z in points:
+        replicate = _log_replicate(objective, z, rng)
+        found = None
+        if replicate is not None:
+            found = [_means(index, len(at), (replicate - reference)[used]) for _, at, index in groupings]
+        if found is None or not all(np.all(np.isfinite(means)) for means in found):
+            skipped += 1
+            continue
+        replicated.append(found)
+        if len(replicated) == draws:
+            break
+    if len(replicated) < 2:
+        raise InputError(
+            f"the mean is not positive everywhere in {skipped} draws from the {kind}: there is no replicate"
+        )
+    groups = {}
+    for (name, at, index), seen, means in zip(groupings, observed, zip(*replicated, strict=True), strict=True):
+        means = np.array(means)
+        low, median, high = np.quantile(means, QUANTILES, axis=0)
+        # the data count as one of the replicates, so that no p-value is 0
+        beyond = np.minimum((means <= seen).sum(0), (means >= seen).sum(0))
+        p_value = np.minimum(1.0, 2.0 * (1 + beyond) / (1 + len(means)))
+        groups[name] = Groups(name, at, np.bincount(index, minlength=len(at)), seen, low, median, high, p_value)
+    return PredictiveCheck(kind, len(replicated), skipped, **groups)
+
+
+def _groupings(data: FitData, used: NDArray) -> Iterator[tuple[str, NDArray, NDArray]]:
+    """Name, places of the groups that have bins, and to which of them each bin that is used belongs."""
+    detector, index = np.unique(data.binned.detector[used], return_inverse=True)
+    yield "detector", detector.astype(float), index
+    radius = data.radius[used]
+    step = max(float(radius.max()), 1e-9) / RINGS
+    ring, index = np.unique(np.minimum(radius // step, RINGS - 1), return_inverse=True)
+    yield "radius", (ring + 0.5) * step, index
+    azimuth = np.degrees(np.arctan2(data.dy[used], data.dx[used])) % 360.0
+    step = 360.0 / SECTORS
+    sector, index = np.unique(np.minimum(azimuth // step, SECTORS - 1), return_inverse=True)
+    yield "azimuth", (sector + 0.5) * step, index
+
+
+def _means(index: NDArray, n: int, values: NDArray) -> NDArray[np.float64]:
+    """Mean of the finite values of each of n groups; NaN where there is none."""
+    finite = np.isfinite(values)
+    counts = np.bincount(index[finite], minlength=n)
+    sums = np.bincount(index[finite], values[finite], minlength=n)
+    return np.divide(sums, counts, out=np.full(n, np.nan), where=counts > 0)
+
+
+def _log_replicate(objective: Objective, z: NDArray, rng: np.random.Generator) -> NDArray[np.float64] | None:
+    """Logs of new values at given parameters, shape (n_bins,); None where their mean is not positive everywhere.
+
+    With independent noise a value may come out at zero or below: NaN, for such a bin would be cut.
+    """
+    parameters = objective.to_parameters(z)
+    mean = objective.mean(parameters)
+    if not np.all(mean > 0):
+        return None
+    if isinstance(objective, HierarchicalObjective):
+        covariance = objective.noise.covariance(parameters["log_noise_scales"])
+        effects, weight = covariance.effects, objective.data.weight
+        # detectors, amplifiers and patterns of its own
+        own = np.sqrt(covariance.own)[effects.vendor] * rng.standard_normal(
+            (effects.n_detectors, covariance.own.shape[1])
+        )
+        shared = np.sqrt(covariance.shared) * rng.standard_normal(covariance.shared.shape)
+        sd = np.sqrt(np.divide(covariance.white, weight, out=np.zeros(len(weight)), where=weight > 0))
+        white = sd * rng.standard_normal(len(weight))
+        return np.log(mean) + effects.expand(covariance.all_effects(own, shared)) + white
+    scale = objective.data.level * (FLOOR + np.exp(float(parameters["log_noise_scale"])))
+    if isinstance(objective.noise, StudentTNoise):
+        noise = rng.standard_t(STUDENT_T_NU, len(mean))
+    elif isinstance(objective.noise, LaplaceNoise):
+        noise = rng.laplace(size=len(mean))
+    else:
+        noise = rng.standard_normal(len(mean))
+    value = mean + scale * noise
+    return np.log(value, out=np.full(len(value), np.nan), where=value > 0)

@@ -1,0 +1,360 @@
+"""The report of a comparison: one page that says what differs between sky and dome, by how much, and if it matters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayesflat import __version__
+from bayesflat.commands.tables import conclusion, is_beyond, kind_of, probability
+from bayesflat.comparison.comparison import MMAG, Comparison, DetectorDifference, Difference
+from bayesflat.report import page
+from bayesflat.report.figures import half_width, rest_name
+from bayesflat.report.fit_sections import nice
+from bayesflat.report.numbers import cells
+from bayesflat.report.page import Layer, Series, Verdict, plus_minus
+from bayesflat.report.plots_fit import BAND, running_percentiles
+
+_NAMES = {
+    "itl_ratio": ("throughput ratio ITL / {rest}", "", 1.0),
+    "centroid_delta_x": ("centroid x", "mm", 1.0),
+    "centroid_delta_y": ("centroid y", "mm", 1.0),
+    "gradient_x": ("plane x", "10⁻⁶/mm", 1e6),
+    "gradient_y": ("plane y", "10⁻⁶/mm", 1e6),
+}
+_GROUPS = {
+    "differ": "Beyond the tolerance",
+    "undecided": "Undecided",
+    "agree": "Within the tolerance",
+    "unknown": "No uncertainty known",
+}
+_VERDICTS = {"differ": "differs", "undecided": "undecided", "agree": "agrees", "unknown": "unknown"}
+_RINGS = 70  # of the bins' medians, at most
+_LEAST = 0.01  # mmag, below which noise is not worth a number
+_FEW = 6  # inputs that are shown at once
+
+
+def comparison_report(c: Comparison, inputs: Sequence[Mapping[str, str]] = ()) -> str:
+    """The page of a comparison.
+
+    Parameters
+    ----------
+    c : Comparison
+    inputs : sequence of mapping
+        ``name`` and ``sha256`` of what was compared, the sky's product first.
+
+    Returns
+    -------
+    str
+        HTML, whole in itself.
+    """
+    title = " ".join(part for part in ("Sky against dome", c.instrument) if part)
+    how = f"paired: the ratio of {c.n_bins:,} bins" if c.method == "paired" else "unpaired: two posteriors subtracted"
+    subtitle = " · ".join(
+        part for part in (c.physical_filter, how, f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC") if part.strip()
+    )
+    sections = [_differences(c), _radial(c), _focal_plane(c), _noise(c), _provenance(inputs)]
+    return page.render(title, subtitle, judge(c, inputs), [part for part in sections if part])
+
+
+def judge(c: Comparison, inputs: Sequence[Mapping[str, str]] = ()) -> Verdict:
+    """The verdict on a comparison.
+
+    Parameters
+    ----------
+    c : Comparison
+    inputs : sequence of mapping
+        As for `comparison_report`.
+    """
+    kind, words = conclusion(c)
+    groups: dict[str, list[str]] = {}
+    for label, d, scale, unit, tolerance in _quantities(c):
+        said = _signed(d, scale, unit)
+        effect = c.rope_mmag * abs(d.mean) / tolerance
+        more = "" if unit == "mmag" else f", {effect:.2g} mmag"
+        groups.setdefault(kind_of(d), []).append(f"{label} ({said}{more})")
+    sentences = [f"{name}: {', '.join(groups[key])}." for key, name in _GROUPS.items() if key in groups]
+    worst, at = _largest(c)
+    sentences.append(f"The radial functions differ most at {at:.0f} mm: {worst}.")
+    advice = list(c.notes)
+    if kind == "differ":
+        names = [str(entry["name"]) for entry in inputs[:2]]
+        sky = names[0] if names else "SKY.fits"
+        dome = "flat_gradient_paired.fits" if c.tied is not None else names[1] if names else "DOME.fits"
+        advice.append(f"Correct the dome's flats: bayesflat apply FLATS --gradient {dome} --reference {sky} -o DIR")
+    if kind in ("undecided", "differ") and "undecided" in groups:
+        more = "" if c.method == "paired" else " A paired comparison, with the binned tables, knows far more."
+        advice.append("What is undecided needs better errors: fit more flats, or ask for a larger tolerance." + more)
+    first = f"{words[:1].upper()}{words[1:]} of {c.rope_mmag:g} mmag at {c.radius:g} mm."
+    if kind == "unknown":
+        first = "No verdict, for want of uncertainties: fit both flats with bayesflat."
+    state = "doubtful" if c.notes or kind in ("undecided", "unknown") else "differ" if kind == "differ" else "good"
+    if not c.converged:
+        first, state = "A fit did not converge: do not use this comparison.", "bad"
+        sentences.insert(0, f"If it had: {words}.")
+    note = (
+        f"Said of the dome minus the sky, where the probability is 95% or more. Planes, centroid and ratio count by "
+        f"what they do to the flat at {c.radius:g} mm."
+    )
+    return Verdict(state, (first, *sentences), tuple(advice), note)
+
+
+# ---- what differs ----
+
+
+def _quantities(c: Comparison) -> list[tuple[str, Difference, float, str, float]]:
+    """Label, difference, scale, unit and tolerance (product units) of what is judged."""
+    rest = rest_name(c.positions) if 0 < c.positions.itl.sum() < len(c.positions) else "others"
+    found = [(f"radial function at {c.radius:g} mm", c.at_radius, 1.0, "mmag", c.rope_mmag)]
+    for name, d in c.differences.items():
+        label, unit, scale = _NAMES[name]
+        found.append((label.format(rest=rest), d, scale, unit, c.tolerances[name]))
+    return found
+
+
+def _differences(c: Comparison) -> str:
+    rows = []
+    for label, d, scale, unit, tolerance in _quantities(c):
+        known = math.isfinite(d.sd)
+        rows.append(
+            (
+                label,
+                _signed(d, scale, ""),
+                unit,
+                f"{_number(scale * d.q05, scale * d.sd)} to {_number(scale * d.q95, scale * d.sd)}" if known else "–",
+                f"{scale * tolerance:.2g}" if math.isfinite(tolerance) else "–",
+                probability(d.tail) if known else "–",
+                probability(d.p_rope) if known else "–",
+                _VERDICTS[kind_of(d)],
+            )
+        )
+    zones = []
+    for zone in dict.fromkeys(d.zone for d in sorted(c.detectors, key=lambda d: d.zone != "inside 317")):
+        here = [d for d in c.detectors if d.zone == zone]
+        most = max(here, key=lambda d: abs(d.mean_mmag))
+        off = sum(is_beyond(d, c.rope_mmag) for d in here)
+        zones.append((f"{zone} mm", str(len(here)), str(off), f"{most.name} ({_of_detector(most)} mmag)"))
+    return page.section(
+        "Differences",
+        page.table(
+            ("dome minus sky", "mean", "unit", "90% interval", "tolerance", "p of zero", "p beyond", "so"),
+            rows,
+            numbers=(1, 3, 4, 5, 6),
+            caption=f"The tolerance is what changes the flat by {c.rope_mmag:g} mmag at {c.radius:g} mm. "
+            "p of zero: two-sided tail probability of no difference at all. p beyond: probability of more than the "
+            "tolerance, either way; from 95% on the two differ, below 5% they agree.",
+        ),
+        page.table(
+            ("detectors, by their centre", "number", "beyond the tolerance", "most of all"),
+            zones,
+            numbers=(1, 2),
+            caption="Means over each detector of dome over sky, as fitted, relative to the centre.",
+        ),
+    )
+
+
+def _largest(c: Comparison) -> tuple[str, float]:
+    """The largest difference of the radial functions, as text, and its radius (mm)."""
+    k = int(np.nanargmax(np.abs(c.radial["mean"])))
+    return f"{_plus(plus_minus(c.radial['mean'][k], c.radial['sd'][k]))} mmag", float(c.grid[k])
+
+
+def _radial(c: Comparison) -> str:
+    """Difference of the radial functions with band and tolerance, and what the bins leave of it."""
+    mean, low, high = c.radial["mean"], c.radial["q05"], c.radial["q95"]
+    zero, rope = np.zeros(c.grid.shape), np.full(c.grid.shape, c.rope_mmag)
+    known = bool(np.all(np.isfinite(low)))
+    upper = [
+        Series(f"tolerance, ±{c.rope_mmag:g} mmag", c.grid, zero, -rope, rope, "tolerance"),
+        Series("radial functions" + (", 90% band" if known else ""), c.grid, mean,
+               *((low, high) if known else ())),
+    ]  # fmt: skip
+    shown = [mean, rope, -rope] + ([low, high] if known else [])
+    panels = []
+    if c.measured_mmag is not None:
+        radius = np.hypot(c.positions.xf - c.dome_centre[0], c.positions.yf - c.dome_centre[1])
+        left = c.measured_mmag - c.map_mmag
+        edges = np.linspace(0.0, c.grid[-1], int(np.clip(len(radius) // 200, 8, _RINGS)) + 1)
+        at, below, middle, above = running_percentiles(radius, left, edges)
+        expected = np.interp(at, c.grid, mean)
+        upper.insert(1, Series("medians of rings of bins", at, expected + middle, look="data"))
+        shown.append(expected[np.isfinite(middle)] + middle[np.isfinite(middle)])
+        half = BAND * c.radial["sd"]
+        lower = [
+            Series("rings of bins: median, 16 to 84%", at, middle, below, above, "data"),
+            Series("fit, 90% band", c.grid, zero, -half, half, "zero"),
+        ]
+        spread = np.abs(np.concatenate([below, above]))
+        panels.append(("bins − fit (mmag)", lower, _about_zero(spread[np.isfinite(spread)])))
+    bottom, top = min(float(np.nanmin(s)) for s in shown), max(float(np.nanmax(s)) for s in shown)
+    room = 0.06 * (top - bottom)
+    panels.insert(0, ("dome − sky (mmag)", upper, (bottom - room, top + room)))
+    caption = (
+        "−2.5 log10 of dome over sky of the radial functions, each about its own centroid and relative to its centre. "
+        "Where the band lies outside the grey, the difference matters."
+    )
+    if c.measured_mmag is not None:
+        caption += (
+            " Below: what the fit leaves of the bins; the medians should stay near zero, and the spread is the noise "
+            "in which detectors do not cancel."
+        )
+    return page.section(
+        "Radial difference",
+        page.profile("radius from the dome's centroid (mm)", panels, lines=[c.radius], caption=caption),
+    )
+
+
+def _about_zero(sizes: NDArray) -> tuple[float, float]:
+    half = 1.3 * half_width(sizes, 97.0) or 1.0
+    return -half, half
+
+
+# ---- over the focal plane ----
+
+
+def _focal_plane(c: Comparison) -> str:
+    binned = c.positions
+    of = {d.detector: d for d in c.detectors}
+    order = np.argsort(binned.detector, kind="stable")
+    present, first = np.unique(binned.detector[order], return_index=True)
+    rows = dict(zip(present.tolist(), np.split(order, first[1:]), strict=True))
+    detectors = [d for d in binned.camera if d.id in of or d.is_science]
+    rest = rest_name(binned) if not binned.itl.all() else ""
+    groups = [("ITL" if binned.itl[rows[d.id][0]] else rest) if d.id in of else "" for d in detectors]
+    measured = {} if c.measured_mmag is None else {k: float(np.mean(c.measured_mmag[r])) for k, r in rows.items()}
+
+    def of_bins(values: NDArray) -> list[NDArray | float]:
+        return [
+            cells(d, binned.xf[rows[d.id]], binned.yf[rows[d.id]], values[rows[d.id]]) if d.id in of else math.nan
+            for d in detectors
+        ]
+
+    def of_detectors(values: Mapping[int, float]) -> list[float]:
+        return [values.get(d.id, math.nan) for d in detectors]
+
+    half = nice(max(half_width(c.map_mmag, 99.0), 0.5 * c.rope_mmag))
+    layers = []
+    if c.measured_mmag is not None:
+        left = c.measured_mmag - c.map_mmag
+        layers.append(
+            Layer("Dome − sky, as measured", "mmag", of_bins(c.measured_mmag), (-half, half), True,
+                  "The bins themselves, relative to the centre: positive is a dome that is too dim there.")
+        )  # fmt: skip
+    layers.append(
+        Layer("Dome − sky, fitted", "mmag", of_detectors({k: d.mean_mmag for k, d in of.items()}), (-half, half), True,
+              "Means over the detectors, relative to the centre: what a correction removes.")
+    )  # fmt: skip
+    if c.measured_mmag is not None:
+        most = nice(max(half_width(left, 97.0), 0.1))
+        layers.append(
+            Layer("Measured − fitted", "mmag", of_bins(left), (-most, most), True,
+                  "Good: no order across the focal plane. Whole detectors or amplifiers that stand out answer to the "
+                  "lamp's colour otherwise than to the sky's.")
+        )  # fmt: skip
+    sds = np.array([d.sd_mmag for d in c.detectors])
+    if np.isfinite(sds).all():
+        layers.append(
+            Layer("Standard deviation", "mmag", of_detectors({k: d.sd_mmag for k, d in of.items()}),
+                  (0.0, nice(max(float(sds.max()), 1e-6))), False, "Of the detectors' means, as fitted.")
+        )  # fmt: skip
+    facts = [_facts(d.id, d.physical_type, of.get(d.id), measured, len(rows.get(d.id, ())), c) for d in detectors]
+    head = ("detector", "vendor", "zone", "dome − sky", *(("measured",) if measured else ()), "beyond the tolerance")
+    listed = [
+        (d.name, *(fact.get(key, "") for key in head[1:]))
+        for d, fact in sorted(zip(detectors, facts, strict=True), key=lambda pair: _size(of.get(pair[0].id)))
+        if d.id in of
+    ]
+    return page.section(
+        "Over the focal plane",
+        page.paragraph("Point at a detector for its figures; a click holds it. Each map shows what its menu says."),
+        page.maps(
+            detectors, groups, facts, layers, marks=[(*c.dome_centre, "centre of the dome's radial function")],
+            caption="Dome over sky in magnitudes, relative to the centre: the whole models, planes and vendors' ratio "
+            "included.",
+        ),
+        page.folded("All detectors as a table, the largest differences first",
+                    page.table(head, listed, numbers=range(3, len(head)))),
+    )  # fmt: skip
+
+
+def _size(d: DetectorDifference | None) -> float:
+    return -abs(d.mean_mmag) if d is not None else 0.0
+
+
+def _facts(
+    number: int, vendor: str, d: DetectorDifference | None, measured: Mapping[int, float], n: int, c: Comparison
+) -> dict[str, str]:
+    """What is shown of a detector."""
+    facts = {"vendor": vendor, "id": str(number)}
+    if d is None:
+        return facts | {"bins": "none in the comparison"}
+    facts |= {"zone": f"{d.zone} mm", "dome − sky": f"{_of_detector(d)} mmag"}
+    if number in measured:
+        facts["measured"] = f"{_number(measured[number], d.sd_mmag)} mmag"
+        facts["bins"] = str(n)
+    p = Difference.normal(d.mean_mmag, d.sd_mmag, c.rope_mmag).p_rope
+    return facts | {"beyond the tolerance": f"p {_equal(probability(p))}" if math.isfinite(p) else "–"}
+
+
+def _of_detector(d: DetectorDifference) -> str:
+    return _plus(plus_minus(d.mean_mmag, d.sd_mmag, digits=3))
+
+
+# ---- noise and provenance ----
+
+
+def _noise(c: Comparison) -> str:
+    notes = ["<ul>" + "".join(f"<li>{page.text(note)}</li>" for note in c.notes) + "</ul>"] if c.notes else []
+    if not c.noise:
+        return page.section("Notes", *notes) if notes else ""
+    in_mmag = {name: MMAG * sd for name, sd in c.noise.items()}
+    rows = [(name, f"{sd:.2g} mmag" if sd >= _LEAST else f"< {_LEAST:g} mmag") for name, sd in in_mmag.items()]
+    rows += [("bins in the fit of the ratio", f"{c.n_bins:,}"), ("of these spoilt (no weight)", f"{c.n_spoilt:,}")]
+    return page.section(
+        "Notes and noise" if notes else "Noise",
+        *notes,
+        page.table(
+            ("", ""),
+            rows,
+            numbers=(1,),
+            caption="Standard deviations of the log-ratio by what scatters it, as the ratio itself tells them: white "
+            "noise, and what of detectors, amplifiers and patterns does not cancel between lamp and sky.",
+        ),
+    )
+
+
+def _provenance(inputs: Sequence[Mapping[str, str]]) -> str:
+    versions = page.table(("", ""), [("version of bayesflat", __version__)])
+    if not inputs:
+        return page.section("Provenance", versions, page.paragraph("Inputs were not recorded: they came from memory."))
+    columns = list(dict.fromkeys(key for entry in inputs for key in entry))
+    listed = [tuple(str(entry.get(key, "")) for key in columns) for entry in inputs]
+    found = page.table(columns, listed, caption="What was compared.")
+    if len(listed) > _FEW:
+        found = page.folded(f"The {len(listed)} files that were compared", found)
+    return page.section("Provenance", versions, found)
+
+
+# ---- numbers ----
+
+
+def _signed(d: Difference, scale: float, unit: str) -> str:
+    return f"{_plus(plus_minus(d.mean, d.sd, scale))} {unit}".rstrip()
+
+
+def _plus(number: str) -> str:
+    return number if number.startswith(("−", "–")) else f"+{number}"
+
+
+def _number(value: float, sd: Any = math.nan) -> str:
+    """A number with its sign, and two digits of the sd where there is one."""
+    return _plus(plus_minus(value, sd, digits=3).split(" ± ")[0])
+
+
+def _equal(p: str) -> str:
+    return p if p[0] in "<>" else f"= {p}"

@@ -1,0 +1,321 @@
+"""The report of a fit: one page that says what came out, how well it is known, and what to try.
+
+The verdict is in `bayesflat.report.verdict`, the sections with maps and radial function in
+`bayesflat.report.fit_sections`, their numbers in `bayesflat.report.numbers`; `bayesflat.report.page` makes a page of
+any sections.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayesflat.config import FitConfig
+from bayesflat.gradient.correlations import correlations
+from bayesflat.gradient.product import FlatGradient
+from bayesflat.inference.diagnostics import LEAST_BFMI, LEAST_ESS, MOST_R_HAT
+from bayesflat.inference.map import AGREEMENT, COST_AGREEMENT, TOLERANCE
+from bayesflat.model.prepare import FitData
+from bayesflat.report import page
+from bayesflat.report.figures import rest_name
+from bayesflat.report.fit_sections import focal_plane_section, radial_section
+from bayesflat.report.numbers import TERMS, effects, shown_radii
+from bayesflat.report.page import percent, plus_minus
+from bayesflat.report.plots_fit import BAND
+from bayesflat.report.verdict import judge
+
+if TYPE_CHECKING:
+    from bayesflat.inference.fitting import FitResult
+    from bayesflat.inference.predictive import PredictiveCheck
+
+_NAMES = {
+    "itl_ratio": ("throughput ratio ITL / {rest}", "", 1.0),
+    "centroid_delta_x": ("centroid x", "mm", 1.0),
+    "centroid_delta_y": ("centroid y", "mm", 1.0),
+    "gradient_x": ("plane x", "10⁻⁶/mm", 1e6),
+    "gradient_y": ("plane y", "10⁻⁶/mm", 1e6),
+    "outer_gradient_x": ("outer plane x", "10⁻⁶/mm", 1e6),
+    "outer_gradient_y": ("outer plane y", "10⁻⁶/mm", 1e6),
+}
+
+
+def fit_report(result: FitResult, *, warnings: Sequence[str] = (), check: PredictiveCheck | None = None) -> str:
+    """The page of a fit.
+
+    Parameters
+    ----------
+    result : FitResult
+    warnings : sequence of str
+        What the fit warned of.
+    check : PredictiveCheck, optional
+        Of the posterior, if it was made.
+
+    Returns
+    -------
+    str
+        HTML, whole in itself.
+    """
+    data, gradient = result.data, result.gradient
+    said = {result.map.message, *(result.diagnostics.failures if result.diagnostics else ())}
+    warnings = [warning for warning in dict.fromkeys(warnings) if warning not in said]
+    kind = "reference (sky)" if gradient.estimates.reference else "dome"
+    title = " ".join(part for part in ("Flat gradient", data.binned.instrument or gradient.instrument) if part)
+    created = " ".join(str(gradient.metadata.get(f"CALIB_CREATION_{what}", ""))[:10] for what in ("DATE", "TIME"))
+    subtitle = " · ".join(
+        part
+        for part in (
+            data.binned.physical_filter or gradient.physical_filter,
+            f"{kind} flat",
+            f"{len(data):,} bins of {len(np.unique(data.binned.detector))} detectors",
+            f"{result.config.noise} noise, {_method(gradient)}",
+            f"{created[:16]} UTC",
+        )
+        if part.strip()
+    )
+    sections = [
+        _parameters(result),
+        focal_plane_section(data, gradient, result.config),
+        radial_section(data, gradient),
+        _posterior(result),
+        _diagnostics(result, warnings, check),
+        _configuration(result.config),
+        _provenance(gradient),
+    ]
+    return page.render(title, subtitle, judge(result, warnings), [part for part in sections if part])
+
+
+def _method(gradient: FlatGradient) -> str:
+    return {"map": "no uncertainties", "laplace": "Laplace's approximation", "nuts": "NUTS"}[gradient.estimates.method]
+
+
+# ---- parameters ----
+
+
+def _parameters(result: FitResult) -> str:
+    data, gradient = result.data, result.gradient
+    estimates, known = gradient.estimates, effects(data, gradient)
+    of = {"itl_ratio": "throughput ratio"} | {f"{term}_{axis}": name for name, term in TERMS.items() for axis in "xy"}
+    rows = []
+    for name, (label, unit, scale) in _names(data).items():
+        row = estimates[name]
+        if of[name] in known:
+            interval = _interval(row["q05"], row["q95"], row["sd"], scale)
+            rows.append((label, plus_minus(row["map"], row["sd"], scale), unit, interval, percent(known[of[name]])))
+    for radius in shown_radii(gradient):
+        value, sd = float(gradient.compute_radial(radius)), float(gradient.compute_radial_sd(radius))
+        interval = _interval(value - BAND * sd, value + BAND * sd, sd)
+        relative = percent(sd / value) if value > 0 else "–"
+        rows.append((f"radial function at {radius:g} mm", plus_minus(value, sd), "", interval, relative))
+    rows.append(("normalization", f"{gradient.normalization_factor:,.6g}", "", "", ""))
+    off = [name for name in TERMS if name not in known]
+    if not data.has_ratio:
+        off.append("throughput ratio (one vendor only)")
+    caption = (
+        "Value at the maximum of the posterior ± its standard deviation. The last column says what that error does to "
+        "the flat where it matters most: a plane at the rim, the centroid where the vignetting is steepest; x and y "
+        "together." + (f" Not fitted: {', '.join(off)}." if off else "")
+    )
+    keys = ("map", "mean", "sd", "q05", "q50", "q95") + (("ess_bulk", "r_hat") if estimates.method == "nuts" else ())
+    everything = [
+        (name, *(f"{estimates.columns[key][k]:.6g}" for key in keys), unit)
+        for k, (name, unit) in enumerate(zip(estimates.names, estimates.units, strict=True))
+    ]
+    return page.section(
+        "Parameters",
+        page.table(
+            ("", "value", "unit", "90% interval", "error in the flat"), rows, numbers=(1, 3, 4), caption=caption
+        ),
+        page.folded(
+            f"All {len(everything)} parameters, as in the product",
+            page.table(("name", *keys, "unit"), everything, numbers=range(1, 1 + len(keys))),
+        ),
+    )
+
+
+def _names(data: FitData) -> dict[str, tuple[str, str, float]]:
+    rest = rest_name(data.binned) if data.has_ratio else ""
+    return {name: (label.format(rest=rest), unit, scale) for name, (label, unit, scale) in _NAMES.items()}
+
+
+def _interval(low: float, high: float, sd: float, scale: float = 1.0) -> str:
+    """Its ends with as many decimals as the error gives them."""
+    if not math.isfinite(sd):
+        return "–"
+    return " to ".join(plus_minus(end, sd, scale).split(" ±")[0] for end in (low, high))
+
+
+# ---- the posterior ----
+
+
+def _posterior(result: FitResult) -> str:
+    data, gradient = result.data, result.gradient
+    estimates = gradient.estimates
+    if not np.all(np.isfinite(estimates.covariance)):
+        return page.section("Posterior", page.paragraph("No uncertainties were computed: there is nothing to show."))
+    short, items = {"itl_ratio": "throughput ratio"}, []
+    for name, (label, unit, scale) in _names(data).items():
+        row = estimates[name]
+        if not row["sd"] > 0:
+            continue
+        item = {"label": short.get(name, label), "unit": unit, "text": plus_minus(row["mean"], row["sd"], scale)}
+        item |= {"low": scale * row["q05"], "high": scale * row["q95"], "map": scale * row["map"]}
+        if result.posterior is None:
+            item |= _normal(row["mean"], row["sd"], scale)
+        else:
+            item |= _smoothed(_draws(result, name), scale) | {"other": _laplace(result, name, scale)}
+        items.append(item)
+    curves = (
+        "The draws of NUTS (line), and Laplace's approximation (dashed): where they differ, trust the draws."
+        if result.posterior is not None
+        else "Laplace's approximation: normal, with the curvature at the maximum; --sample draws from the posterior."
+    )
+    if not items:
+        words = "Nothing but the radial function was fitted: its band is in the figure above."
+        return page.section("Posterior", page.paragraph(words))
+    parts = [page.densities(items, f"{curves} Filled: the central 90%; the tick is the maximum of the posterior.")]
+    names, values = correlations(gradient)
+    if len(names) > 1:
+        shown = {name: label for name, (label, _, _) in _names(data).items()} | short
+        caption = (
+            "Correlations. Near ±1, two quantities can hardly be told apart: the fit knows their combination better "
+            "than each of them. That neighbouring radii go together is the smoothness of the radial function."
+        )
+        parts.append(page.matrix([shown.get(name, name) for name in names], values, caption))
+    return page.section("Posterior", *parts)
+
+
+def _normal(mean: float, sd: float, scale: float) -> dict[str, list[float]]:
+    t = np.linspace(-4.0, 4.0, 81)
+    return {"x": (scale * (mean + sd * t)).tolist(), "y": (np.exp(-0.5 * t**2) / (abs(scale) * sd)).tolist()}
+
+
+def _smoothed(draws: NDArray, scale: float) -> dict[str, list[float]]:
+    from scipy.stats import gaussian_kde
+
+    draws = scale * draws
+    x = np.linspace(draws.mean() - 4 * draws.std(), draws.mean() + 4 * draws.std(), 81)
+    y = gaussian_kde(draws)(x) * math.sqrt(2 * math.pi)  # in the units of `_normal`
+    return {"x": x.tolist(), "y": y.tolist()}
+
+
+def _draws(result: FitResult, name: str) -> NDArray[np.float64]:
+    """All draws of a scalar, in product units."""
+    group = result.posterior["posterior"]
+    if name in group:
+        return group[name].values.ravel()
+    return group[name[:-2]].values[..., "xy".index(name[-1])].ravel()
+
+
+def _laplace(result: FitResult, name: str, scale: float) -> dict[str, list[float]]:
+    row = (name, 0) if name == "itl_ratio" else (name[:-2], "xy".index(name[-1]))
+    k = result.laplace.names.index(row)
+    mean = np.ravel(result.map.parameters[row[0]])[row[1]]
+    return _normal(float(mean), math.sqrt(result.laplace.product[k, k]), scale)
+
+
+# ---- diagnostics, configuration, provenance ----
+
+
+def _diagnostics(result: FitResult, warnings: Sequence[str], check: PredictiveCheck | None) -> str:
+    found, draws, data = result.map, result.diagnostics, result.data
+    kinked = result.config.likelihood == "laplace"
+    nearness = COST_AGREEMENT if kinked else AGREEMENT
+    rows = [
+        ("distance of another start", f"{found.second_start:.1e}" + ("" if kinked else " sd"), f"below {nearness:g}",
+         _mark(found.second_start < nearness), "Two starts must end at the same maximum."),
+    ]  # fmt: skip
+    if not kinked:
+        rows.append(
+            ("whitened gradient norm", f"{found.gradient_norm:.1e} sd", f"below {TOLERANCE:g}",
+             _mark(found.gradient_norm < TOLERANCE), "How far PyMC's own log-density says that the maximum still is.")
+        )  # fmt: skip
+    if draws is not None:
+        rows += [
+            ("R-hat", f"{draws.r_hat:.3f}", f"at most {MOST_R_HAT}", _mark(draws.r_hat <= MOST_R_HAT),
+             "Whether the chains agree; the worst of all parameters."),
+            ("bulk ESS", f"{draws.ess_bulk:.0f}", f"at least {LEAST_ESS:.0f}", _mark(draws.ess_bulk >= LEAST_ESS),
+             "How many independent draws the means are worth."),
+            ("tail ESS", f"{draws.ess_tail:.0f}", f"at least {LEAST_ESS:.0f}", _mark(draws.ess_tail >= LEAST_ESS),
+             "How many the ends of the intervals are worth."),
+            ("divergent transitions", f"{draws.divergences}", "0", _mark(draws.divergences == 0),
+             "Where the posterior bends too sharply for the sampler."),
+            ("E-BFMI", f"{draws.bfmi:.2f}", f"at least {LEAST_BFMI}", _mark(draws.bfmi >= LEAST_BFMI),
+             "Whether the tails are visited."),
+        ]  # fmt: skip
+    if check is not None:
+        rows.append(
+            ("beyond the replicates' 90%", percent(check.outside), "about 10%", "",
+             "Means by detector, radius and azimuth against flats that the fitted model makes; much more than 10% says "
+             "that the noise model is too narrow.")
+        )  # fmt: skip
+    said = [page.paragraph("Warnings of the fit:"), _list(warnings)] if warnings else []
+    left = [(reason, f"{count:,}") for reason, count in data.dropped.items() if count]
+    left.append(("fitted, but spoilt by dust or defects (no weight)", f"{int(np.sum(data.weight == 0)):,}"))
+    left.append(("fitted", f"{len(data):,}"))
+    return page.section(
+        "Diagnostics",
+        page.paragraph(found.message[:1].upper() + found.message[1:] + "."),
+        page.table(("", "found", "wanted", "", "what it says"), rows, numbers=(1, 2)),
+        *([_list(draws.failures)] if draws is not None and draws.failures else []),
+        *said,
+        page.table(("bins", ""), left, numbers=(1,), caption="Bins that were left out, by reason, and what is left."),
+    )
+
+
+def _mark(passed: bool) -> str:
+    return "✓" if passed else "✗"
+
+
+def _list(items: Sequence[str]) -> str:
+    return "<ul>" + "".join(f"<li>{page.text(item)}</li>" for item in items) + "</ul>"
+
+
+def _configuration(config: FitConfig) -> str:
+    default = type(config)().model_dump()
+    changed = [
+        (key, _shown(value), _shown(default[key]), type(config).model_fields[key].description)
+        for key, value in config.model_dump().items()
+        if value != default[key] and key != "connections"
+    ]
+    return page.section(
+        "Configuration",
+        page.table(("field", "value", "default", "what it is"), changed)
+        if changed
+        else page.paragraph("All defaults."),
+        page.folded("The whole configuration (TOML)", page.preformatted(config.to_toml())),
+    )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(_shown(each) for each in value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else "–" if value is None else str(value)
+
+
+def _provenance(gradient: FlatGradient) -> str:
+    header = gradient.estimates.header
+    rows = [
+        (key, gradient.metadata[key])
+        for key in ("INSTRUME", "FILTER", "CALIB_ID", "CALIBDATE")
+        if gradient.metadata.get(key)
+    ]
+    rows += [(comment or key, value) for key, (value, comment) in header.items() if key.startswith(("SEED", "V"))]
+    inputs = gradient.config.get("inputs", [])
+    columns = list(dict.fromkeys(key for entry in inputs for key in entry))
+    listed = [tuple(str(entry.get(key, "")) for key in columns) for entry in inputs]
+    parts = [page.table(("", ""), [(key, str(value)) for key, value in rows])]
+    if listed:
+        parts.append(
+            page.folded(
+                f"{len(listed)} input file{'s' if len(listed) > 1 else ''} with checksums", page.table(columns, listed)
+            )
+        )
+    else:
+        parts.append(page.paragraph("Inputs were not recorded: the bins came from memory."))
+    return page.section("Provenance", *parts)

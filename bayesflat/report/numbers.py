@@ -1,0 +1,174 @@
+"""What a report shows of a fit, as numbers: by detector, over radius, and what its errors do to the flat."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayesflat.data.camera import Detector
+from bayesflat.gradient.product import FlatGradient
+from bayesflat.model.prepare import FitData
+from bayesflat.report.figures import rest_name
+from bayesflat.report.plots_fit import adjusted_values, running_percentiles
+
+CELLS = 16  # of a map along a detector, at most
+STEPS = 90  # of the radial profile, at most
+RADII = (0.0, 200.0, 300.0, 310.0, 330.0)  # mm; for cameras that end before, parts of what the bins reach:
+PARTS = (0.0, 0.5, 0.75, 0.9)
+TERMS = {"centroid": "centroid_delta", "plane": "gradient", "outer plane": "outer_gradient"}
+
+
+def effects(data: FitData, gradient: FlatGradient) -> dict[str, float]:
+    """By how much one standard deviation of each quantity changes the flat, where it does most (fraction).
+
+    Returns
+    -------
+    dict
+        ``throughput ratio``, ``centroid``, ``plane``, ``outer plane`` as far as they were fitted, and
+        ``radial function``; NaN where no uncertainty is known.  The components of a pair count together (root of the
+        sum of squares).
+    """
+    r = np.linspace(0.0, reach_of(gradient), 400)
+    radial, sd = gradient.compute_radial(r), gradient.compute_radial_sd(r)
+    lit = radial > 0
+    slope = float(np.max(np.abs(np.gradient(radial, r))[lit] / radial[lit], initial=0.0))
+    # the planes turn about the pivot, the radial function about the centroid; both reach about as far
+    rim = float(data.radius.max())
+    found = {}
+    if data.has_ratio:
+        found["throughput ratio"] = gradient.estimates["itl_ratio"]["sd"] / gradient.itl_ratio
+    for name, most in (("centroid", slope), ("plane", rim), ("outer plane", rim)):
+        sds = [gradient.estimates[f"{TERMS[name]}_{axis}"]["sd"] for axis in "xy"]
+        if not np.any(np.equal(sds, 0.0)):
+            found[name] = float(np.hypot(*sds) * most)
+    found["radial function"] = float(np.max(sd[lit] / radial[lit], initial=0.0))
+    return found
+
+
+def reach_of(gradient: FlatGradient) -> float:
+    """The largest radius of a bin about the centroid (mm)."""
+    return float(gradient.estimates.header["RADIUSMX"][0])
+
+
+def shown_radii(gradient: FlatGradient) -> NDArray[np.float64]:
+    """Radii to show."""
+    reach = reach_of(gradient)
+    radii = np.array(RADII) if reach >= RADII[-1] else np.array([float(f"{part * reach:.2g}") for part in PARTS])
+    return np.maximum(radii, gradient.radial_spline_nodes[0])
+
+
+def detector_rows(data: FitData, gradient: FlatGradient) -> list[dict[str, Any]]:
+    """What each detector with bins, or else made for science, says: in the order of the camera.
+
+    Returns
+    -------
+    list of dict
+        ``detector`` (`Detector`), ``group``, ``n_bins``, ``n_spoilt``; ``residual``: mean of data/model - 1; ``rms``:
+        of it about that mean; both of the bins that weigh something.  ``offset``, ``offset_sd``: throughput relative to
+        the vendor, less 1.  ``rows``: its bins.  What is not known is NaN.
+    """
+    binned, offsets = data.binned, gradient.offsets
+    residual = residuals(data, gradient)
+    throughput = {}
+    if offsets is not None:
+        whole = offsets.amplifier < 0
+        found = zip(offsets.detector[whole].tolist(), offsets.mean[whole], offsets.sd[whole], strict=True)
+        throughput = {number: (mean - 1.0, sd) for number, mean, sd in found}
+    rest = rest_name(binned) if not data.itl.all() else ""
+    order = np.argsort(binned.detector, kind="stable")
+    present, first = np.unique(binned.detector[order], return_index=True)
+    parts = dict(zip(present.tolist(), np.split(order, first[1:]), strict=True))
+    found = []
+    for detector in binned.camera:
+        rows = parts.get(detector.id, np.array([], dtype=np.intp))
+        if not len(rows) and not detector.is_science:
+            continue
+        used = residual[rows][(data.weight[rows] > 0) & np.isfinite(residual[rows])]
+        offset, offset_sd = throughput.get(detector.id, (math.nan, math.nan))
+        found.append(
+            {
+                "detector": detector,
+                "group": ("ITL" if binned.itl[rows[0]] else rest) if len(rows) else "",
+                "n_bins": len(rows),
+                "n_spoilt": int(np.sum(data.weight[rows] == 0)),
+                "residual": float(used.mean()) if len(used) else math.nan,
+                "rms": float(used.std()) if len(used) else math.nan,
+                "offset": float(offset),
+                "offset_sd": float(offset_sd),
+                "rows": rows,
+            }
+        )
+    return found
+
+
+def residuals(data: FitData, gradient: FlatGradient) -> NDArray[np.float64]:
+    """Data/model - 1; NaN where the model is not positive."""
+    model = gradient.compute_model(data.binned.xf, data.binned.yf, data.itl)
+    return np.divide(data.value, model, out=np.full(len(data), np.nan), where=model > 0) - 1.0
+
+
+def cells(detector: Detector, xf: NDArray, yf: NDArray, values: NDArray, most: int = CELLS) -> NDArray[np.float64]:
+    """Means of bins in cells that divide a detector evenly, no more along a side than there are bins.
+
+    Returns
+    -------
+    numpy.ndarray, shape (n_y, n_x)
+        From the corner of pixel (0, 0) on; NaN where there is no bin.
+    """
+    px, py = detector.focal_plane_to_pixel(xf, yf)
+    # bins that lie in a row differ by rounding
+    n_x, n_y = (max(1, min(most, len(np.unique(np.round(p))))) for p in (px, py))
+    column = np.clip(((px + 0.5) * n_x / detector.nx).astype(int), 0, n_x - 1)
+    row = np.clip(((py + 0.5) * n_y / detector.ny).astype(int), 0, n_y - 1)
+    ok = np.isfinite(values)
+    sums, counts = (
+        np.bincount((column + n_x * row)[ok], weights, n_x * n_y).reshape(n_y, n_x) for weights in (values[ok], None)
+    )
+    return np.divide(sums, counts, out=np.full((n_y, n_x), np.nan), where=counts > 0)
+
+
+@dataclass(frozen=True)
+class RadialProfile:
+    """What the fit leaves of the bins over radius.
+
+    Attributes
+    ----------
+    radius : numpy.ndarray, shape (n,)
+        From the centroid (mm); NaN where a step has few bins.
+    low, median, high : numpy.ndarray, shape (n,)
+        16%, 50% and 84% of the residuals (fraction) of the bins that weigh something.
+    freed : str
+        Of what bins were freed before: the throughput of ``amplifiers``, or where it is not known that of
+        ``detectors``, taken from their mean residuals.
+    """
+
+    radius: NDArray[np.float64]
+    low: NDArray[np.float64]
+    median: NDArray[np.float64]
+    high: NDArray[np.float64]
+    freed: str
+
+
+def radial_profile(data: FitData, gradient: FlatGradient) -> RadialProfile:
+    """Residuals over radius, freed of the throughputs of detectors, beside which what matters would not show."""
+    binned, offsets = data.binned, gradient.offsets
+    radius, adjusted = adjusted_values(data, gradient)
+    places = list(zip(binned.detector.tolist(), binned.amplifier.tolist(), strict=True))
+    if offsets is not None:
+        # an amplifier's throughput contains its detector's
+        keys = zip(offsets.detector.tolist(), offsets.amplifier.tolist(), strict=True)
+        known = dict(zip(keys, offsets.mean.tolist(), strict=True))
+        throughput = np.array([known.get(place, np.nan) for place in places])
+    else:
+        known = {row["detector"].id: 1.0 + row["residual"] for row in detector_rows(data, gradient)}
+        throughput = np.array([known[detector] for detector, _ in places])
+    radial = gradient.compute_radial(radius)
+    residual = np.divide(adjusted / throughput, radial, out=np.full(len(data), np.nan), where=radial > 0) - 1.0
+    edges = np.linspace(0.0, radius.max(), int(np.clip(len(data) // 40, 8, STEPS)) + 1)
+    used = data.weight > 0
+    at, low, median, high = running_percentiles(radius[used], residual[used], edges)
+    return RadialProfile(at, low, median, high, "detectors" if offsets is None else "amplifiers")

@@ -1,0 +1,1 @@
+"""The same on Rubin's data repositories."""

@@ -1,0 +1,220 @@
+"""What `compare` does with a data repository: the products of a filter, and their flats binned again for the ratio."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from bayesflat.commands.compare import FILES, write_comparison
+from bayesflat.commands.fit import record
+from bayesflat.comparison.comparison import ROPE, Comparison, check_pair, compare
+from bayesflat.config import RunConfig
+from bayesflat.data.binned import BinnedFlat
+from bayesflat.data.binning import Roll
+from bayesflat.data.camera import Camera, get_camera
+from bayesflat.data.defects import read_boxes
+from bayesflat.errors import InputError
+from bayesflat.gradient.product import FlatGradient
+from bayesflat.processes import in_processes
+from bayesflat.rubin.fit import Progress, bin_dataset
+from bayesflat.rubin.repository import Dataset, Repository, checksum, local
+from bayesflat.rubin.work import (
+    Outcome,
+    Piece,
+    Query,
+    check_places,
+    find_detector,
+    finish_pieces,
+    folder_of,
+    open_repository,
+    place,
+)
+
+log = logging.getLogger(__name__)
+
+
+def run_compare(
+    query: Query,
+    out: str | Path,
+    config: RunConfig,
+    *,
+    binned: tuple[str | Path, str | Path] | None = None,
+    unpaired: bool = False,
+    rope_mmag: float = ROPE,
+    radius: float | None = None,
+    processes: int = 1,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    report: bool = True,
+) -> list[Outcome]:
+    """Compare the products of a repository, filter by filter.
+
+    A paired comparison needs the bins, which are not in a repository: the flats that the products say they were fitted
+    to are binned again, with the same defects and in the same way.
+
+    Parameters
+    ----------
+    query : Query
+        Without filters, all that there are gradients of.
+    out : str or Path
+        Folder to write, as for `find_pieces`.
+    config : RunConfig
+        Its camera, and of its ``connections`` the names of ``gradient`` and ``reference_gradient``.
+    binned : (str or Path, str or Path), optional
+        Binned tables of sky and dome, of one filter and date; then no flats are read.
+    unpaired : bool
+        Whether to compare the products alone.
+    rope_mmag, radius : float
+        As for `compare`.
+    processes : int
+        Who bins the flats.
+    overwrite : bool
+        Whether earlier comparisons may be replaced.
+    progress : callable, optional
+        Called with the number of flats of each comparison; what it returns is called after each.
+    report : bool
+        Whether to write ``report.html``.
+
+    Returns
+    -------
+    list of Outcome
+        One for each filter and date; where one failed, the others are there all the same.
+
+    Raises
+    ------
+    InputError
+        What is wrong before any work is done.
+    """
+    if binned is not None and unpaired:
+        raise InputError("--binned is for a paired comparison; leave it or --unpaired out")
+    camera = get_camera(config.camera)
+    repository, dates = open_repository(query, camera, writeable=False)
+    pieces = _find(repository, query, Path(out), config.connections.gradient, dates)
+    if binned is not None and len(pieces) > 1:
+        raise InputError(f"--binned is for one filter and date; there are {', '.join(one.name for one in pieces)}")
+    for piece in pieces:
+        check_places(piece, FILES, (), (), overwrite)
+    tables = None if binned is None else tuple(BinnedFlat.read(path, camera) for path in binned)
+    given = [record(path) for path in binned or ()]
+
+    def finish(_: int, piece: Piece) -> Comparison:
+        with place(piece, FILES, overwrite) as folder:
+            products, inputs = _products(repository, piece, config)
+            mine = tables
+            if tables is None and not unpaired:
+                mine, flats = _binned(repository, piece, products, camera, processes, progress)
+                inputs = inputs + flats
+            comparison = compare(*products, binned=mine, camera=camera, rope_mmag=rope_mmag, radius=radius)
+            write_comparison(comparison, inputs + given, folder, report)
+        return comparison
+
+    return finish_pieces(pieces, enumerate(pieces), finish)
+
+
+def _find(repository: Repository, query: Query, out: Path, gradient: str, dates: Sequence[str | None]) -> list[Piece]:
+    """A piece for each date and each filter that is named, or that there is a gradient of."""
+    pieces = []
+    for date in dates:
+        filters = list(dict.fromkeys(query.physical_filters))
+        filters = filters or [name for (name,) in repository.find(gradient, ("physical_filter",), date)]
+        if not filters:
+            raise repository.nothing(gradient, None, (), date)
+        for name in filters:
+            data_id = {"instrument": repository.instrument, "physical_filter": name}
+            pieces.append(Piece(name, date, folder_of(out, query, name, date), None, data_id, {}))
+    return pieces
+
+
+def _products(
+    repository: Repository, piece: Piece, config: RunConfig
+) -> tuple[tuple[FlatGradient, FlatGradient], list[dict[str, Any]]]:
+    """Sky and dome, and what is recorded of their files."""
+    names = config.connections
+    products, inputs = [], []
+    for name in (names.reference_gradient, names.gradient):
+        dataset = repository.product(name, piece.physical_filter, piece.date)
+        with local(dataset.uri) as path:
+            products.append(FlatGradient.read(path))
+            inputs.append(dataset.record(checksum(path)))
+    check_pair(*products)  # before any flat is read
+    return tuple(products), inputs
+
+
+def _binned(
+    repository: Repository,
+    piece: Piece,
+    products: Sequence[FlatGradient],
+    camera: Camera,
+    processes: int,
+    progress: Progress | None,
+) -> tuple[tuple[BinnedFlat, BinnedFlat] | None, list[dict[str, Any]]]:
+    """The bins that the products were fitted to, and what is recorded of the flats; None where they are not there."""
+    tables, records = [], []
+    for what, product in zip(("sky", "dome"), products, strict=True):
+        found, lacking = _flats_of(repository, product)
+        if lacking:
+            log.warning("%s: %s of the %s's product, so the products are compared alone", piece.name, lacking, what)
+            return None, []
+        advance = progress(len(found)) if progress else lambda: None
+        tables.append(_bin(found, piece, product, camera, processes, advance))
+        records += [dataset.record(sha256) for inputs in found.values() for dataset, sha256 in inputs]
+    return tuple(tables), records
+
+
+Inputs = dict[int, list[tuple[Dataset, str]]]
+
+
+def _flats_of(repository: Repository, product: FlatGradient) -> tuple[Inputs, str]:
+    """Flat and defects of each detector with their checksums, the flat first; or what there is not."""
+    flats: Inputs = {}
+    defects: Inputs = {}
+    for one in product.config.get("inputs", []):
+        dataset = repository.dataset(one["id"]) if "id" in one else None
+        if dataset is None:
+            return {}, f"{one['name']} is not in the repository, an input"
+        where = flats if "physical_filter" in dataset.data_id else defects
+        where.setdefault(dataset.data_id["detector"], []).append((dataset, one["sha256"]))
+    return {k: flat + defects.get(k, []) for k, flat in sorted(flats.items())}, "" if flats else "no flat is recorded"
+
+
+def _bin(
+    found: Inputs,
+    piece: Piece,
+    product: FlatGradient,
+    camera: Camera,
+    processes: int,
+    advance: Callable[[], None],
+) -> BinnedFlat:
+    """Bin flats as they were for a product."""
+    settings = product.config
+    roll = Roll(camera, settings["do_use_non_science_detectors"])
+    tasks = {}
+    for number, ((flat, _), *defects) in found.items():
+        detector = find_detector(number, camera, flat.uri)
+        if not roll.admit(detector, piece.physical_filter, piece.data_id["instrument"], flat.uri):
+            continue
+        boxes = []
+        for table, sha256 in defects:
+            with local(table.uri) as path:
+                _unchanged(table, sha256, checksum(path))
+                boxes += read_boxes(path)
+        identity = (detector, piece.physical_filter, piece.data_id["instrument"])
+        tasks[number] = (
+            flat.uri, boxes, identity, settings["mask_planes"], settings["bin_factor"], settings["detector_boundary"]
+        )  # fmt: skip
+    parts = {}
+    names = {number: found[number][0][0].uri for number in tasks}
+    with closing(in_processes(bin_dataset, tasks, processes, "reading flats", names=names)) as results:
+        for number, (columns, sha256, _) in results:
+            _unchanged(*found[number][0], sha256)
+            parts[number] = columns
+            advance()
+    return roll.assemble(parts)
+
+
+def _unchanged(dataset: Dataset, then: str, now: str) -> None:
+    if now != then:
+        raise InputError(f"{dataset.uri}: has changed since the product was fitted to it (its SHA-256 is another)")

@@ -1,0 +1,289 @@
+"""What `fit` does with a data repository: a product for each filter and date.
+
+Only this process speaks to the repository; whoever bins gets addresses of files, whoever fits gets bins and gives back
+the contents of the files to write.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bayesflat.commands.fit import FILES, LOG, PRODUCT, RADIAL_PLOT, REFERENCE, RESIDUAL_PLOT, fit_into
+from bayesflat.config import RunConfig
+from bayesflat.data.binning import Roll, bin_flat
+from bayesflat.data.camera import Camera, Detector, get_camera
+from bayesflat.data.defects import Box, read_boxes
+from bayesflat.data.flats import read_flat
+from bayesflat.errors import InputError
+from bayesflat.gradient.product import FlatGradient
+from bayesflat.logs import keeping, logging_to
+from bayesflat.processes import Workers, in_processes
+from bayesflat.rubin.output import Kind, gradient_kind, plot_kind
+from bayesflat.rubin.repository import Dataset, Repository, checksum, local
+from bayesflat.rubin.work import (
+    Outcome,
+    Piece,
+    Query,
+    check_places,
+    find_detector,
+    find_pieces,
+    finish_pieces,
+    place,
+)
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int], Callable[[], None]]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit leaves, wherever it ran: the files by their names, and what is printed of it."""
+
+    files: dict[str, bytes]
+    gradient: FlatGradient
+    converged: bool
+    verdict: str
+    message: str
+
+
+def run_fit(
+    query: Query,
+    out: str | Path | None,
+    config: RunConfig,
+    *,
+    processes: Workers = 1,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    sampling: bool = False,
+    terms: bool = False,
+    report: bool = True,
+) -> list[Outcome]:
+    """Fit the flats of a repository: a product for each filter and date.
+
+    Parameters
+    ----------
+    query : Query
+    out : str or Path or None
+        Folder to write, as for `find_pieces`.
+    config : RunConfig
+        Its ``connections`` name the dataset types.
+    processes : int or concurrent.futures.Executor
+        Who bins the detectors, and then fits the filters.
+    overwrite : bool
+        Whether earlier products may be replaced, in the folder and in the output run.
+    progress : callable, optional
+        Called with the number of flats; what it returns is called after each.
+    sampling, terms, report : bool
+        As for `bayesflat.commands.fit.run_fit`.
+
+    Returns
+    -------
+    list of Outcome
+        One for each filter and date; where one failed, the others are there all the same.
+
+    Raises
+    ------
+    InputError
+        What is wrong before any work is done: no such repository, collection, dataset type, filter; results that are
+        there already.
+    """
+    names = config.connections
+    reference = config.do_reference_gradient
+    product = gradient_kind(names.output_reference_gradient if reference else names.output_gradient, reference)
+    outputs = {
+        REFERENCE if reference else PRODUCT: product,
+        RESIDUAL_PLOT: plot_kind(names.model_residual_plot),
+        RADIAL_PLOT: plot_kind(names.radial_model_plot),
+    }
+    camera = get_camera(config.camera)
+    table = Path(config.camera)
+    if table.is_file():  # whoever fits may work elsewhere
+        config = config.model_copy(update={"camera": str(table.resolve())})
+    with keeping() as said:
+        repository, pieces = find_pieces(query, out, names.input_flats, camera, overwrite)
+    for piece in pieces:
+        check_places(piece, FILES, outputs.values(), [piece.data_id], overwrite)
+    errors: dict[int, Exception] = {}
+    rolls = [_roll(piece, camera, config) for piece in pieces]
+    parts = _bin(repository, pieces, rolls, config, processes, progress, errors)
+    bars = progress is not None and processes == 1
+    tasks = {
+        k: (
+            rolls[k], parts[k].bins, parts[k].inputs,
+            config.model_copy(update={"physical_filter": piece.physical_filter}), sampling, terms, report, bars,
+            [*said, *parts[k].said],
+        )
+        for k, piece in enumerate(pieces) if k not in errors
+    }  # fmt: skip
+    named = {k: piece.name for k, piece in enumerate(pieces)}
+
+    def finish(k: int, fitted: Fitted) -> Fitted:
+        _leave(pieces[k], fitted.files, outputs, overwrite)
+        return fitted
+
+    with closing(in_processes(fit_piece, tasks, processes, "fitting", names=named, errors=errors)) as fits:
+        return finish_pieces(pieces, fits, finish, errors)
+
+
+def _roll(piece: Piece, camera: Camera, config: RunConfig) -> Roll:
+    """The detectors of a piece that are to be binned."""
+    roll = Roll(camera, config.do_use_non_science_detectors)
+    for number, dataset in piece.flats.items():
+        detector = find_detector(number, camera, dataset.uri)
+        roll.admit(detector, piece.physical_filter, piece.data_id["instrument"], dataset.uri)
+    return roll
+
+
+@dataclass
+class _Parts:
+    """What a piece is fitted to: bins by detector, what was read for them, and what was said meanwhile."""
+
+    bins: dict[int, dict] = field(default_factory=dict)
+    inputs: list[dict] = field(default_factory=list)
+    said: list[logging.LogRecord] = field(default_factory=list)
+
+
+def _bin(
+    repository: Repository,
+    pieces: Sequence[Piece],
+    rolls: Sequence[Roll],
+    config: RunConfig,
+    processes: Workers,
+    progress: Progress | None,
+    errors: dict[int, Exception],
+) -> list[_Parts]:
+    """Bin all flats of all pieces; errors by piece."""
+    defects = _Defects(repository, config.connections.input_defects, {piece.date for piece in pieces})
+    tasks: dict[tuple[int, int], tuple] = {}
+    parts = [_Parts() for _ in pieces]
+    for k, (piece, roll) in enumerate(zip(pieces, rolls, strict=True)):
+        try:
+            tables = defects.of(piece, roll.paths, parts[k].said)
+        except InputError as error:
+            errors[k] = error
+            continue
+        for number, table in tables.items():
+            parts[k].inputs += table.inputs
+            identity = (roll.camera[number], piece.physical_filter, piece.data_id["instrument"])
+            tasks[k, number] = (
+                piece.flats[number].uri, table.boxes, identity, config.mask_planes, config.bin_factor,
+                config.detector_boundary,
+            )  # fmt: skip
+    advance = progress(len(tasks)) if progress else lambda: None
+    failed: dict[tuple[int, int], Exception] = {}
+    names = {(k, number): pieces[k].flats[number].uri for k, number in tasks}
+    with closing(in_processes(bin_dataset, tasks, processes, "reading flats", names=names, errors=failed)) as results:
+        for (k, number), (columns, sha256, said) in results:
+            parts[k].bins[number] = columns
+            parts[k].inputs.append(pieces[k].flats[number].record(sha256))
+            parts[k].said += said
+            advance()
+    for k, number in sorted(failed):
+        errors.setdefault(k, failed[k, number])
+    for one in parts:
+        one.inputs.sort(key=_order)
+        one.said.sort(key=lambda record: record.created)
+    return parts
+
+
+def _order(record: Mapping[str, Any]) -> tuple:
+    """Records in the same order, whoever was ready first."""
+    return record["dataset_type"], record["data_id"].get("detector", -1), record["id"]
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Defects of a detector, what a product says of the input, and what was said when it was read."""
+
+    boxes: list[Box]
+    inputs: list[dict]
+    said: list[logging.LogRecord]
+
+
+class _Defects:
+    """The defects of detectors, each table read once."""
+
+    def __init__(self, repository: Repository, name: str | None, dates: Iterable[str | None]) -> None:
+        # the expression chooses flats: it may speak of filters, which defects do not have
+        self._found = {
+            date: {} if name is None else repository.find(name, ("detector",), date, where="") for date in dates
+        }
+        self._read: dict[str, _Table] = {}
+
+    def of(self, piece: Piece, numbers: Iterable[int], said: list[logging.LogRecord]) -> dict[int, _Table]:
+        """The table of each detector; ``said`` takes what is said of them, again where another piece has it too."""
+        found = self._found[piece.date]
+        numbers = list(numbers)
+        lacking = sum((number,) not in found for number in numbers)
+        with keeping() as now:
+            if lacking:
+                log.warning("%s: no defects for %d of %d detectors", piece.name, lacking, len(numbers))
+        tables = {number: self._one(found.get((number,))) for number in numbers}
+        said += [*now, *(record for table in tables.values() for record in table.said)]
+        return tables
+
+    def _one(self, dataset: Dataset | None) -> _Table:
+        if dataset is None:
+            return _Table([], [], [])
+        if dataset.id not in self._read:
+            with keeping() as said, local(dataset.uri) as path:
+                self._read[dataset.id] = _Table(read_boxes(path), [dataset.record(checksum(path))], said)
+        return self._read[dataset.id]
+
+
+def bin_dataset(
+    uri: str,
+    boxes: list[Box],
+    identity: tuple[Detector, str, str],
+    mask_planes: Sequence[str],
+    bin_factor: int,
+    detector_boundary: int,
+) -> tuple[dict, str, list[logging.LogRecord]]:
+    """Read and bin the flat of one detector; its columns, the checksum of the file, and what was said meanwhile."""
+    with keeping() as said, local(uri) as path:
+        flat = read_flat(path, Camera(identity[2], [identity[0]]), mask_planes, identity=identity)
+        return bin_flat(flat, boxes, bin_factor, detector_boundary), checksum(path), said
+
+
+def fit_piece(
+    roll: Roll,
+    parts: Mapping[int, dict],
+    records: Sequence[dict],
+    config: RunConfig,
+    sampling: bool,
+    terms: bool,
+    report: bool,
+    bars: bool,
+    said: Sequence[logging.LogRecord] = (),
+) -> Fitted:
+    """Fit the bins of one filter, anywhere: all files come back with the result.
+
+    What was said before, of its flats and defects, is in its log and in its report too.
+    """
+    with tempfile.TemporaryDirectory(prefix="bayesflat-") as temporary:
+        folder = Path(temporary)
+        with logging_to(folder / LOG if config.saveLogOutput else None, said) as warnings:
+            result = fit_into(
+                folder, roll.assemble(parts), records, config, sampling=sampling, terms=terms, bars=bars,
+                warnings=warnings if report else None,
+            )  # fmt: skip
+        files = {name: (folder / name).read_bytes() for name in FILES if (folder / name).exists()}
+    return Fitted(files, result.gradient, result.converged, result.verdict, result.message)
+
+
+def _leave(piece: Piece, files: Mapping[str, bytes], outputs: Mapping[str, Kind], overwrite: bool) -> None:
+    """Files into the folder and into the repository: both, or neither."""
+    with place(piece, FILES, overwrite) as folder:
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        if piece.output is not None:
+            piece.output.put(
+                (folder / name, kind, piece.output.reference(kind, piece.data_id)) for name, kind in outputs.items()
+            )

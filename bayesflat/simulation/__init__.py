@@ -1,0 +1,1 @@
+"""Simulated flats with a known truth."""

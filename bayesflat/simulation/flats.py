@@ -1,0 +1,355 @@
+"""Pixel flats with a known truth: one detector's image in memory, and a folder of flats, defects and their truth.
+
+Flats are laid out as LSST's pipelines write them: an empty primary HDU with the data id, then IMAGE, MASK, VARIANCE.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayesflat.data.camera import Camera, Detector, lsstcam
+from bayesflat.errors import InputError
+from bayesflat.processes import in_processes
+from bayesflat.simulation.detectors import CELL, VIGNETTED_RADIUS, Detectors, true_parameters
+from bayesflat.simulation.truth import KINDS, Light, Noise, check_kind, check_whole, default_light
+
+PARTLY_VIGNETTED_RADIUS = 317.0  # mm
+MASK_PLANES = {  # bit numbers as LSST's pipelines have them
+    "BAD": 0,
+    "SAT": 1,
+    "INTRP": 2,
+    "CR": 3,
+    "EDGE": 4,
+    "DETECTED": 5,
+    "DETECTED_NEGATIVE": 6,
+    "SUSPECT": 7,
+    "NO_DATA": 8,
+    "VIGNETTED": 9,
+    "PARTLY_VIGNETTED": 10,
+}
+_DEAD = (0.0, np.nan, 1.5)  # what dead columns hold, in turn; in levels of the light
+_BLOCK = 2**20  # pixels that are worked on at once
+CONTENTS = ("truth.json", "camera.ecsv", "defects", "flats")
+
+
+@dataclass(frozen=True)
+class DetectorImage:
+    """The flat of one detector.
+
+    Attributes
+    ----------
+    detector : Detector
+        As coarse as the image.
+    image, variance : numpy.ndarray of float32, shape (ny, nx)
+        Electrons, and their square; `variance` is that of the white noise.
+    mask : numpy.ndarray of int32, shape (ny, nx)
+        Bits as in `MASK_PLANES`; dead columns are not masked, they are in `defects`.
+    defects : numpy.ndarray of int, shape (n, 4)
+        Boxes ``x0, y0, width, height`` (pixels).
+    """
+
+    detector: Detector
+    image: NDArray[np.float32]
+    mask: NDArray[np.int32]
+    variance: NDArray[np.float32]
+    defects: NDArray[np.int64]
+
+
+def detector_image(
+    detectors: Detectors,
+    light: Light,
+    key: int | str,
+    *,
+    kind: str = "sky",
+    coarse: int = 1,
+    vignetted_radius: float = VIGNETTED_RADIUS,
+) -> DetectorImage:
+    """Flat of one detector, pixel by pixel.
+
+    Parameters
+    ----------
+    detectors : Detectors
+        Their response, in full resolution.
+    light : Light
+        The truth of the light, taken at the centre of each pixel.
+    key : int or str
+        Id or name of the detector.
+    kind : str
+        ``sky`` or ``dome``: chooses the white noise that is drawn, nothing else.
+    coarse : int
+        Makes pixels this many times as large, ``nx // coarse`` by ``ny // coarse`` of them.
+    vignetted_radius : float
+        Pixels beyond it are 0.0 and flagged NO_DATA and VIGNETTED; those beyond 317 mm are PARTLY_VIGNETTED.
+
+    Raises
+    ------
+    InputError
+        An option that is not accepted, a factor larger than the detector, a detector that the camera lacks.
+    """
+    check_kind(kind)
+    check_whole("coarse", coarse, 1)
+    full = detectors.camera[key]
+    detector = full.coarsened(coarse)
+    white = np.float32(detectors.noise.white * CELL / detector.pixel_size)
+    rng = detectors.rng(5, KINDS.index(kind), detector.id)
+    px = np.arange(detector.nx)
+    image = np.empty((detector.ny, detector.nx), dtype=np.float32)
+    variance = np.empty_like(image)
+    mask = np.zeros(image.shape, dtype=np.int32)
+    step = max(1, _BLOCK // detector.nx)
+    for start in range(0, detector.ny, step):  # in blocks of rows, to keep a full detector small in memory
+        rows = slice(start, start + step)
+        py = np.arange(detector.ny)[rows]
+        xf, yf = detector.pixel_to_focal_plane(px, py[:, None])
+        value = detectors.response_at(key, px * coarse + (coarse - 1) / 2, py * coarse + (coarse - 1) / 2, coarse)
+        value *= light.evaluate(xf, yf, detector.is_itl)
+        value *= light.level
+        random = rng.standard_normal(value.shape, dtype=np.float32)
+        image[rows] = value * (1.0 + white * random)
+        variance[rows] = (white * value) ** 2
+        radius = np.hypot(xf, yf)
+        mask[rows][radius > PARTLY_VIGNETTED_RADIUS] |= 1 << MASK_PLANES["PARTLY_VIGNETTED"]
+        beyond = radius > vignetted_radius
+        mask[rows][beyond] |= 1 << MASK_PLANES["NO_DATA"] | 1 << MASK_PLANES["VIGNETTED"]
+    defects = detectors.defects(key, coarse)
+    for number, (x0, y0, width, height) in enumerate(defects):
+        image[y0 : y0 + height, x0 : x0 + width] = _DEAD[number % len(_DEAD)] * light.level
+    dark = mask & (1 << MASK_PLANES["NO_DATA"]) != 0
+    image[dark] = variance[dark] = 0.0
+    return DetectorImage(detector, image, mask, variance, defects)
+
+
+def simulate_focal_plane(
+    camera: Camera, light: Light, noise: Noise, seed: int, *, science_only: bool = True, **options
+) -> Iterator[DetectorImage]:
+    """The flats of all (science) detectors of a camera, one at a time; ``options`` are those of `detector_image`."""
+    camera = camera.science() if science_only else camera
+    detectors = Detectors(camera, noise, seed)
+    for detector in camera:
+        yield detector_image(detectors, light, detector.id, **options)
+
+
+def write_simulation(
+    out: str | Path,
+    *,
+    kind: str = "sky",
+    coarse: int = 1,
+    seed: int = 0,
+    physical_filter: str = "i_39",
+    camera: Camera | None = None,
+    light: Light | None = None,
+    noise: Noise | None = None,
+    science_only: bool = True,
+    compress: bool = False,
+    overwrite: bool = False,
+    processes: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict:
+    """Write flats, defect tables, the camera and the truth into a folder; they appear whole or not at all.
+
+    ``flats/<instrument>_<filter>_<detector>_<kind>.fits``, ``defects/<detector>.fits`` (regions, even ids) or ``.ecsv``
+    (boxes, odd ids), ``camera.ecsv`` (of the coarse pixels) and ``truth.json``: the dict that is returned.
+
+    Parameters
+    ----------
+    out : str or Path
+        Folder, made if need be.
+    kind : str
+        ``sky`` or ``dome``.
+    coarse : int
+        Factor by which pixels are larger than the camera's.
+    seed : int
+        The same seed gives sky and dome the same detectors.
+    physical_filter : str
+        Its first letter is the band, which sets the defaults of light and noise.
+    camera : Camera, optional
+        In full resolution; LSSTCam if not given.
+    light, noise : Light, Noise, optional
+        `default_light` of kind and filter, and `Noise.for_band`, if not given.
+    science_only : bool
+        Leave out guider and wavefront detectors.
+    compress : bool
+        Compress the planes in tiles (GZIP_2, without loss).
+    overwrite : bool
+        Replace a simulation that is there already.
+    processes : int
+        Processes to work with, each of which holds one detector.
+    progress : callable, optional
+        Called with the number of detectors done and that of all, after each.
+
+    Returns
+    -------
+    dict
+        The names of `true_parameters`, with ``level``, ``kind``, ``seed`` and what else describes the simulation.
+
+    Raises
+    ------
+    InputError
+        An option that is not accepted, or a folder that holds such files already.
+    """
+    check_kind(kind)
+    check_whole("coarse", coarse, 1)
+    check_whole("processes", processes, 1)
+    light = default_light(kind, physical_filter) if light is None else light
+    noise = Noise.for_band(physical_filter) if noise is None else noise
+    camera = lsstcam() if camera is None else camera
+    camera = camera.science() if science_only else camera
+    small = camera.coarsened(coarse)
+    detectors = Detectors(camera, noise, seed)
+    for detector in camera:  # a light that is not positive somewhere must show before anything is written
+        light.evaluate(*detector.corners().T, detector.is_itl)
+    out = Path(out).absolute()
+    _check_folder(out, overwrite)
+    truth = _truth(light, detectors, kind=kind, coarse=int(coarse), physical_filter=physical_filter)
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
+        new = Path(temporary) / "new"  # a folder of its own, since a temporary one is closed to others
+        for name in ("flats", "defects"):
+            (new / name).mkdir(parents=True)
+        write = partial(
+            _write_detector, new, detectors, light, kind=kind, coarse=coarse, filter_=physical_filter, compress=compress
+        )
+        tasks = {d.id: (d.id,) for d in camera}
+        with closing(in_processes(write, tasks, processes, "writing flats")) as results:  # ends the pool on errors too
+            for done, _ in enumerate(results, start=1):
+                if progress is not None:
+                    progress(done, len(camera))
+        small.write(new / "camera.ecsv")
+        (new / "truth.json").write_text(json.dumps(truth, indent=1) + "\n")
+        _put_in_place(new, out, Path(temporary) / "old")
+    return truth
+
+
+def _check_folder(out: Path, overwrite: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file, a folder is needed")
+    present = [name for name in CONTENTS if (out / name).exists()]
+    if present and not overwrite:
+        raise InputError(f"{out}: holds {', '.join(present)} already; give another folder, or overwrite")
+    if present and "truth.json" not in present:
+        raise InputError(f"{out}: holds {', '.join(present)} but no truth.json, so no simulation; not overwritten")
+
+
+def _put_in_place(new: Path, out: Path, old: Path) -> None:
+    """Move the new contents to ``out``; what they replace goes to ``old``.
+
+    The truth goes first and comes last: a folder with a truth.json is a whole simulation.
+    """
+    if not out.exists():
+        os.rename(new, out)
+        return
+    old.mkdir()
+    for name in CONTENTS:
+        if (out / name).exists():
+            shutil.move(out / name, old / name)
+    for name in reversed(CONTENTS):
+        os.rename(new / name, out / name)
+
+
+def _truth(light: Light, detectors: Detectors, **what) -> dict:
+    """The contents of truth.json; its radial function is what a fit means by it, before normalization."""
+    truth = true_parameters(light, detectors)
+    radius = np.arange(0.0, 350.1, 5.0)
+    truth |= what
+    truth |= {
+        "seed": detectors.seed,
+        "instrument": detectors.camera.name,
+        "level": light.level,
+        "centroid_x": light.centroid[0],
+        "centroid_y": light.centroid[1],
+        "outer_gradient_radius": light.outer_gradient_radius,
+        "radial_function": {
+            "radius": radius.tolist(),
+            "value": (light.radial_function(radius) * truth["group_throughput"]).tolist(),
+        },
+        "light": asdict(light),
+        "noise": asdict(detectors.noise),
+    }
+    if not isinstance(light.radial, str):
+        truth["radial_spline_nodes"] = list(light.radial[0])
+    truth["detector_throughput"] = {str(key): value for key, value in truth["detector_throughput"].items()}
+    return truth
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.+-]", "_", text)
+
+
+def _write_detector(
+    folder: Path, detectors: Detectors, light: Light, key: int, *, kind: str, coarse: int, filter_: str, compress: bool
+) -> None:
+    """Write one detector's flat and defect table."""
+    flat = detector_image(detectors, light, key, kind=kind, coarse=coarse)
+    name = _file_name(f"{detectors.camera.name}_{filter_}_{flat.detector.name}_{kind}")
+    hdus = _flat_hdus(flat, detectors, kind=kind, filter_=filter_, compress=compress)
+    hdus.writeto(folder / "flats" / f"{name}.fits")
+    _write_defects(folder / "defects", flat)
+
+
+def _flat_hdus(flat: DetectorImage, detectors: Detectors, *, kind: str, filter_: str, compress: bool):
+    from astropy.io import fits
+
+    instrument, detector = detectors.camera.name, flat.detector
+    header = fits.Header()
+    header["INSTRUME"] = (instrument, "instrument")
+    header["FILTER"] = (filter_, "physical filter")
+    header["OBSTYPE"] = ("flat", "kind of observation")
+    header["DETECTOR"] = (detector.id, "detector id")
+    header["DET_NAME"] = (detector.name, "detector name")
+    header["SIMKIND"] = (kind, "simulated light, sky or dome")
+    header["SIMSEED"] = (str(detectors.seed), "seed of the simulation")
+    header["HIERARCH LSST BUTLER DATAID DETECTOR"] = detector.id
+    header["HIERARCH LSST BUTLER DATAID PHYSICAL_FILTER"] = filter_
+    header["HIERARCH LSST BUTLER DATAID INSTRUMENT"] = instrument
+    planes = fits.Header()
+    for plane, bit in MASK_PLANES.items():
+        card = f"MP_{plane}"
+        planes[card if len(card) <= 8 else f"HIERARCH {card}"] = bit
+    unit = fits.Header([("BUNIT", "electron")])
+    squared = fits.Header([("BUNIT", "electron2")])
+    hdus = [fits.PrimaryHDU(header=header)]
+    for name, data, cards in (
+        ("IMAGE", flat.image, unit),
+        ("MASK", flat.mask, planes),
+        ("VARIANCE", flat.variance, squared),
+    ):
+        if compress:
+            hdus.append(fits.CompImageHDU(data, cards, name=name, compression_type="GZIP_2", quantize_level=0.0))
+        else:
+            hdus.append(fits.ImageHDU(data, cards, name=name))
+    return fits.HDUList(hdus)
+
+
+def _write_defects(folder: Path, flat: DetectorImage) -> None:
+    """The defect table: FITS regions for even ids, boxes in ECSV for odd ones, as both are about."""
+    from astropy.table import Table
+
+    detector = flat.detector
+    x0, y0, width, height = flat.defects.T
+    meta = {"OBSTYPE": "defects", "DETECTOR": detector.id, "DET_NAME": detector.name}
+    name = _file_name(detector.name)
+    if detector.id % 2:
+        columns = {"x0": x0, "y0": y0, "width": width, "height": height}
+        Table(columns, meta=meta).write(folder / f"{name}.ecsv", format="ascii.ecsv")
+        return
+    columns = {  # FITS regions count from 1, and name a box by its centre
+        "X": x0 + (width - 1) / 2 + 1.0,
+        "Y": y0 + (height - 1) / 2 + 1.0,
+        "SHAPE": np.full(len(x0), "BOX", dtype="U8"),
+        "R": np.column_stack([width, height]).astype(float),
+        "ROTANG": np.zeros(len(x0)),
+    }
+    Table(columns, meta=meta).write(folder / f"{name}.fits", format="fits")

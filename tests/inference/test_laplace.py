@@ -1,0 +1,123 @@
+"""Laplace's approximation against finite differences and draws; what the product says of it."""
+
+import numpy as np
+import pytest
+from scipy.interpolate import Akima1DInterpolator
+
+from bayesflat.gradient.product import FlatGradient
+from bayesflat.inference.fitting import fit
+from bayesflat.inference.map import compile_density
+from bayesflat.simulation.detectors import Detectors, simulate_binned, true_parameters
+from bayesflat.simulation.truth import Light
+from tests.inference.test_map import NODES, VALUES
+from tests.inference.test_nuts import NOISE, flat
+from tests.model.test_model import config_with
+
+SWITCHES = {"do_fit_centroid": True, "do_fit_gradient": True, "do_constrain_zero": False}
+LIGHT = {"centroid_delta": (0.3, -0.2), "gradient": (1e-4, -5e-5)}
+
+
+@pytest.fixture(scope="module", params=["hierarchical", "normal", "student_t"])
+def fitted(request, small_camera):
+    noise = {"noise": "hierarchical"} if request.param == "hierarchical" else {}
+    likelihood = None if noise else request.param
+    return fit(flat(small_camera, **LIGHT), config_with(likelihood, **noise, **SWITCHES))
+
+
+def test_curvature_is_that_of_pymcs_density(fitted):
+    """Second differences of PyMC's own log-density, along directions of unit width: 1 in each, 0 between."""
+    assert fitted.laplace.exact
+    density = compile_density(fitted.model)
+    root = np.linalg.cholesky(fitted.laplace.covariance)
+    n, step = len(root), 1e-3
+    bends = [
+        (density(fitted.map.value + step * d)[1] - density(fitted.map.value - step * d)[1]) / (2 * step) for d in root.T
+    ]
+    np.testing.assert_allclose(np.array(bends) @ root, np.eye(n), atol=0.02)
+
+
+def test_gradient_without_curvature_is_the_same(fitted, rng):
+    z = fitted.map.value + 0.1 * rng.normal(size=len(fitted.map.value))
+    gradient, product = fitted.objective.gradient(z)
+    expected = fitted.objective.derivatives(z)[1]
+    np.testing.assert_allclose(gradient, expected, rtol=1e-8, atol=1e-8 * np.abs(expected).max())
+    for name, value in fitted.objective.product(z).items():
+        np.testing.assert_allclose(product[name], value, rtol=1e-12, err_msg=name)
+
+
+def test_product_covariance_is_that_of_draws(fitted, rng):
+    """Draws of the coordinates, and of the throughputs given them, brought to product units."""
+    covariance, names = fitted.laplace.product, fitted.laplace.names
+    root = 0.1 * np.linalg.cholesky(fitted.laplace.covariance)  # narrow: so that the product is linear
+    scatter = []
+    for _ in range(400):
+        z = fitted.map.value + root @ rng.normal(size=len(root))
+        product = fitted.objective.product(z)
+        scatter.append([np.ravel(product[name])[k] for name, k in names])
+    drawn = 100 * np.cov(np.array(scatter).T)
+    if fitted.config.noise == "hierarchical":
+        at_map = [fitted.objective.draw(fitted.map.value, rng).product for _ in range(400)]
+        drawn += np.cov(np.array([[np.ravel(p[name])[k] for name, k in names] for p in at_map]).T)
+    sd = np.sqrt(np.diag(covariance))
+    keep = sd > 0
+    # 400 draws: 3.5% of an sd, 5% of a correlation; four times that
+    np.testing.assert_allclose(np.sqrt(np.diag(drawn))[keep] / sd[keep], 1, atol=0.15)
+    correlation, expected = (c[np.ix_(keep, keep)] / np.outer(s, s) for c, s in
+                             ((drawn, np.sqrt(np.diag(drawn))[keep]), (covariance, sd[keep])))  # fmt: skip
+    np.testing.assert_allclose(correlation, expected, atol=0.22)
+
+
+def test_product_holds_it(fitted, tmp_path):
+    fitted.gradient.write(tmp_path / "gradient.fits")
+    found = FlatGradient.read(tmp_path / "gradient.fits")
+    estimates = found.estimates
+    assert estimates.method == "laplace"
+    row = estimates["gradient_x"]
+    assert row["sd"] > 0
+    assert row["mean"] == row["map"] == found.gradient_x
+    assert (row["q95"] - row["map"]) / row["sd"] == pytest.approx(1.6448536, rel=1e-6)
+    assert (row["map"] - row["q05"]) / row["sd"] == pytest.approx(1.6448536, rel=1e-6)
+    assert estimates["outer_gradient_x"]["sd"] == 0
+    at = fitted.laplace.names.index(("gradient", 0)), fitted.laplace.names.index(("centroid_delta", 1))
+    i, j = (estimates.names.index(name) for name in ("gradient_x", "centroid_delta_y"))
+    assert estimates.covariance[i, j] == pytest.approx(fitted.laplace.product[at], rel=1e-12)
+    if fitted.config.noise == "hierarchical":
+        for name in ("detector", "amplifier", "mean", "sd"):
+            np.testing.assert_array_equal(getattr(found.offsets, name), getattr(fitted.gradient.offsets, name))
+    else:
+        assert found.offsets is None
+
+
+def test_radial_sd_at_any_radius(fitted, rng):
+    """At the nodes it is theirs; between, that of splines through draws of the values."""
+    gradient = fitted.gradient
+    n = len(NODES)
+    np.testing.assert_allclose(gradient.compute_radial_sd(NODES), gradient.estimates.columns["sd"][:n], rtol=1e-9)
+    radii = np.array([10.0, 30.0, 48.0, 55.0])
+    values = rng.multivariate_normal(gradient.radial_spline_values, 1e-4 * gradient.estimates.covariance[:n, :n], 4000)
+    drawn = np.std([Akima1DInterpolator(NODES, v)(radii) for v in values], axis=0) * 100
+    np.testing.assert_allclose(gradient.compute_radial_sd(radii), drawn, rtol=0.05)
+
+
+def test_offsets_are_the_detectors_throughputs(small_camera):
+    """Within four of their own sd; an amplifier's contains its detector's."""
+    light = Light(radial=(NODES, VALUES), itl_ratio=0.9)
+    binned = simulate_binned(small_camera, light, NOISE, 8, bin_factor=10, detector_boundary=0)
+    result = fit(binned, config_with(None, noise="hierarchical", **SWITCHES))
+    detectors = Detectors(small_camera, NOISE, 8)
+    true = true_parameters(light, detectors)["detector_throughput"]
+    offsets = result.gradient.offsets
+    whole = offsets.amplifier == -1
+    assert list(offsets.detector[whole]) == [d.id for d in small_camera]
+    itl = np.array([d.is_itl for d in small_camera])
+    expected = np.array([true[d.id] for d in small_camera])
+    expected /= np.where(itl, expected[itl].mean(), expected[~itl].mean())
+    pull = (offsets.mean[whole] - expected) / offsets.sd[whole]
+    assert np.max(np.abs(pull)) < 4
+    assert 0.4 < pull.std() < 1.6
+    for number in (0, 12):
+        gains = detectors.amplifier_gains(number)
+        here = (offsets.detector == number) & ~whole
+        assert list(offsets.amplifier[here]) == list(range(16))
+        found = offsets.mean[here] / offsets.mean[here].mean()
+        assert np.max(np.abs(found - gains / gains.mean()) / offsets.sd[here]) < 5

@@ -1,0 +1,341 @@
+"""NUTS and leave-one-out on a small camera: draws against Laplace and identities, and the gates that judge them."""
+
+import arviz as az
+import numpy as np
+import pymc as pm
+import pytest
+import xarray as xr
+from scipy.stats import multivariate_normal, norm
+
+from bayesflat.errors import InputError
+from bayesflat.gradient.product import STATISTICS, Estimates
+from bayesflat.inference import diagnostics, fitting, nuts
+from bayesflat.inference.diagnostics import compare_with_laplace, diagnose
+from bayesflat.inference.estimates import with_draws
+from bayesflat.inference.fitting import fit, sample
+from bayesflat.inference.loo import TERMS, compare_terms, leave_one_out
+from bayesflat.inference.skew import Stretched
+from bayesflat.simulation.detectors import simulate_binned
+from bayesflat.simulation.truth import Light, Noise
+from tests.inference.test_map import NODES, VALUES
+from tests.model.test_model import config_with
+
+NOISE = Noise(white=0.002, detector_scatter=0.005, amplifier_scatter=0.002, own_field=0.002, field_scale=5.0)
+
+
+def flat(camera, seed=4, **light):
+    light = Light(radial=(NODES, VALUES), itl_ratio=0.9, **light)
+    return simulate_binned(camera, light, NOISE, seed, bin_factor=20, detector_boundary=0)
+
+
+def small_config(**more):
+    return config_with(
+        None, noise="hierarchical", do_fit_centroid=True, do_fit_gradient=True, do_constrain_zero=False, **more
+    )
+
+
+@pytest.fixture(scope="module")
+def fitted(small_camera):
+    return fit(flat(small_camera, centroid_delta=(0.3, -0.2), gradient=(1e-4, -5e-5)), small_config(seed=3))
+
+
+@pytest.fixture(scope="module")
+def sampled(fitted):
+    """A few draws only: what they say is tested, not how well they cover the posterior."""
+    return sample(fitted, draws=15, tune=15, chains=2, cores=2)
+
+
+@pytest.fixture(scope="module")
+def simple(small_camera):
+    """Independent bins: fast enough for many draws."""
+    white = Light(radial=(NODES, VALUES), itl_ratio=0.9, centroid_delta=(0.3, -0.2), gradient=(1e-4, -5e-5))
+    binned = simulate_binned(small_camera, white, Noise(white=0.005), 4, bin_factor=20, detector_boundary=0)
+    switches = {"do_fit_centroid": True, "do_fit_gradient": True, "do_constrain_zero": False}
+    result = fit(binned, config_with("normal", **switches))
+    return result, sample(result, draws=800, tune=200, chains=2, cores=2)
+
+
+def test_draws_agree_with_the_normal_approximation(simple):
+    """Many bins, so the posterior is normal: mean and width within four Monte Carlo errors."""
+    before, after = (result.gradient.estimates for result in simple)
+    for name in ("itl_ratio", "centroid_delta_x", "centroid_delta_y", "gradient_x", "gradient_y"):
+        old, new = before[name], after[name]
+        assert abs(new["mean"] - old["map"]) < 4 * old["sd"] / new["ess_bulk"] ** 0.5 + 0.05 * old["sd"], name
+        assert new["sd"] / old["sd"] == pytest.approx(1, abs=4 / (2 * new["ess_tail"]) ** 0.5 + 0.03), name
+        assert new["map"] == old["map"]
+    assert (before.method, after.method) == ("laplace", "nuts")
+    assert simple[1].diagnostics.passed
+    assert simple[1].converged
+    # 14 parameters would be accepted often enough with longer steps, which turn half an orbit and draw squares alike
+    assert simple[1].posterior["sample_stats"]["step_size"].max() == nuts.STEP
+
+
+def test_gradient_is_bounded_in_whitened_length_and_the_density_is_not(rng):
+    root = np.linalg.cholesky(np.diag([4.0, 1.0, 0.25]) + 0.1)
+    asked = []
+
+    def function(point, layout):
+        asked.append(point.copy())
+        return -0.5 * point @ point, -point
+
+    alike = Stretched(slice(1, 2), *np.array([[0.0], [1.0], [0.0], [1.0], [0.0], [1.0]]))
+    density = nuts._Density(function, alike, root)
+    near, far = rng.normal(size=3) * 0.1, np.array([0.0, 0.0, 1e6])
+    assert density(near, None)[1] == pytest.approx(-near, rel=1e-15)
+    value, gradient = density(far, None)
+    assert value == -0.5e12
+    assert np.linalg.norm(root.T @ gradient) == pytest.approx(40 + np.sqrt(3), rel=1e-12)
+    assert gradient / np.linalg.norm(gradient) == pytest.approx([0, 0, -1], abs=1e-12)
+    density(near, None)
+    assert len(asked) == 2  # the last points are remembered
+
+
+def test_draws_are_those_of_the_posterior_however_tight_the_bound(simple, monkeypatch):
+    """A bound that nearly all gradients meet costs efficiency and nothing else."""
+    result = simple[0]
+    monkeypatch.setattr(nuts, "MOST_BEYOND", -0.3 * np.sqrt(result.objective.size))
+    after = sample(result, draws=1500, tune=200, chains=2, cores=2).gradient.estimates
+    for name in ("itl_ratio", "centroid_delta_x", "gradient_x", "gradient_y"):
+        old, new = result.gradient.estimates[name], after[name]
+        assert abs(new["mean"] - old["map"]) < 4 * old["sd"] / new["ess_bulk"] ** 0.5 + 0.05 * old["sd"], name
+        assert new["sd"] / old["sd"] == pytest.approx(1, abs=4 / (2 * new["ess_tail"]) ** 0.5 + 0.03), name
+
+
+def test_draws_are_those_of_the_posterior_whatever_the_coordinates(simple, monkeypatch):
+    """Coordinates that skew a scale which is normal already cost efficiency and nothing else."""
+    result = simple[0]
+    here = result.objective.slices["log_noise_scale"]
+    centre, sd = result.map.value[here], result.laplace.covariance[here, here] ** 0.5
+    shape = np.array([[0.1], [0.8], [-0.3], [0.9]])
+    monkeypatch.setattr(nuts, "stretched", lambda *_: Stretched(here, centre, sd.ravel(), *shape))
+    tree = sample(result, draws=1500, tune=200, chains=2, cores=2).posterior
+    offs = [(of["unconstrained"]["z"].values[..., here][..., 0] - centre) / sd for of in (simple[1].posterior, tree)]
+    bulk, tail = np.array([[float(az.ess(off)), float(az.ess(off, method="tail", prob=0.9))] for off in offs]).T
+    assert tail.min() > 300
+    assert abs(offs[0].mean() - offs[1].mean()) < 4 * np.sqrt(np.sum(1 / bulk))
+    assert offs[1].std() / offs[0].std() == pytest.approx(1, abs=4 * np.sqrt(np.sum(0.5 / tail)))
+    lp = result.model.compile_logp()
+    point = {v.name: z for v, z in zip(result.model.value_vars, _values(result, tree, 1, 7), strict=True)}
+    assert tree["sample_stats"]["lp"].values[1, 7] == pytest.approx(float(lp(point)), rel=1e-10)
+
+
+def _values(result, tree, chain, draw):
+    z = tree["unconstrained"]["z"].values[chain, draw]
+    return [z[result.objective.slices[p.name]].reshape(np.shape(p.mu)) for p in result.objective.parameters]
+
+
+def test_statistics_are_those_of_the_draws(simple):
+    sampled = simple[1]
+    estimates, group = sampled.gradient.estimates, sampled.posterior["posterior"]
+    x = group["centroid_delta"].sel(axis="x").values
+    row = estimates["centroid_delta_x"]
+    assert row["mean"] == pytest.approx(x.mean(), rel=1e-12)
+    assert row["sd"] == pytest.approx(x.std(ddof=1), rel=1e-12)
+    assert row["q95"] == pytest.approx(np.quantile(x, 0.95), rel=1e-12)
+    assert row["ess_bulk"] == pytest.approx(float(az.ess(x, method="bulk")), rel=1e-6)
+    i, j = (estimates.names.index(name) for name in ("centroid_delta_x", "gradient_x"))
+    gradient = group["gradient"].sel(axis="x").values
+    assert estimates.covariance[i, j] == pytest.approx(np.cov(x.ravel(), gradient.ravel())[0, 1], rel=1e-9)
+
+
+def test_the_choice_of_nodes_widens_the_draws(simple):
+    """By what is asked for, at the nodes alone; R-hat and ESS remain those of the draws."""
+    before, after = simple
+    values = after.gradient.radial_spline_values
+    n = len(values)
+    choice = 1e-4 * np.arange(n)
+    before, after = (
+        with_draws(before.gradient, after.objective, after.posterior, 3, extra)[0].estimates for extra in (None, choice)
+    )
+    expected = before.covariance.copy()
+    expected[:n, :n] += np.diag(choice * values**2)
+    moving = np.diag(expected) > 0
+    sd = np.sqrt(np.diag(expected))[moving]
+    off = (after.covariance - expected)[np.ix_(moving, moving)] / np.outer(sd, sd)
+    assert np.max(np.abs(off)) < 4.5 * np.sqrt(2 / 1600)
+    np.testing.assert_array_equal(after.covariance[n:, n:], before.covariance[n:, n:])
+    np.testing.assert_allclose(after.columns["sd"], np.sqrt(np.diag(after.covariance)), rtol=1e-9)
+    half = (after.columns["q95"] - after.columns["q05"])[moving] / 2
+    np.testing.assert_allclose(half, norm.ppf(0.95) * sd, rtol=0.12)
+    np.testing.assert_allclose(after.columns["mean"], before.columns["mean"], rtol=1e-12)
+    for key in ("ess_bulk", "ess_tail", "r_hat"):
+        np.testing.assert_array_equal(after.columns[key], before.columns[key])
+
+
+def test_sampling_counts_the_choice_of_nodes(small_camera, fitted, sampled, monkeypatch):
+    """The product's statistics have it; what NUTS and Laplace say of the posterior is compared without."""
+    binned = flat(small_camera, centroid_delta=(0.3, -0.2), gradient=(1e-4, -5e-5))
+    placed = fit(binned, small_config(seed=3, radial_spline_nodes_placed=True))
+    assert placed.rough.choice.max() > 0
+    compared = []
+    monkeypatch.setattr(nuts, "run_nuts", lambda *_, **__: sampled.posterior)
+    monkeypatch.setattr(fitting, "compare_with_laplace", lambda *given: compared.append(given) or [])
+    wide = sample(placed).gradient
+    expected, _ = with_draws(placed.gradient, placed.objective, sampled.posterior, 3, placed.rough.choice)
+    np.testing.assert_array_equal(wide.estimates.covariance, expected.estimates.covariance)
+    n = len(wide.radial_spline_nodes)
+    added = np.diag(wide.estimates.covariance - sampled.gradient.estimates.covariance)
+    assert np.any(added[:n] != 0)
+    assert not added[n:].any()
+    sample(fitted)
+    (names, *numbers), (same_names, *same) = compared
+    assert names == same_names
+    np.testing.assert_allclose(numbers, same, rtol=1e-4)
+
+
+def test_ratio_of_the_draws_is_that_of_the_detectors_that_are_there(sampled):
+    """Throughputs of the detectors average to 1 in each vendor."""
+    throughput = sampled.posterior["posterior"]["throughput"]
+    itl = [d.is_itl for d in sampled.data.binned.camera]
+    np.testing.assert_allclose(throughput.values[..., np.array(itl)].mean(-1), 1.0, rtol=1e-12)
+    np.testing.assert_allclose(throughput.values[..., ~np.array(itl)].mean(-1), 1.0, rtol=1e-12)
+
+
+def test_log_likelihood_given_the_shared_pattern(fitted, rng):
+    """Bayes' theorem for any pattern c: p(y) = p(y | c) p(c) / p(c | y)."""
+    objective, z = fitted.objective, fitted.map.value
+    drawn = objective.draw(z, rng)
+    _, covariance, found = objective.effects(z)
+    marginal = found.log_likelihood - np.log(fitted.data.value[fitted.data.weight > 0]).sum()
+    bayes = drawn.log_likelihood.sum()
+    for v, c in enumerate(drawn.shared):
+        bayes += norm.logpdf(c, 0, np.sqrt(covariance.shared[v])).sum()
+        bayes -= multivariate_normal(found.shared[v], covariance.kq[v], allow_singular=True).logpdf(c)
+    assert bayes == pytest.approx(marginal, rel=1e-8)
+    np.testing.assert_allclose(objective.log_likelihood_given(z, drawn.shared), drawn.log_likelihood, rtol=1e-10)
+
+
+def test_independent_log_likelihood_by_detector_sums_to_pymcs(small_camera):
+    for likelihood in ("normal", "student_t", "laplace"):
+        result = fit(flat(small_camera), config_with(likelihood, do_constrain_zero=False))
+        point = {v.name: result.map.value[result.objective.slices[p.name]].reshape(np.shape(p.mu))
+                 for p, v in zip(result.objective.parameters, result.model.value_vars, strict=True)}  # fmt: skip
+        by_bin = result.model.compile_logp(vars=result.model.observed_RVs, sum=False)(point)[0]
+        total = result.objective.log_likelihood_by_detector(result.map.value).sum()
+        assert total == pytest.approx(by_bin.sum(), rel=1e-9), likelihood
+
+
+def test_posterior_is_a_datatree_for_arviz(sampled, tmp_path):
+    tree = sampled.posterior
+    tree.to_netcdf(tmp_path / "posterior.nc", engine="h5netcdf")
+    back = xr.open_datatree(tmp_path / "posterior.nc", engine="h5netcdf")
+    xr.testing.assert_equal(back["posterior"].to_dataset(), tree["posterior"].to_dataset())
+    assert list(back["posterior"]["node"].values) == NODES
+    assert tree["log_likelihood"]["value"].dims == ("chain", "draw", "detector")
+
+
+def test_arviz_does_its_work(simple):
+    """Leaving detectors out costs about half a unit for each parameter, against what is fitted to all (AIC's rule)."""
+    sampled = simple[1]
+    found = leave_one_out(sampled)
+    assert np.mean(found.pareto_k < 0.7) > 0.8
+    at_best = sampled.objective.log_likelihood_by_detector(sampled.map.value).sum()
+    assert 0.5 * sampled.objective.size < at_best - found.total < 3 * sampled.objective.size
+    summary = az.psense_summary(sampled.posterior, var_names=["centroid_delta", "gradient"])
+    assert list(summary.index) == ["centroid_delta[x]", "centroid_delta[y]", "gradient[x]", "gradient[y]"]
+
+
+def test_same_seed_same_draws(simple):
+    one, two, other = (sample(simple[0], draws=5, tune=5, chains=2, seed=seed) for seed in (1, 1, 2))
+    values = [r.posterior["posterior"]["centroid_delta"].values for r in (one, two, other)]
+    np.testing.assert_array_equal(values[0], values[1])
+    assert not np.array_equal(values[0], values[2])
+    assert other.gradient.estimates.header["SEEDNUTS"][0] == 2
+
+
+def test_interrupted_sampling_keeps_nothing(simple, monkeypatch):
+    whole = pm.sample
+
+    def cut(**options):
+        tree = whole(**options)
+        return tree.isel(draw=slice(0, 3))
+
+    monkeypatch.setattr(nuts.pm, "sample", cut)
+    with pytest.raises(KeyboardInterrupt):
+        sample(simple[0], draws=5, tune=5, chains=2)
+
+
+def test_laplace_likelihood_is_not_sampled(small_camera):
+    result = fit(flat(small_camera), config_with("laplace", do_constrain_zero=False))
+    with pytest.raises(InputError, match="NUTS needs likelihood normal or student_t"):
+        sample(result)
+    with pytest.raises(InputError, match="likelihood = laplace has no curvature"):
+        leave_one_out(result)
+
+
+# ---- diagnostics ----
+
+
+def estimates(**columns):
+    filled = {key: np.array(columns.get(key, [1.0, 1.0])) for key in STATISTICS}
+    good = {"r_hat": [1.001, 1.002], "ess_bulk": [900.0, 800.0], "ess_tail": [700.0, 600.0]}
+    filled |= {key: np.array(columns.get(key, value)) for key, value in good.items()}
+    return Estimates(("a", "b"), ("", ""), filled, np.eye(2), "nuts", True, False)
+
+
+@pytest.fixture
+def energy(rng):
+    return rng.normal(size=(2, 500))
+
+
+def test_good_chains_pass(energy):
+    found = diagnose(estimates(), 0, energy)
+    assert found.passed
+    assert (found.r_hat, found.ess_bulk, found.ess_tail) == (1.002, 800.0, 600.0)
+    assert found.bfmi == pytest.approx(2.0, rel=0.2)  # independent draws
+
+
+@pytest.mark.parametrize(
+    ("columns", "divergences", "slow", "message"),
+    [
+        ({"r_hat": [1.001, 1.02]}, 0, False, "R-hat of b is 1.020, above 1.01"),
+        ({"r_hat": [np.nan, 1.0]}, 0, False, "R-hat of a is nan"),
+        ({"ess_bulk": [900.0, 399.0]}, 0, False, "bulk ESS of b is 399, below 400; try more draws"),
+        ({"ess_tail": [100.0, 500.0]}, 0, False, "tail ESS of a is 100"),
+        ({}, 3, False, "3 divergent transitions"),
+        ({}, 0, True, "E-BFMI is 0.0"),
+    ],
+)
+def test_bad_chains_fail_and_say_what_to_try(columns, divergences, slow, message, energy):
+    if slow:
+        energy = np.cumsum(energy, axis=1)  # a random walk hardly moves from draw to draw
+    found = diagnose(estimates(**columns), divergences, energy)
+    assert not found.passed
+    assert any(message in text for text in found.failures)
+    assert all("try" in text for text in found.failures)
+
+
+def test_laplace_and_draws_are_compared():
+    names = ["fine", "shifted", "wide", "held"]
+    zeros, ones = np.zeros(4), np.array([1.0, 1.0, 1.0, 0.0])
+    found = compare_with_laplace(names, zeros, ones, np.array([0.4, 0.6, 0.0, 0.0]), np.array([1.0, 1.0, 1.5, 0.0]))
+    assert found == [
+        "shifted: the MAP is 0.6 sd from the median of the draws",
+        "wide: the sd of the draws is 1.50 times Laplace's",
+    ]
+    assert diagnostics.SD_RATIO == (0.7, 1.4)
+
+
+# ---- leave one detector out ----
+
+
+def test_leave_one_out_agrees_with_a_fit_of_the_others(fitted):
+    """Importance sampling against the brute force of a refit, where it says that it can be trusted."""
+    from bayesflat.inference import loo
+
+    found = leave_one_out(fitted, draws=300, refit=False)
+    for row in np.argsort(found.pareto_k)[:2]:
+        assert found.pareto_k[row] < 0.7
+        refitted = loo._refitted(fitted, int(found.detector[row]), 300, seed=1)
+        assert found.elpd[row] == pytest.approx(refitted, abs=1.5)  # of a sum over 100 bins
+
+
+def test_terms_that_the_flat_has_are_wanted(small_camera):
+    binned = flat(small_camera, centroid_delta=(0.0, 0.0), gradient=(4e-4, -3e-4))
+    config = config_with("normal", do_constrain_zero=False)
+    table = compare_terms(binned, config, draws=100)
+    assert len(table) == 2 ** len(TERMS)
+    assert "gradient" in table["terms"][0].split(" + ")
+    without = [row for row in table if "gradient" not in row["terms"].split(" + ")]
+    assert all(row["elpd_diff"] < -2 * row["dse"] for row in without)
+    assert table["elpd_diff"][0] == 0

@@ -1,0 +1,217 @@
+"""Hierarchical noise: PyMC's density against a dense covariance, and a focal plane whose detectors scatter."""
+
+import numpy as np
+import pytest
+from scipy.stats import multivariate_normal, norm
+
+from bayesflat.config import FitConfig
+from bayesflat.data.camera import lsstcam
+from bayesflat.errors import InputError
+from bayesflat.inference.fitting import fit
+from bayesflat.inference.map import compile_density
+from bayesflat.inference.objective import HierarchicalObjective
+from bayesflat.inference.rough import rough_fit
+from bayesflat.model.build import build_model
+from bayesflat.model.hierarchical import HierarchicalNoise
+from bayesflat.model.mean import Mean
+from bayesflat.model.noise import FLOOR
+from bayesflat.model.parameters import mean_parameters
+from bayesflat.model.prepare import prepare
+from bayesflat.model.start import estimate
+from bayesflat.simulation.detectors import Detectors, simulate_binned, true_parameters
+from bayesflat.simulation.truth import Light, Noise
+from tests.inference.test_map import LSST_NODES, LSST_VALUES
+from tests.model.test_model import config_with, every_switch, small_flat
+
+
+def hierarchical(**more):
+    return config_with(None, noise="hierarchical", **more)
+
+
+@pytest.fixture(params=["both", "itl"])
+def case(request, small_camera, rng):
+    config = hierarchical(**every_switch()[-1])
+    data = prepare(small_flat(small_camera, rng, n=150, vendors=request.param), config)
+    data.weight[rng.choice(len(data), 10, replace=False)] = 0.0
+    return data, config
+
+
+def objective_of(data, config):
+    noise, start = HierarchicalNoise(data), estimate(data, config)
+    parameters = mean_parameters(data, config, start) + noise.parameters(data, config, start)
+    return HierarchicalObjective(data, config, noise, parameters)
+
+
+def share(edge, length, amplifiers, size):
+    """Part of a bin, as far as it lies on the detector, that lies in each amplifier, in one direction."""
+    first, last = max(edge - size / 2, 0.0), min(edge + size / 2, length)
+    ends = np.clip([length * k / amplifiers for k in range(amplifiers + 1)], first, last)
+    return np.diff(ends) / (last - first)
+
+
+def smooth_functions(x):
+    """Eigenfunctions of a field of scale 0.375 over 0 .. 1, of rms 1, by Nyström's method: (n, 7)."""
+    at, weight = np.polynomial.legendre.leggauss(60)
+    at, weight = (at + 1) / 2, weight / 2
+    field = np.exp(-((at[:, None] - at) ** 2) / (2 * 0.375**2))
+    values, vectors = np.linalg.eigh(np.sqrt(weight)[:, None] * field * np.sqrt(weight))
+    beside = np.exp(-((np.asarray(x)[:, None] - at) ** 2) / (2 * 0.375**2))
+    return (beside * np.sqrt(weight) @ vectors / values)[:, :-8:-1]
+
+
+def dense_log_likelihood(data, mean, scales):
+    """Written out bin by bin from the labels of the scales; the density of the values, not of their logs."""
+    camera, n = data.binned.camera, len(data)
+    vendor = np.where(data.itl, "itl", "rest")
+    px, py = np.empty(n), np.empty(n)
+    for i in range(n):
+        px[i], py[i] = camera[int(data.binned.detector[i])].focal_plane_to_pixel(data.binned.xf[i], data.binned.yf[i])
+    x, y = px + 0.5, py + 0.5  # from the edge, detectors of 200 x 200 pixels of 0.1 mm
+    columns = {}
+    amplifiers = [np.outer(share(b, 200, 2, data.bin_size), share(a, 200, 8, data.bin_size)).ravel()
+                  for a, b in zip(x, y, strict=True)]  # fmt: skip
+    columns["amplifier"] = np.array(amplifiers)
+    along_x, along_y = smooth_functions(x / 200), smooth_functions(y / 200)
+    for total in range(7):
+        columns[f"surface {total}"] = np.stack(
+            [along_x[:, a] * along_y[:, total - a] for a in range(total + 1)], axis=1
+        )
+    slope = np.sqrt(3) * np.stack([x / 100 - 1, y / 100 - 1], axis=1)
+    rim = np.stack([np.exp(-d * 0.1) - 1 / 20 for d in (x, 200 - x, y, 200 - y)], axis=1)  # fades within 1 mm of 20
+    smaller = {f"surface {k}": 0.5**k for k in range(7)}
+    covariance = np.zeros((n, n))
+    for i in range(n):
+        for j in range(n):
+            if vendor[i] != vendor[j]:
+                continue
+            v = vendor[i]
+            both = {name: u[i] @ u[j] for name, u in columns.items()}
+            covariance[i, j] += scales[f"shared amplifier {v}"] ** 2 * both["amplifier"]
+            covariance[i, j] += scales["shared slope"] ** 2 * (slope[i] @ slope[j])
+            covariance[i, j] += sum((scales[f"shared surface {v}"] * f) ** 2 * both[k] for k, f in smaller.items())
+            covariance[i, j] += scales["shared rim"] ** 2 * (rim[i] @ rim[j])
+            if data.binned.detector[i] == data.binned.detector[j]:
+                covariance[i, j] += scales[f"detector {v}"] ** 2
+                covariance[i, j] += sum(scales[name] ** 2 * product for name, product in both.items())
+    covariance += np.eye(n) * (FLOOR + scales["white"]) ** 2
+    good = data.weight > 0
+    logs = np.log(data.value[good])
+    return multivariate_normal(np.log(mean[good]), covariance[np.ix_(good, good)]).logpdf(logs) - logs.sum()
+
+
+def test_pymcs_density_equals_the_dense_one(case, rng):
+    data, config = case
+    model = build_model(data, config)
+    density, objective = compile_density(model), objective_of(data, config)
+    assert [p.value_name for p in objective.parameters] == [v.name for v in model.value_vars]
+    offsets = []
+    for _ in range(3):
+        z = rng.normal(0, 0.2, objective.size)
+        p = objective.to_parameters(z)
+        scales = dict(zip(objective.noise.labels, np.exp(p["log_noise_scales"]), strict=True))
+        expected = dense_log_likelihood(data, Mean(data, config)(p), scales)
+        expected += sum(
+            norm(q.mu, q.sigma).logpdf(q.from_value(z[objective.slices[q.name]])).sum() for q in objective.parameters
+        )
+        value, gradient = density(z)
+        assert -value == pytest.approx(expected, rel=1e-8)
+        cost, ours, _ = objective.derivatives(z)
+        np.testing.assert_allclose(ours, gradient, rtol=1e-7, atol=1e-7 * np.abs(gradient).max())
+        assert objective(z) == pytest.approx(cost, rel=1e-12)
+        offsets.append(cost - value)
+    assert np.ptp(offsets) < 1e-6  # they differ by a constant
+
+
+def test_evaluations_do_not_copy_the_noise_model(case, rng, monkeypatch):
+    """Numba unpickles at each call what Python code it calls has taken along: that must not be the bins."""
+    copied = []
+    monkeypatch.setattr(
+        HierarchicalNoise, "__setstate__", lambda self, state: copied.append(self.__dict__.update(state)), raising=False
+    )
+    model = build_model(*case)
+    with model:
+        density = model.logp_dlogp_function(ravel_inputs=True)
+    density.set_extra_values({})
+    values = [density(rng.normal(0, 0.1, sum(np.size(v) for v in model.initial_point().values())))[0] for _ in range(3)]
+    assert np.all(np.isfinite(values))
+    assert not copied
+
+
+def test_gradient_agrees_with_finite_differences(case, rng):
+    objective = objective_of(*case)
+    z = rng.normal(0, 0.2, objective.size)
+    expected = [(objective(z + 1e-5 * e) - objective(z - 1e-5 * e)) / 2e-5 for e in np.eye(objective.size)]
+    gradient = objective.derivatives(z)[1]
+    np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6 * np.abs(gradient).max())
+
+
+def test_generalised_least_squares_is_the_curvature_where_the_data_are_met(case, rng):
+    data, config = case
+    objective = objective_of(data, config)
+    z = rng.normal(0, 0.1, objective.size)
+    data.value[:] = Mean(data, config)(objective.to_parameters(z))
+    n = objective.n_mean
+    rows = [
+        (objective.derivatives(z + 1e-6 * e)[1] - objective.derivatives(z - 1e-6 * e)[1])[:n] / 2e-6
+        for e in np.eye(objective.size)[:n]
+    ]
+    curvature = objective.derivatives(z)[2][:n, :n]
+    np.testing.assert_allclose(curvature, rows, atol=1e-4 * np.abs(curvature).max())
+
+
+@pytest.fixture(scope="module")
+def lsst():
+    """All of LSSTCam in the i band, with bins of 256 pixels."""
+    truth = {"centroid_delta": (0.8, -0.5), "gradient": (3e-5, -2e-5)}
+    light, noise, seed = Light(radial=(LSST_NODES, LSST_VALUES), itl_ratio=1.02, **truth), Noise.for_band("i"), 2
+    binned = simulate_binned(lsstcam(), light, noise, seed, kind="dome", bin_factor=256)
+    config = FitConfig(radial_spline_nodes=LSST_NODES, do_fit_centroid=True, do_fit_gradient=True, noise="hierarchical")
+    return true_parameters(light, Detectors(lsstcam().science(), noise, seed)), fit(binned, config)
+
+
+def test_truth_of_the_detectors_that_are_there(lsst):
+    """Honest errors of such data: ratio 0.3%, plane 4e-6/mm, centroid 0.01 to 0.02 mm; bounds of three times these."""
+    truth, result = lsst
+    found = result.gradient
+    assert result.converged
+    for axis in "xy":
+        name = f"centroid_delta_{axis}"
+        assert getattr(found, name) == pytest.approx(truth[name], abs=0.06)
+        assert getattr(found, f"gradient_{axis}") == pytest.approx(truth[f"gradient_{axis}"], abs=1.2e-5)
+    assert found.itl_ratio == pytest.approx(truth["itl_ratio"], abs=0.003)
+    radii = np.array([100.0, 250.0, 310.0, 330.0])
+    light = Light(radial=(LSST_NODES, LSST_VALUES))
+    expected = light.radial_function(radii) * truth["group_throughput"] * 20000
+    np.testing.assert_allclose(found.compute_radial(radii) * found.normalization_factor, expected, rtol=0.003)
+
+
+def test_scales_are_those_of_the_simulation(lsst):
+    estimates = lsst[1].gradient.estimates
+    scale = {name: np.exp(estimates[f"log_noise_scales[{name}]"]["map"]) for name in ("detector itl", "detector rest")}
+    # 0.9% and 1.0%, from 72 and 117 detectors: four standard errors
+    assert scale["detector itl"] == pytest.approx(0.009, rel=4 / (2 * 72) ** 0.5)
+    assert scale["detector rest"] == pytest.approx(0.010, rel=4 / (2 * 117) ** 0.5)
+    assert estimates.header["NSPOILT"][0] == np.sum(lsst[1].data.weight == 0)
+
+
+def test_spoilt_bins_are_found(small_camera):
+    light = Light(radial=(LSST_NODES, LSST_VALUES))
+    noise = Noise(white=0.0005, detector_scatter=0.01, amplifier_scatter=0.003)
+    binned = simulate_binned(small_camera, light, noise, 1, bin_factor=10, detector_boundary=0)
+    rng = np.random.default_rng(7)
+    spoilt = rng.random(len(binned)) < 0.01
+    binned.value[spoilt] *= 0.97
+    config = FitConfig(noise="hierarchical", radial_spline_nodes=[0, 30, 80], do_constrain_zero=False)
+    rough = rough_fit(prepare(binned, config), config)
+    found, spoilt = rough.spoilt, spoilt[rough.inside]
+    assert found[spoilt].all()
+    # of 10,000 normal ones, hardly one beyond five sigma;
+    assert found[~spoilt].mean() < 0.002
+
+
+def test_hierarchical_noise_is_normal():
+    with pytest.raises(InputError, match="likelihood must be normal with noise = hierarchical, got 'laplace'"):
+        FitConfig.make({"noise": "hierarchical", "likelihood": "laplace"})
+    assert FitConfig().noise == "hierarchical"
+    assert FitConfig().likelihood == "normal"
+    assert FitConfig(noise="independent").likelihood == "student_t"

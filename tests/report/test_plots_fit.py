@@ -1,0 +1,591 @@
+"""Plots: what is drawn where, against brute force and formulas of the tests' own; read back from the artists."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_hex
+from scipy.interpolate import Akima1DInterpolator
+
+from bayesflat.config import FitConfig
+from bayesflat.data.binned import BinnedFlat
+from bayesflat.data.camera import Camera, Detector
+from bayesflat.gradient.product import Estimates, FlatGradient
+from bayesflat.model.prepare import prepare
+from bayesflat.report import plots_fit as plots
+from bayesflat.report.plots_fit import (
+    adjusted_values,
+    describe,
+    plot_model_residual,
+    plot_radial_model,
+    robust_rms,
+    running_percentiles,
+    save_figure,
+)
+from bayesflat.report.raster import BinRaster
+
+SIDE = 16  # of a bin (pixels)
+USUAL = plots.RASTER
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+    """Fewer pixels than usual, for speed; the maps of the fixture have the usual number."""
+    monkeypatch.setattr(plots, "RASTER", 500)
+
+
+def detector(number, kind, x, y, yaw, nx=96, ny=64, purpose="science"):
+    return Detector(number, f"D{number}", kind, purpose, x, y, yaw, nx, ny, 0.25, (nx - 1) / 2 + 1, (ny - 1) / 2)
+
+
+CAMERA = Camera(
+    "Toy",
+    [
+        detector(3, "E2V", 0.0, 2.0, 0.0),
+        detector(1, "ITL", 40.0, 0.0, 90.0),
+        detector(7, "ITL", 80.0, 5.0, 180.0, nx=80),
+        detector(4, "E2V", 0.0, 40.0, 270.0),
+        detector(5, "E2V", 40.0, 45.0, 33.0),
+        detector(6, "E2V", 80.0, 45.0, -100.0),  # never given bins
+        detector(8, "ITL_G", 40.0, 90.0, 0.0, purpose="guider"),
+    ],
+)
+PRESENT = (1, 3, 4, 5, 7)
+
+
+def corners_of_bins(d, side=SIDE):
+    """First pixels of all bins of a detector."""
+    y0, x0 = np.mgrid[: d.ny // side, : d.nx // side] * side
+    return x0.ravel(), y0.ravel()
+
+
+def place(d, px, py):
+    """Pixel to focal plane by complex numbers."""
+    z = (px - d.refpos_x + 1j * (py - d.refpos_y)) * d.pixel_size * np.exp(1j * np.radians(d.yaw))
+    return z.real + d.x, z.imag + d.y
+
+
+def make_data(camera=CAMERA, present=PRESENT, *, keep=None, jitter=0.0, value=None, seed=1, **options):
+    """Bins of random values (or ``value(xf, yf, itl)``), all of them or those that ``keep(detector, x0, y0)`` names."""
+    rng = np.random.default_rng(seed)
+    parts = []
+    for number in present:
+        d = camera[number]
+        x0, y0 = corners_of_bins(d)
+        if keep is not None:
+            good = np.array([keep(number, a, b) for a, b in zip(x0, y0, strict=True)])
+            x0, y0 = x0[good], y0[good]
+        px = x0 + (SIDE - 1) / 2 + jitter * rng.uniform(-1, 1, x0.shape)
+        py = y0 + (SIDE - 1) / 2 + jitter * rng.uniform(-1, 1, x0.shape)
+        xf, yf = place(d, px, py)
+        parts.append((xf, yf, np.full(x0.shape, number), np.full(x0.shape, "ITL" in d.physical_type)))
+    xf, yf, number, itl = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    values = rng.uniform(0.7, 1.2, xf.shape) if value is None else value(xf, yf, itl)
+    shuffled = rng.permutation(len(xf))
+    columns = {"xf": xf, "yf": yf, "value": values, "detector": number, "itl": itl}
+    binned = BinnedFlat.from_columns(
+        {k: v[shuffled] for k, v in columns.items()}, camera, instrument="ToyCam", physical_filter="r_7"
+    )
+    options = {"do_normalize_center": False, "radial_spline_nodes": [0.0, 40.0, 80.0, 120.0]} | options
+    return prepare(binned, FitConfig(**options))
+
+
+GRADIENT = FlatGradient(
+    [0.0, 40.0, 80.0, 120.0],
+    [1.0, 0.97, 0.9, 0.6],
+    itl_ratio=0.93,
+    centroid_x=5.0,
+    centroid_y=-3.0,
+    centroid_delta_x=1.5,
+    centroid_delta_y=-0.7,
+    gradient_x=4e-4,
+    gradient_y=-3e-4,
+    outer_gradient_x=1e-4,
+    outer_gradient_y=2e-4,
+    outer_gradient_radius=70.0,
+)
+
+
+def own_plane(x, y):
+    plane = 1 + 4e-4 * (x - 5.0) - 3e-4 * (y + 3.0)
+    outer = 1 + 1e-4 * (x - 5.0) + 2e-4 * (y + 3.0)
+    return plane * np.where((x - 5.0) ** 2 + (y + 3.0) ** 2 >= 70.0**2, outer, 1.0)
+
+
+def own_radial(x, y):
+    r = np.sqrt((x - 6.5) ** 2 + (y + 3.7) ** 2)
+    return r, Akima1DInterpolator([0.0, 40.0, 80.0, 120.0], [1.0, 0.97, 0.9, 0.6])(r)
+
+
+def own_model(x, y, itl):
+    return own_radial(x, y)[1] * np.where(itl, 0.93, 1.0) / own_plane(x, y)
+
+
+def pixel_centres(image):
+    left, right, bottom, top = image.get_extent()
+    n_y, n_x = image.get_array().shape
+    assert image.origin == "lower"
+    return np.meshgrid(
+        left + (np.arange(n_x) + 0.5) * (right - left) / n_x, bottom + (np.arange(n_y) + 0.5) * (top - bottom) / n_y
+    )
+
+
+def bin_at(data, x, y):
+    """Which bin each point lies in, by looking into each bin's square; -1: none; -2: too near an edge to say."""
+    found = np.full(x.shape, -1)
+    for k in range(len(data)):
+        d = data.binned.camera[int(data.binned.detector[k])]
+        z = (x - data.binned.xf[k] + 1j * (y - data.binned.yf[k])) * np.exp(-1j * np.radians(d.yaw))
+        off = np.maximum(abs(z.real), abs(z.imag)) / (SIDE * d.pixel_size / 2)
+        found[off < 1 - 1e-6] = k
+        found[abs(off - 1) <= 1e-6] = -2
+    return found
+
+
+def check_image(image, data, values, seed=0):
+    """Compare 4000 random pixels of an image with the values of the bins that they lie in."""
+    x, y = pixel_centres(image)
+    some = np.random.default_rng(seed).choice(x.size, 4000, replace=False)
+    bins = bin_at(data, x.ravel()[some], y.ravel()[some])
+    drawn = np.ma.getdata(image.get_array()).ravel()[some]
+    mask = np.ma.getmaskarray(image.get_array()).ravel()[some]
+    sure = bins != -2
+    assert (bins >= 0).sum() > 300
+    assert np.array_equal(mask[sure], bins[sure] == -1)
+    hit = bins >= 0
+    assert drawn[hit] == pytest.approx(values[bins[hit]], rel=1e-6)
+
+
+# ---- maps ----
+
+
+@pytest.fixture(scope="module")
+def data():
+    return make_data()
+
+
+@pytest.fixture(scope="module")
+def maps(data):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "RASTER", USUAL)
+        return plot_model_residual(data, GRADIENT)
+
+
+def panels(figure):
+    return [axes for axes in figure.axes if axes.get_aspect() == 1.0]
+
+
+def images(figure):
+    return [axes.images[0] for axes in panels(figure)]
+
+
+def test_maps_hold_each_bin_at_its_place(data, maps):
+    model = own_model(data.binned.xf, data.binned.yf, data.binned.itl)
+    for image, values in zip(images(maps), (data.value, model, data.value / model), strict=True):
+        check_image(image, data, values)
+
+
+def test_colours_on_the_page(data, maps):
+    """The rendered page, at the centre of every bin: right side up, colours of the colour map."""
+    maps.canvas.draw()
+    page = np.asarray(maps.canvas.buffer_rgba())
+    for axes, values in zip(panels(maps)[:1], (data.value,), strict=True):
+        image = axes.images[0]
+        at = axes.transData.transform(np.column_stack([data.binned.xf, data.binned.yf]))
+        seen = page[page.shape[0] - 1 - at[:, 1].astype(int), at[:, 0].astype(int), :3]
+        expected = mpl.colormaps["viridis"](image.norm(values))[:, :3] * 255
+        assert np.abs(seen - expected).max() <= 1.5
+
+
+def test_limits(data, maps):
+    first, second, third = images(maps)
+    assert first.get_clim() == second.get_clim()
+    assert first.get_cmap().name == second.get_cmap().name == "viridis"
+    model = own_model(data.binned.xf, data.binned.yf, data.binned.itl)
+    assert first.get_clim() == pytest.approx(np.percentile(np.append(data.value, model), [0.5, 99.5]))
+    low, high = third.get_clim()
+    assert high - 1 == pytest.approx(1 - low, abs=1e-12)
+    assert high - 1 == pytest.approx(np.percentile(abs(data.value / model - 1), 99))
+    # a scale that is given, and an outlier that must not stretch the one that is not
+    low, high = images(plot_model_residual(data, GRADIENT, scale=0.013))[2].get_clim()
+    assert (low, high) == pytest.approx((0.987, 1.013), abs=1e-12)
+    with pytest.raises(ValueError, match="above 0"):
+        plot_model_residual(data, GRADIENT, scale=0.0)
+    data = make_data(value=lambda x, y, itl: np.where(np.arange(len(x)) == 17, 1.4, own_model(x, y, itl) * 1.001))
+    assert images(plot_model_residual(data, GRADIENT))[2].get_clim()[1] == pytest.approx(1.001, abs=1e-6)
+
+
+def test_colour_bar_of_the_residual_is_in_per_cent(data):
+    figure = plot_model_residual(data, GRADIENT, scale=0.02)
+    figure.canvas.draw()
+    bar = images(figure)[2].colorbar
+    assert bar.extend == "both"
+    assert "%" in bar.ax.get_xlabel()
+    labels = {
+        label.get_text(): tick
+        for label, tick in zip(bar.ax.get_xticklabels(), bar.ax.get_xticks(), strict=True)
+        if label.get_text()
+    }
+    assert len(labels) >= 3
+    for text, tick in labels.items():
+        assert float(text.replace("−", "-")) / 100 == pytest.approx(tick - 1, abs=1e-9)
+
+
+def test_detectors_and_bins_that_are_missing_stay_blank():
+    def keep(number, x0, y0):
+        return number != 4 and not (number == 5 and x0 == 32 and y0 == 16)
+
+    data = make_data(keep=keep, present=(1, 3, 5, 7))
+    figure = plot_model_residual(data, GRADIENT)
+    for image in images(figure):
+        check_image(image, data, np.ma.getdata(image.get_array())[_nearest_pixel(image, data)])
+        x, y = pixel_centres(image)
+        for number, (x0, y0, nx, ny) in {4: (0, 0, 96, 64), 6: (0, 0, 96, 64), 5: (32, 16, SIDE, SIDE)}.items():
+            px, py = CAMERA[number].focal_plane_to_pixel(x, y)
+            inside = (abs(px - x0 - (nx - 1) / 2) < nx / 2 - 0.3) & (abs(py - y0 - (ny - 1) / 2) < ny / 2 - 0.3)
+            assert inside.sum() > 50
+            assert np.all(np.ma.getmaskarray(image.get_array())[inside])
+    text = [label.get_text() for label in figure.legends[0].get_texts()]
+    assert text == ["ITL (2)", "E2V (2)", "without bins (2)"]
+
+
+def _nearest_pixel(image, data):
+    left, right, bottom, top = image.get_extent()
+    n_y, n_x = image.get_array().shape
+    return (
+        ((data.binned.yf - bottom) / (top - bottom) * n_y).astype(int),
+        ((data.binned.xf - left) / (right - left) * n_x).astype(int),
+    )
+
+
+def test_outlines(maps):
+    """ITL detectors are told apart; the guider, which has no bins, is not drawn."""
+    for axes in panels(maps):
+        groups = {c.get_label(): c for c in axes.collections if isinstance(c, PolyCollection)}
+        for label, numbers in {"ITL": {1, 7}, "E2V": {3, 4, 5}, "without bins": {6}}.items():
+            drawn = [path.vertices[:4] for path in groups[label].get_paths()]
+            expected = []
+            for d in CAMERA:
+                if d.id in numbers:
+                    px = np.array([0, d.nx, d.nx, 0]) - 0.5
+                    py = np.array([0, 0, d.ny, d.ny]) - 0.5
+                    expected.append(np.column_stack(place(d, px, py)))
+            assert np.allclose(drawn, expected)
+        colours = {to_hex(c.get_edgecolor()[0]) for c in groups.values()}
+        assert len(colours) == 3
+        limits = (*axes.get_xlim(), *axes.get_ylim())
+        everything = np.concatenate([d.corners() for d in CAMERA if d.is_science])
+        assert limits[0] < everything[:, 0].min()
+        assert limits[1] > everything[:, 0].max()
+        assert limits[2] < everything[:, 1].min()
+        assert limits[3] > everything[:, 1].max()
+
+
+def test_titles_and_units(data, maps):
+    texts = " ".join(t.get_text() for t in maps.texts)
+    assert "ToyCam" in texts
+    assert "r_7" in texts
+    residual = data.value / own_model(data.binned.xf, data.binned.yf, data.binned.itl)
+    rms = 1.4826 * np.median(abs(residual - np.median(residual)))
+    assert f"{100 * rms:.0f}%" in panels(maps)[2].get_title()
+    for axes in panels(maps):
+        assert "mm" in axes.get_xlabel()
+    assert "mm" in panels(maps)[0].get_ylabel()
+
+
+def test_robust_rms():
+    x = np.random.default_rng(2).normal(3.0, 0.02, 20_001)
+    x[:500] = 9.0
+    x[500] = np.nan
+    assert robust_rms(x) == pytest.approx(0.02, rel=0.05)
+
+
+def test_lonely_bins_are_as_large_as_the_others():
+    """A detector with a few bins far apart, one with a single one, one with a single column."""
+
+    def keep(number, x0, y0):
+        few = {1: {(0, 0), (48, 32)}, 4: {(16, 16)}, 7: {(32, 0), (32, 16), (32, 48)}}
+        return number not in few or (x0, y0) in few[number]
+
+    data = make_data(keep=keep)
+    check_image(images(plot_model_residual(data, GRADIENT))[0], data, data.value)
+
+
+def test_detectors_with_other_bins():
+    """Bins of twice the side on one detector: each detector's own spacing counts."""
+    large = Detector(5, "D5", "E2V", "science", 50.0, 45.0, 33.0, 192, 160, 0.25, 95.5, 79.5)
+    camera = Camera("Mixed", [CAMERA[3], large])
+    px, py = (a.ravel() for a in np.meshgrid(np.arange(15.5, 192, 32), np.arange(15.5, 160, 32)))
+    x0, y0 = corners_of_bins(CAMERA[3])
+    places = place(large, px, py), place(CAMERA[3], x0 + 7.5, y0 + 7.5)
+    xf, yf = (np.concatenate(arrays) for arrays in zip(*places, strict=True))
+    columns = {"xf": xf, "yf": yf, "value": np.ones(54), "detector": np.repeat([5, 3], [30, 24])}
+    raster = BinRaster.of(BinnedFlat.from_columns(columns | {"itl": np.zeros(54, bool)}, camera), 900)
+    area = ((raster.extent[1] - raster.extent[0]) / raster.index.shape[1]) ** 2
+    covered = np.bincount(raster.index[raster.index >= 0], minlength=54) * area
+    assert covered == pytest.approx(np.repeat([64.0, 16.0], [30, 24]), rel=0.05)
+
+
+def test_bins_without_a_grid_take_the_nearest():
+    data = make_data(jitter=6.0)
+    image = images(plot_model_residual(data, GRADIENT))[0]
+    x, y = (a.ravel() for a in pixel_centres(image))
+    some = np.random.default_rng(3).choice(x.size, 5000, replace=False)
+    drawn = image.get_array().ravel()[some]
+    on_some = np.zeros(5000, bool)
+    checked = 0
+    for number in PRESENT:
+        d, rows = CAMERA[number], np.flatnonzero(data.binned.detector == number)
+        px, py = d.focal_plane_to_pixel(x[some], y[some])
+        on = (abs(px - (d.nx - 1) / 2) < d.nx / 2 - 0.01) & (abs(py - (d.ny - 1) / 2) < d.ny / 2 - 0.01)
+        on_some |= (abs(px - (d.nx - 1) / 2) < d.nx / 2 + 0.01) & (abs(py - (d.ny - 1) / 2) < d.ny / 2 + 0.01)
+        distance = np.hypot(data.binned.xf[rows, None] - x[some][on], data.binned.yf[rows, None] - y[some][on])
+        near = distance.min(axis=0) < 2.0
+        checked += near.sum()
+        expected = data.value[rows[distance.argmin(axis=0)]][near]
+        assert drawn[on][near].filled(-1) == pytest.approx(expected, rel=1e-6)
+    assert checked > 500
+    assert np.all(np.ma.getmaskarray(drawn)[~on_some])
+
+
+def test_rounded_positions_are_a_grid_still():
+    data = make_data()
+    exact = BinRaster.of(data.binned, 500).index
+    columns = {name: getattr(data.binned, name) for name in ("value", "detector", "itl")}
+    columns |= {name: np.round(getattr(data.binned, name), 2) for name in ("xf", "yf")}
+    rounded = BinRaster.of(BinnedFlat.from_columns(columns, CAMERA), 500).index
+    assert np.mean(exact != rounded) < 0.01
+
+
+def test_a_model_that_is_zero_somewhere():
+    """The last node is held at zero: the ratio has no value there, and its limits do not suffer."""
+    gradient = FlatGradient([0.0, 40.0, 80.0, 120.0], [1.0, 1.0, 0.0, 0.0])
+    figure = plot_model_residual(make_data(), gradient)
+    drawn = images(figure)[2].get_array()
+    assert np.all(np.isfinite(drawn.compressed()))
+    assert drawn.count() < images(figure)[0].get_array().count()
+    figure.canvas.draw()
+    plot_radial_model(make_data(), gradient).canvas.draw()
+
+
+def test_one_bin_and_a_flat_without_structure():
+    lone = make_data(present=(3,), keep=lambda number, x0, y0: (x0, y0) == (32, 32))
+    even = make_data(value=lambda x, y, itl: np.ones(len(x)))
+    flat = FlatGradient([0.0, 40.0, 80.0, 120.0], [1.0, 1.0, 1.0, 1.0])
+    for data in (lone, even):
+        figure = plot_model_residual(data, flat)
+        for image in images(figure):
+            assert image.norm.vmin < image.norm.vmax
+        drawn = images(figure)[0].get_array().compressed()
+        assert np.allclose(np.unique(drawn), np.unique(data.value), rtol=1e-6)
+        plot_radial_model(data, flat)
+
+
+# ---- radial function ----
+
+
+def test_adjusted_values(data):
+    x, y = data.binned.xf, data.binned.yf
+    radius, adjusted = adjusted_values(data, GRADIENT)
+    assert radius == pytest.approx(own_radial(x, y)[0])
+    expected = np.array(
+        [v * own_plane(a, b) / (0.93 if i else 1.0) for v, a, b, i in zip(data.value, x, y, data.itl, strict=True)]
+    )
+    assert adjusted == pytest.approx(expected)
+    # the model itself, adjusted, is the radial function
+    data = make_data(value=own_model)
+    radius, adjusted = adjusted_values(data, GRADIENT)
+    assert adjusted == pytest.approx(own_radial(data.binned.xf, data.binned.yf)[1])
+
+
+def lines(axes):
+    return {line.get_label(): line for line in axes.get_lines() if not line.get_label().startswith("_")}
+
+
+def test_density_and_line(data):
+    upper, lower = plot_radial_model(data, GRADIENT).axes[:2]
+    r, radial = own_radial(data.binned.xf, data.binned.yf)
+    adjusted = data.value * own_plane(data.binned.xf, data.binned.yf) / np.where(data.itl, 0.93, 1.0)
+    for axes, y in ((upper, adjusted), (lower, 100 * (adjusted / radial - 1))):
+        image = axes.images[0]
+        left, right, bottom, top = image.get_extent()
+        counts = image.get_array()
+        n_y, n_x = counts.shape
+        column, row = np.floor((r - left) / (right - left) * n_x), np.floor((y - bottom) / (top - bottom) * n_y)
+        expected = np.zeros((n_y, n_x))
+        inside = (row >= 0) & (row < n_y)
+        assert inside.mean() > 0.97
+        np.add.at(expected, (row[inside].astype(int), column[inside].astype(int)), 1)
+        assert np.array_equal(counts.filled(0), expected)
+        assert np.array_equal(np.ma.getmaskarray(counts), expected == 0)
+        assert (*axes.get_xlim(), *axes.get_ylim()) == (left, right, bottom, top)
+    line = lines(upper)["radial function"]
+    x = line.get_xdata()
+    akima = Akima1DInterpolator([0.0, 40.0, 80.0, 120.0], [1.0, 0.97, 0.9, 0.6])
+    assert line.get_ydata() == pytest.approx(akima(np.clip(x, 0, 120)))
+    assert x[0] == 0
+    assert x[-1] >= r.max()
+
+
+def test_nodes_are_marked(data):
+    gradient = FlatGradient([0, 40.0, 80, 91, 500], [1.0, 0.97, 0.9, 0.6, 0.5])
+    upper, lower = plot_radial_model(data, gradient).axes[:2]
+    nodes = lines(upper)["spline nodes"]
+    reach = data.radius.max()
+    assert 80 < reach < 120
+    # the node far beyond the data would squeeze them
+    assert list(nodes.get_xdata()) == [0, 40, 80, 91]
+    assert list(nodes.get_ydata()) == [1.0, 0.97, 0.9, 0.6]
+    assert upper.get_xlim()[1] < 200
+    for axes in (upper, lower):
+        marked = [line.get_xdata()[0] for line in axes.get_lines() if line.get_gid() == "node"]
+        assert marked == [0, 40, 80, 91]
+
+
+def test_running_percentiles():
+    rng = np.random.default_rng(4)
+    x, y = rng.uniform(0, 10, 5000), rng.normal(0, 1, 5000)
+    y[(x > 4) & (x < 5)] += 7.0
+    y[::50] = np.nan
+    y[(x > 8) & (x < 9)] = np.nan
+    at, low, median, high = running_percentiles(x, y, np.arange(11.0))
+    for k in range(10):
+        inside = (x >= k) & (x < k + 1) & np.isfinite(y)
+        if k == 8:
+            assert np.isnan([at[k], low[k], median[k], high[k]]).all()
+            continue
+        assert median[k] == np.median(y[inside])
+        assert (low[k], high[k]) == tuple(np.percentile(y[inside], [16, 84]))
+        assert at[k] == np.median(x[inside])
+    assert median[4] == pytest.approx(7.0, abs=0.3)
+    assert high[2] - low[2] == pytest.approx(2.0, abs=0.3)
+    # the last edge belongs to its step
+    assert running_percentiles(np.repeat(1.0, 20), np.repeat(3.0, 20), np.array([0.0, 1.0]))[2] == [3.0]
+
+
+def test_running_median_is_drawn_in_per_cent():
+    """A residual of +2% inside 50 mm of the centroid and -1% outside, on both vendors' detectors."""
+
+    def value(x, y, itl):
+        return own_model(x, y, itl) * np.where(own_radial(x, y)[0] < 50, 1.02, 0.99)
+
+    drawn = lines(plot_radial_model(make_data(value=value), GRADIENT).axes[1])
+    median = drawn["running median"]
+    x, y = np.asarray(median.get_xdata()), np.asarray(median.get_ydata())
+    known = np.isfinite(y)
+    away = abs(x - 50) > 12
+    assert (known & away & (x < 50)).sum() >= 2
+    assert (known & away & (x > 50)).sum() >= 2
+    assert y[known & away] == pytest.approx(np.where(x < 50, 2.0, -1.0)[known & away], abs=1e-9)
+    assert list(drawn["radial function"].get_ydata()) == [0, 0]
+
+
+def with_covariance(covariance, method="laplace"):
+    names = tuple(f"radial_spline_values[{k}]" for k in range(len(covariance)))
+    estimates = Estimates(names, ("",) * len(names), {}, covariance, method, True, False)
+    return replace(GRADIENT, estimates=estimates)
+
+
+def test_band(data):
+    """Against splines through node values drawn from the posterior."""
+    nodes, values = GRADIENT.radial_spline_nodes, GRADIENT.radial_spline_values
+    rng = np.random.default_rng(5)
+    root = np.tril(rng.normal(0, 1, (4, 4))) * 1e-4
+    upper, lower = plot_radial_model(data, with_covariance(root @ root.T)).axes[:2]
+    draws = Akima1DInterpolator(nodes, (values + rng.normal(0, 1, (20_000, 4)) @ root.T).T)
+    radial = Akima1DInterpolator(nodes, values)
+    reach = own_radial(data.binned.xf, data.binned.yf)[0].max()
+    for axes, relative in ((upper, False), (lower, True)):
+        (band,) = axes.collections
+        points = band.get_paths()[0].vertices
+        x = np.unique(points[:, 0])
+        assert x[0] == 0
+        # it ends where the data do
+        assert reach - 0.5 < x[-1] <= reach
+        for at in x[:: len(x) // 7]:
+            y = points[points[:, 0] == at, 1]
+            mean, half = float(radial(at)), 1.645 * draws(at).std()
+            if relative:
+                assert (y.min(), y.max()) == pytest.approx((-100 * half / mean, 100 * half / mean), rel=0.03)
+            else:
+                assert (y.min(), y.max()) == pytest.approx((mean - half, mean + half), abs=0.03 * half)
+    assert "90% interval" in [text.get_text() for text in upper.get_legend().get_texts()]
+
+
+def test_no_band_without_uncertainties(data):
+    for gradient in (GRADIENT, with_covariance(np.full((4, 4), np.nan), "map")):
+        for axes in plot_radial_model(data, gradient).axes[:2]:
+            assert not axes.collections
+
+
+def with_sd(**sd):
+    names = (*(f"radial_spline_values[{k}]" for k in range(3)), *sd)
+    column = np.array([1e-3] * 3 + list(sd.values()))
+    estimates = Estimates(names, ("",) * len(names), {"sd": column}, np.diag(column**2), "laplace", True, False)
+    return FlatGradient(
+        [0.0, 40.0, 120.0],
+        [1.0, 0.97, 0.6],
+        itl_ratio=0.93456,
+        centroid_delta_x=0.8123,
+        centroid_delta_y=-0.4567,
+        gradient_x=30.456e-6,
+        gradient_y=-2.1e-6,
+        estimates=estimates,
+    )
+
+
+def test_scalars_are_stated(data):
+    gradient = with_sd(itl_ratio=0.0031, centroid_delta_x=0.012, centroid_delta_y=0.25, gradient_x=4e-6, gradient_y=0.0)
+    text = describe(data, gradient)
+    assert "ITL / E2V = 0.9346 ± 0.0031" in text
+    assert "centroid = (0.812 ± 0.012, −0.46 ± 0.25) mm" in text
+    assert "plane = (30.5 ± 4.0, −2.10) × 10⁻⁶/mm" in text
+    assert any(t.get_text() == text for t in plot_radial_model(data, gradient).texts)
+    # nothing known, and nothing to know
+    unknown = describe(data, with_sd(itl_ratio=np.nan))
+    assert "±" not in unknown
+    assert "0.9346" in unknown
+    assert "beyond" not in unknown
+    assert "beyond 70 mm (100.00, 200.00) × 10⁻⁶/mm" in describe(data, GRADIENT)
+    alone = make_data(present=(1, 7), fp_centroid_x=40.0)
+    assert "ITL" not in describe(alone, gradient)
+    assert "ITL" not in plot_radial_model(alone, gradient).axes[0].get_ylabel()
+
+
+# ---- files and manners ----
+
+
+def test_save_is_whole_or_not_at_all(tmp_path, maps, monkeypatch):
+    path = tmp_path / "map.png"
+    save_figure(maps, path, dpi=40)
+    written = path.read_bytes()
+    assert written.startswith(b"\x89PNG\r\n\x1a\n")
+    # width and height in the header of a PNG
+    assert int.from_bytes(written[16:20]) == int(maps.get_figwidth() * 40)
+
+    def broken(target, **_):
+        target.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(maps, "savefig", broken)
+    with pytest.raises(OSError, match="disk full"):
+        save_figure(maps, path)
+    assert path.read_bytes() == written
+    assert [p.name for p in tmp_path.iterdir()] == ["map.png"]
+
+
+def test_nothing_global_changes(data):
+    before = dict(mpl.rcParams)
+    plot_model_residual(data, GRADIENT).canvas.draw()
+    plot_radial_model(data, GRADIENT).canvas.draw()
+    assert dict(mpl.rcParams) == before
+
+
+def test_no_pyplot():
+    heavy = "any(m in sys.modules for m in ('matplotlib.pyplot', 'pymc'))"
+    code = f"import sys, bayesflat.report.plots_fit, bayesflat.report.plots_uncertainty; sys.exit({heavy})"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
