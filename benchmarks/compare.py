@@ -22,18 +22,19 @@ from rich.console import Console
 from rich.table import Table
 
 import bayesflat
-from bayesflat.comparison.comparison import MMAG, QUANTITIES, RADIUS, ROPE, Difference
+from bayesflat.comparison.comparison import MMAG, Difference
 from bayesflat.comparison.ratio import fit_ratio
 from bayesflat.config import FitConfig
 from bayesflat.data.camera import Camera, lsstcam
 from bayesflat.inference.rough import rough_fit
 from bayesflat.model.prepare import prepare
+from bayesflat.quantities import COMPARED, REFERENCE_RADIUS, TOLERANCE_MMAG
 from bayesflat.report.plots_fit import save_figure
 from bayesflat.simulation.detectors import simulate_binned
 from bayesflat.simulation.truth import Light
 
-NAMES = (*QUANTITIES, *(f"radial {radius:g} mm" for radius in RADII))
-AMPLITUDES = (0.05, 0.1, 0.2, 1.0, 2.0, 5.0)  # mmag at RADIUS
+NAMES = (*COMPARED, *(f"radial {radius:g} mm" for radius in RADII))
+AMPLITUDES = (0.05, 0.1, 0.2, 1.0, 2.0, 5.0)  # mmag at REFERENCE_RADIUS
 KINDS = ("bend", "plane")
 WITH_POWER = 20  # pairs that are compared with true differences too: the first ones
 LEFT_OUT = (0.04, 0.16)  # part of the 90% intervals that may leave out zero
@@ -41,10 +42,10 @@ SURE = 0.95
 
 
 def changed(light: Light, kind: str, amplitude: float) -> Light:
-    """The light with a difference of so many mmag at `RADIUS`: ``bend`` grows as radius squared, ``plane`` along x."""
+    """The light with a difference (mmag) at `REFERENCE_RADIUS`: ``bend`` grows as radius squared, ``plane`` along x."""
     if kind == "bend":
-        return replace(light, bend=light.bend - amplitude / MMAG * (350.0 / RADIUS) ** 2)
-    return replace(light, gradient=(light.gradient[0] + amplitude / MMAG / RADIUS, light.gradient[1]))
+        return replace(light, bend=light.bend - amplitude / MMAG * (350.0 / REFERENCE_RADIUS) ** 2)
+    return replace(light, gradient=(light.gradient[0] + amplitude / MMAG / REFERENCE_RADIUS, light.gradient[1]))
 
 
 def compare_pair(seed: int, bin_factor: int = 128, with_power: int = WITH_POWER, camera: Camera | None = None):
@@ -65,12 +66,12 @@ def compare_pair(seed: int, bin_factor: int = 128, with_power: int = WITH_POWER,
 
     def differences(dome: Light, kind: str) -> tuple[dict[str, dict[str, float]], bool]:
         found = fit_ratio(sky, flat("dome", dome), config, rough=rough, itl_ratio=light.itl_ratio)
-        rows = {name: (*found.posterior.scalars[name], np.inf) for name in QUANTITIES}
+        rows = {name: (*found.posterior.scalars[name], np.inf) for name in COMPARED}
         mean, jacobian = found.posterior.log_radial(RADII)
-        rows |= {name: (-MMAG * m, MMAG * row, ROPE) for name, m, row in
-                 zip(NAMES[len(QUANTITIES):], mean, jacobian, strict=True)}  # fmt: skip
+        rows |= {name: (-MMAG * m, MMAG * row, TOLERANCE_MMAG) for name, m, row in
+                 zip(NAMES[len(COMPARED):], mean, jacobian, strict=True)}  # fmt: skip
         mean, row, _ = rows["gradient_x"]
-        rows["gradient_x"] = (mean, row, ROPE / MMAG / RADIUS)
+        rows["gradient_x"] = (mean, row, TOLERANCE_MMAG / MMAG / REFERENCE_RADIUS)
         return {
             name: vars(Difference.normal(float(mean), float(found.posterior.sd(row[None])[0]), tolerance))
             for name, (mean, row, tolerance) in rows.items()
@@ -144,12 +145,12 @@ def plot_comparisons(rows: Sequence[Mapping[str, Any]]) -> Figure:
         power = power_of(rows, kind)
         right.plot(AMPLITUDES, power["seen"], "o-", color=colour, label=f"{kind}: seen (90% interval without 0)")
         right.plot(AMPLITUDES, power["beyond"], "s--", color=colour, mfc="white",
-                   label=f"{kind}: beyond {ROPE:g} mmag (p > {SURE:g})")  # fmt: skip
-    right.axvline(ROPE, color="0.6", lw=0.9)
+                   label=f"{kind}: beyond {TOLERANCE_MMAG:g} mmag (p > {SURE:g})")  # fmt: skip
+    right.axvline(TOLERANCE_MMAG, color="0.6", lw=0.9)
     right.set(xscale="log", ylim=(-0.03, 1.03), yticks=np.arange(0, 1.01, 0.25), xticks=AMPLITUDES)
     right.set_xticklabels([f"{a:g}" for a in AMPLITUDES])
     right.minorticks_off()
-    right.set_xlabel(f"true difference at {RADIUS:g} mm (mmag)")
+    right.set_xlabel(f"true difference at {REFERENCE_RADIUS:g} mm (mmag)")
     right.set_ylabel("part of the pairs")
     right.set_title(f"True differences, {sum(bool(row['power']) for row in rows)} pairs each", fontsize=11)
     right.legend(fontsize=9, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)

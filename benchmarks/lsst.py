@@ -260,7 +260,8 @@ def compare_products(check: Checks, lsst_class: type, folder: Path) -> None:
 
 def with_estimates(gradient: FlatGradient) -> FlatGradient:
     """The gradient with estimates (no numbers that matter) and a config."""
-    from bayesflat.gradient.product import SCALARS, STATISTICS, Estimates
+    from bayesflat.gradient.estimates import STATISTICS, Estimates
+    from bayesflat.quantities import SCALARS
 
     names = tuple(f"radial_spline_values[{i}]" for i in range(len(gradient.radial_spline_nodes))) + SCALARS
     n = len(names)

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from bayesflat.commands.fit import BINNED, REPORT, record
-from bayesflat.comparison.comparison import ROPE, Comparison, Difference, compare
+from bayesflat.comparison.comparison import Comparison, Difference, compare
 from bayesflat.data.binned import BinnedFlat
 from bayesflat.data.camera import get_camera
 from bayesflat.errors import InputError
 from bayesflat.files import filling
 from bayesflat.gradient.product import FlatGradient
+from bayesflat.quantities import TOLERANCE_MMAG
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def run_compare(
     binned: tuple[str | Path, str | Path] | None = None,
     unpaired: bool = False,
     camera: str | None = None,
-    rope_mmag: float = ROPE,
+    rope_mmag: float = TOLERANCE_MMAG,
     radius: float | None = None,
     overwrite: bool = False,
     report: bool = True,

@@ -19,10 +19,11 @@ from bayesflat.data.camera import get_camera
 from bayesflat.files import check_free
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.inference.fitting import FitResult
+from bayesflat.quantities import COMPARED, QUANTITIES, SHOWN_RADII, unit_of
 from bayesflat.simulation.flats import CONTENTS, write_simulation
 
 PHYSICAL_FILTER = "i_39"
-_RADII = (100.0, 200.0, 300.0, 310.0, 330.0)
+_RADII = (100.0, *SHOWN_RADII[1:])  # mm; at the centre flats are normalized
 
 
 def run_demo(
@@ -130,14 +131,14 @@ def closure_table(closure: Comparison, sky: FlatGradient, dome: FlatGradient, co
         k = int(np.argmin(np.abs(closure.grid - radius)))
         values = [-MMAG * float(np.log(p.compute_radial(radius) / p.compute_radial(0.0))) for p in products]
         add(f"radial, {radius:g} mm", values, closure.radial["mean"][k], closure.radial["sd"][k], "mmag")
-    for name, label, unit in (("centroid_delta_x", "centroid x", "mm"), ("centroid_delta_y", "centroid y", "mm"),
-                              ("itl_ratio", "ITL ratio", "")):  # fmt: skip
-        difference = closure.differences[name]
-        add(label, [getattr(p, name) for p in products], difference.mean, difference.sd, unit)
-    for axis in "xy":  # the sky's plane is not put in: there must be none
-        name = f"gradient_{axis}"
-        values = [1e6 * getattr(p, name) for p in products]
-        add(f"plane {axis}", values, values[-1], 1e6 * corrected.estimates[name]["sd"], "1e-6/mm")
+    for name in COMPARED:
+        quantity, difference = QUANTITIES[name], closure.differences[name]
+        values = [quantity.scale * getattr(p, name) for p in products]
+        if name.startswith("gradient"):  # the sky's plane is not put in: there must be none
+            off, sd = values[-1], quantity.scale * corrected.estimates[name]["sd"]
+        else:
+            off, sd = difference.mean, difference.sd
+        add(quantity.label, values, off, sd, quantity.shown_unit)
     values = [p.normalization_factor for p in products]
     add("normalization", values, values[-1] - 1, 0.0, "")
     return table
@@ -151,17 +152,10 @@ def truth_table(gradient: FlatGradient, truth: dict, title: str) -> Table:
         ("sd", "right"), ("unit", "left"),
     ):  # fmt: skip
         table.add_column(name, justify=justify)
-    names = {
-        "itl_ratio": "",
-        "centroid_delta_x": "mm",
-        "centroid_delta_y": "mm",
-        "gradient_x": "1/mm",
-        "gradient_y": "1/mm",
-    }
-    for name, unit in names.items():
+    for name in COMPARED:
         true, found = truth[name], getattr(gradient, name)
         sd = gradient.estimates[name]["sd"]
-        table.add_row(name, f"{true:.6g}", f"{found:.6g}", f"{found - true:+.2g}", f"{sd:.2g}", unit)
+        table.add_row(name, f"{true:.6g}", f"{found:.6g}", f"{found - true:+.2g}", f"{sd:.2g}", unit_of(name))
     true_radius, true_value = (np.array(truth["radial_function"][key]) for key in ("radius", "value"))
     for radius in _RADII:
         true = float(np.interp(radius, true_radius, true_value)) * truth["level"]

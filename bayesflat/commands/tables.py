@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from bayesflat.comparison.comparison import Comparison, DetectorDifference, Difference
-from bayesflat.gradient.product import SCALARS, FlatGradient
-
-_SURE = 0.95  # probability from which on, or below one minus which, something is said to be so
-_SHOWN_RADII = (0.0, 200.0, 300.0, 310.0, 330.0)
+from bayesflat.comparison.comparison import Comparison, Difference
+from bayesflat.comparison.judgement import SURE, conclusion, kind_of, zones
+from bayesflat.gradient.product import FlatGradient
+from bayesflat.quantities import SCALARS, SHOWN_RADII
+from bayesflat.report.text import probability
 
 
 def fit_table(gradient: FlatGradient) -> Table:
@@ -25,7 +25,7 @@ def fit_table(gradient: FlatGradient) -> Table:
         if row["sd"] == 0 and name != "itl_ratio":
             continue  # the term is off
         table.add_row(name, f"{row['map']:.6g}", "" if np.isnan(row["sd"]) else f"{row['sd']:.2g}", unit)
-    for radius in _SHOWN_RADII:
+    for radius in SHOWN_RADII:
         if gradient.radial_spline_nodes[0] <= radius <= gradient.radial_spline_nodes[-1]:
             sd = float(gradient.compute_radial_sd(radius))
             shown = "" if np.isnan(sd) else f"{sd:.2g}"
@@ -71,12 +71,9 @@ def comparison_lines(c: Comparison) -> list[str]:
         larger = max(parts, key=lambda part: (np.nan_to_num(part.p_rope), abs(part.mean)))
         shown = ", ".join(_measured(part, "", scale) for part in parts)
         lines.append(f"{name}{' (x, y)' if len(parts) == 2 else ''}: {shown} {unit}".rstrip() + f"; {judged(larger)}")
-    for zone in dict.fromkeys(d.zone for d in sorted(c.detectors, key=lambda d: d.zone != "inside 317")):
-        here = [d for d in c.detectors if d.zone == zone]
-        off = [d for d in here if is_beyond(d, c.rope_mmag)]
-        most = max(here, key=lambda d: abs(d.mean_mmag))
+    for zone, here, off, most in zones(c, c.rope_mmag):
         lines.append(
-            f"detectors {zone}: {len(off)} of {len(here)} are beyond the tolerance, most of all "
+            f"detectors {zone}: {off} of {len(here)} are beyond the tolerance, most of all "
             f"{most.name} ({most.mean_mmag:+.2f} mmag)"
         )
     how = ""
@@ -85,33 +82,6 @@ def comparison_lines(c: Comparison) -> list[str]:
         how = f"; `bayesflat apply{tied}` corrects the dome"
     lines.append(f"verdict: {conclusion(c)[1]}{how}")
     return lines
-
-
-def conclusion(c: Comparison) -> tuple[str, str]:
-    """Whether sky and dome differ by more than the tolerance.
-
-    Returns
-    -------
-    kind : str
-        ``differ``, ``agree``, ``undecided``, or ``unknown`` for want of uncertainties.
-    words : str
-    """
-    found = [kind_of(d) for d in [*c.differences.values(), c.at_radius]]
-    known = [kind for kind in found if kind != "unknown"]
-    if "differ" in known:
-        return "differ", "sky and dome differ by more than the tolerance"
-    if known and all(kind == "agree" for kind in known):
-        return "agree", "sky and dome agree within the tolerance"
-    if known:
-        return "undecided", "the errors do not tell whether sky and dome agree within the tolerance"
-    return "unknown", "none, for want of uncertainties; fit both flats with bayesflat"
-
-
-def kind_of(d: Difference) -> str:
-    """The same of one quantity."""
-    if not np.isfinite(d.p_rope):
-        return "unknown"
-    return "differ" if d.p_rope > _SURE else "agree" if d.p_rope < 1 - _SURE else "undecided"
 
 
 def _measured(d: Difference, unit: str, scale: float = 1.0) -> str:
@@ -130,16 +100,6 @@ def judged(d: Difference) -> str:
     if kind == "differ":
         return f"beyond the tolerance (probability {probability(d.p_rope)})"
     if kind == "agree":
-        there = "no sign of a difference" if d.tail > 1 - _SURE else "real, but"
-        return f"{there}{' within the tolerance' if d.tail <= 1 - _SURE else ''} (zero: p = {probability(d.tail)})"
+        there = "no sign of a difference" if d.tail > 1 - SURE else "real, but"
+        return f"{there}{' within the tolerance' if d.tail <= 1 - SURE else ''} (zero: p = {probability(d.tail)})"
     return f"beyond the tolerance with a probability of {probability(d.p_rope)}: undecided"
-
-
-def probability(p: float) -> str:
-    """A probability, with three digits."""
-    return "> 0.999" if p > 0.999 else "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def is_beyond(d: DetectorDifference, tolerance: float) -> bool:
-    """Whether a detector is so for sure; without an sd it is not known."""
-    return kind_of(Difference.normal(d.mean_mmag, d.sd_mmag, tolerance)) == "differ"

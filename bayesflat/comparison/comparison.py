@@ -18,6 +18,7 @@ from bayesflat.data.camera import Camera
 from bayesflat.errors import InputError
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.model.prepare import FitData, prepare
+from bayesflat.quantities import COMPARED, REFERENCE_RADIUS, TOLERANCE_MMAG
 
 if TYPE_CHECKING:
     from bayesflat.comparison.ratio import Paired
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MMAG = 2500.0 / np.log(10.0)  # of a small relative difference
-ROPE, RADIUS = 2.0, 310.0  # mmag, Rubin's share for the uniformity of the throughput; mm
-QUANTITIES = ("itl_ratio", "centroid_delta_x", "centroid_delta_y", "gradient_x", "gradient_y")
 ZONES = (317.0, 350.0)  # mm: where vignetting begins, and where flats end
 _LEVELS = {"q05": norm.ppf(0.05), "q95": norm.ppf(0.95)}
 _STEP = 1.0  # mm, of the radial difference
@@ -88,7 +87,7 @@ class Comparison:
         ``paired`` (the ratio of the flats, bin by bin, in which the detectors cancel) or ``unpaired`` (the difference
         of two posteriors, which is conservative).
     differences : dict of str to Difference
-        Of `QUANTITIES`, in product units; their tolerance is what makes ``rope_mmag`` at ``radius``.
+        Of `COMPARED`, in product units; their tolerance is what makes ``rope_mmag`` at ``radius``.
     radius : float
         mm.
     rope_mmag : float
@@ -118,7 +117,7 @@ class Comparison:
         Scales of the paired noise (standard deviations of the log-ratio), by effect.
     instrument, physical_filter : str
     tolerances : dict of str to float
-        What makes ``rope_mmag`` at ``radius``, of each of `QUANTITIES` in product units.
+        What makes ``rope_mmag`` at ``radius``, of each of `COMPARED` in product units.
     tied : FlatGradient or None
         The dome's gradient as the sky's and the ratio of the flats have it; paired only.
     """
@@ -153,7 +152,7 @@ def compare(
     *,
     binned: tuple[BinnedFlat, BinnedFlat] | None = None,
     camera: Camera | None = None,
-    rope_mmag: float = ROPE,
+    rope_mmag: float = TOLERANCE_MMAG,
     radius: float | None = None,
 ) -> Comparison:
     """Compare the posteriors of a sky and a dome flat.
@@ -192,7 +191,7 @@ def compare(
     reach = min(sky_product.reach, dome_product.reach)
     if radius is not None and not 0 < radius <= reach:
         raise InputError(f"radius: {radius:g} mm; must be above 0 and at most {reach:g} mm, which both products know")
-    at = radius or (RADIUS if reach > RADIUS else round(0.85 * reach, 1))
+    at = radius or (REFERENCE_RADIUS if reach > REFERENCE_RADIUS else round(0.85 * reach, 1))
     if binned is not None:
         sky_data, dome_data = (
             prepare(bins, config_of(p).model_copy(update={"radial_spline_nodes": "auto"}))
@@ -324,7 +323,7 @@ def _compared(
     slope = abs(float(log_radial_slope(sky, np.array([at]))[0]))
     per_unit = {"itl_ratio": 1 / sky.itl_ratio, "centroid_delta": slope, "gradient": at}
     differences, tolerances = {}, {}
-    for name in QUANTITIES:
+    for name in COMPARED:
         mean, row = posterior.scalars[name]
         unit = MMAG * per_unit[name.removesuffix("_x").removesuffix("_y")]
         tolerances[name] = float(rope / unit) if unit > 0 else np.inf

@@ -15,8 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import Akima1DInterpolator
 from scipy.linalg import block_diag
 
-from bayesflat.gradient.product import SCALARS, FlatGradient
+from bayesflat.gradient.product import FlatGradient
 from bayesflat.gradient.spline import akima_basis
+from bayesflat.quantities import SCALARS
 
 _MANY = 10_000
 _LEAST = 1e-12  # for logs, where a radial function has come to an end

@@ -13,7 +13,9 @@ import numpy as np
 from scipy.stats import norm
 
 from bayesflat.comparison.posterior import Posterior, parameter_covariance
-from bayesflat.gradient.product import SCALARS, STATISTICS, Estimates, FlatGradient
+from bayesflat.gradient.estimates import STATISTICS, Estimates
+from bayesflat.gradient.product import FlatGradient
+from bayesflat.quantities import SCALARS, unit_of
 
 
 def tied_gradient(
@@ -55,7 +57,7 @@ def tied_gradient(
     columns = {key: np.full(size, np.nan) for key in STATISTICS} | {"map": point, "mean": point + 0 * sd, "sd": sd}
     columns |= {key: point + norm.ppf(p) * sd for key, p in (("q05", 0.05), ("q50", 0.5), ("q95", 0.95))}
     names = tuple(f"radial_spline_values[{k}]" for k in range(n)) + SCALARS
-    units = tuple("mm" if "centroid" in name else "1/mm" if "gradient" in name else "" for name in names)
+    units = tuple(unit_of(name) for name in names)
     header = {
         "RADIUSMX": (round(reach, 4), "largest radius of a bin (mm)"),
         "TIEDTO": (str(sky.metadata.get("CALIB_ID", "")), ""),  # an id leaves no room for a comment

@@ -1,5 +1,7 @@
 """The product: evaluated, read, written and applied, without PyMC."""
 
-from bayesflat.gradient.product import SCALARS, STATISTICS, Estimates, FlatGradient, Offsets
+from bayesflat.gradient.estimates import STATISTICS, Estimates, Offsets
+from bayesflat.gradient.product import FlatGradient
+from bayesflat.quantities import SCALARS
 
 __all__ = ["SCALARS", "STATISTICS", "Estimates", "FlatGradient", "Offsets"]

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from bayesflat.gradient.product import SCALARS, FlatGradient
+from bayesflat.gradient.product import FlatGradient
 from bayesflat.gradient.spline import akima_basis
+from bayesflat.quantities import REFERENCE_RADIUS, SCALARS
 
-RADII = (310.0, 330.0)  # mm, where LSSTCam's vignetting is steep
+RADII = (REFERENCE_RADIUS, 330.0)  # mm
 INNER = (0.85, 0.95)  # of the last node but one, for cameras that end before these
 
 

@@ -1,4 +1,7 @@
-"""Flat gradients on disk: LSST's table in FITS, YAML and ECSV, and in FITS our own HDUs behind it."""
+"""Flat gradients on disk: LSST's table in FITS, YAML and ECSV, and in FITS our own HDUs behind it.
+
+A gradient comes and goes as the arguments of `bayesflat.FlatGradient`, by name.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,11 @@ import numpy as np
 
 from bayesflat.errors import InputError, first_line
 from bayesflat.files import replacing
-from bayesflat.gradient.product import STATISTICS, Estimates, FlatGradient, Offsets
+from bayesflat.gradient.estimates import STATISTICS, Estimates, Offsets
 
 log = logging.getLogger(__name__)
+
+Arguments = dict[str, Any]
 
 # attribute: (LSST's column, LSST's YAML key)
 _VECTORS = {
@@ -47,10 +52,10 @@ _OFFSETS = ("detector", "amplifier", "mean", "sd")
 _PROPERTY_LIST = "lsst.daf.base.PropertyList"
 
 
-def write(gradient: FlatGradient, path: str | Path) -> None:
-    """Write a gradient; see `FlatGradient.write`."""
+def write(gradient: Arguments, path: str | Path) -> None:
+    """Write a gradient; see `bayesflat.FlatGradient.write`."""
     kind = _kind(path)
-    if kind != "fits" and gradient.estimates is not None:
+    if kind != "fits" and gradient["estimates"] is not None:
         log.warning("%s: a file in %s holds the gradient alone; its uncertainties stay behind", path, kind.upper())
     with replacing(path) as temporary:
         if kind == "yaml":
@@ -61,8 +66,8 @@ def write(gradient: FlatGradient, path: str | Path) -> None:
             _write_fits(gradient, temporary)
 
 
-def read(path: str | Path) -> FlatGradient:
-    """Read a gradient; see `FlatGradient.read`."""
+def read(path: str | Path) -> Arguments:
+    """Read a gradient; see `bayesflat.FlatGradient.read`."""
     reader = {"yaml": _read_yaml, "ecsv": _read_ecsv, "fits": _read_fits}[_kind(path)]
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file")
@@ -83,21 +88,21 @@ def _kind(path: str | Path) -> str:
     raise InputError(f"{path}: a flat gradient is a file in .fits, .yaml or .ecsv")
 
 
-def _metadata(gradient: FlatGradient) -> dict[str, Any]:
+def _metadata(gradient: Arguments) -> dict[str, Any]:
     """LSST's header: what the gradient brings, what is fixed, and empty cards for what a focal plane does not have."""
-    return {**dict.fromkeys(("INSTRUME", "FILTER", "CALIB_ID", *_EMPTY), ""), **gradient.metadata, **FIXED_METADATA}
+    return {**dict.fromkeys(("INSTRUME", "FILTER", "CALIB_ID", *_EMPTY), ""), **gradient["metadata"], **FIXED_METADATA}
 
 
-def _table(gradient: FlatGradient):
+def _table(gradient: Arguments):
     """LSST's table: one row of vectors; scalars are vectors of length 1."""
     from astropy.table import Table
 
-    columns = {column: [getattr(gradient, name)] for name, (column, _) in _VECTORS.items()}
-    columns |= {column: [[float(getattr(gradient, name))]] for name, (column, _) in (_SCALARS | _OUTER).items()}
+    columns = {column: [gradient[name]] for name, (column, _) in _VECTORS.items()}
+    columns |= {column: [[float(gradient[name])]] for name, (column, _) in (_SCALARS | _OUTER).items()}
     return Table({key: np.array(value) for key, value in columns.items()}, meta=_metadata(gradient))
 
 
-def _write_fits(gradient: FlatGradient, path: Path) -> None:
+def _write_fits(gradient: Arguments, path: Path) -> None:
     from astropy.io import fits
     from astropy.table import Table
 
@@ -108,16 +113,16 @@ def _write_fits(gradient: FlatGradient, path: Path) -> None:
         # long keys need the HIERARCH convention; asked for by name, astropy does not warn
         hdu.header[f"HIERARCH {key}" if len(key) > 8 else key] = value
     hdus = [fits.PrimaryHDU(), hdu]
-    if gradient.estimates is not None:
-        hdus += _estimates_to_hdus(gradient.estimates)
-    if gradient.config:
+    if gradient["estimates"] is not None:
+        hdus += _estimates_to_hdus(gradient["estimates"])
+    if gradient["config"]:
         # a row for each input: columns are as wide as their widest value
-        config = {key: value for key, value in gradient.config.items() if key != "inputs"}
-        config |= {f"inputs[{i}]": value for i, value in enumerate(gradient.config.get("inputs", []))}
+        config = {key: value for key, value in gradient["config"].items() if key != "inputs"}
+        config |= {f"inputs[{i}]": value for i, value in enumerate(gradient["config"].get("inputs", []))}
         rows = Table({"key": list(config), "value": [json.dumps(v) for v in config.values()]})
         hdus.append(fits.BinTableHDU(rows, name="CONFIG"))
-    if gradient.offsets is not None:
-        columns = {key: getattr(gradient.offsets, key) for key in _OFFSETS}
+    if gradient["offsets"] is not None:
+        columns = {key: getattr(gradient["offsets"], key) for key in _OFFSETS}
         hdus.append(fits.BinTableHDU(Table(columns), name="OFFSETS"))
     fits.HDUList(hdus).writeto(path)
 
@@ -140,7 +145,7 @@ def _estimates_to_hdus(estimates: Estimates) -> list:
     return [parameters, fits.ImageHDU(estimates.covariance, name="COVARIANCE")]
 
 
-def _read_fits(path: str | Path) -> FlatGradient:
+def _read_fits(path: str | Path) -> Arguments:
     from astropy.io import fits
     from astropy.table import Table
 
@@ -204,14 +209,14 @@ def _estimates_from_hdus(hdus) -> Estimates:
     )
 
 
-def _read_ecsv(path: str | Path) -> FlatGradient:
+def _read_ecsv(path: str | Path) -> Arguments:
     from astropy.table import Table
 
     table = Table.read(path, format="ascii.ecsv")
     return _from_table(table, dict(table.meta), path)
 
 
-def _from_table(table, metadata: dict[str, Any], path: str | Path, **more: Any) -> FlatGradient:
+def _from_table(table, metadata: dict[str, Any], path: str | Path, **more: Any) -> Arguments:
     """From LSST's table; the outer gradient where there is one."""
     _check_metadata(metadata, path)
     missing = [column for column, _ in (_VECTORS | _SCALARS).values() if column not in table.colnames]
@@ -221,15 +226,15 @@ def _from_table(table, metadata: dict[str, Any], path: str | Path, **more: Any) 
     for name, (column, _) in (_SCALARS | _OUTER).items():
         if column in table.colnames:
             values[name] = float(np.ravel(table[column][0])[0])
-    return FlatGradient(**values, metadata=metadata, **more)
+    return {**values, "metadata": metadata, **more}
 
 
-def _write_yaml(gradient: FlatGradient, path: Path) -> None:
+def _write_yaml(gradient: Arguments, path: Path) -> None:
     import yaml
 
     content: dict[str, Any] = {"metadata": {key: _plain(value) for key, value in _metadata(gradient).items()}}
-    content |= {key: getattr(gradient, name).tolist() for name, (_, key) in _VECTORS.items()}
-    content |= {key: float(getattr(gradient, name)) for name, (_, key) in (_SCALARS | _OUTER).items()}
+    content |= {key: gradient[name].tolist() for name, (_, key) in _VECTORS.items()}
+    content |= {key: float(gradient[name]) for name, (_, key) in (_SCALARS | _OUTER).items()}
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 
@@ -237,7 +242,7 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _read_yaml(path: str | Path) -> FlatGradient:
+def _read_yaml(path: str | Path) -> Arguments:
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -260,7 +265,7 @@ def _read_yaml(path: str | Path) -> FlatGradient:
         raise InputError(f"{path}: not a flat gradient; key {missing[0]} missing")
     values = {name: content[key] for name, (_, key) in _VECTORS.items()}
     values |= {name: float(content[key]) for name, (_, key) in (_SCALARS | _OUTER).items() if key in content}
-    return FlatGradient(**values, metadata=metadata)
+    return {**values, "metadata": metadata}
 
 
 def _check_metadata(metadata: dict[str, Any], path: str | Path) -> None:

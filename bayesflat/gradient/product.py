@@ -5,80 +5,17 @@ Nothing here needs PyMC: reading and applying a gradient starts in a blink.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-SCALARS = (
-    "itl_ratio",
-    "centroid_delta_x",
-    "centroid_delta_y",
-    "gradient_x",
-    "gradient_y",
-    "outer_gradient_x",
-    "outer_gradient_y",
-)
-STATISTICS = ("map", "mean", "sd", "q05", "q50", "q95", "ess_bulk", "ess_tail", "r_hat")
-
-
-@dataclass(frozen=True)
-class Estimates:
-    """What is known of every parameter, beside its value: the rows of ``PARAMETERS`` and ``COVARIANCE``.
-
-    Attributes
-    ----------
-    names, units : tuple of str, length n
-        ``radial_spline_values[0]`` ..., the scalars, then the noise model's.
-    columns : dict of str to numpy.ndarray, shape (n,)
-        ``map``, ``mean``, ``sd``, ``q05``, ``q50``, ``q95``, ``ess_bulk``, ``ess_tail``, ``r_hat``; NaN: not known.
-    covariance : numpy.ndarray, shape (n, n)
-    method : str
-        What the statistics come from: ``map`` (nothing was computed), ``laplace`` or ``nuts``.
-    converged : bool
-    reference : bool
-        Whether this is a reference gradient (sky).
-    header : dict
-        Diagnostics, seed and versions: FITS keyword to (value, comment).
-    """
-
-    names: tuple[str, ...]
-    units: tuple[str, ...]
-    columns: dict[str, NDArray[np.float64]]
-    covariance: NDArray[np.float64]
-    method: str
-    converged: bool
-    reference: bool
-    header: dict[str, tuple[Any, str]] = field(default_factory=dict)
-
-    def __getitem__(self, name: str) -> dict[str, float]:
-        """The row of a parameter, as statistic to number."""
-        try:
-            row = self.names.index(name)
-        except ValueError:
-            raise KeyError(f"no parameter {name!r}; there are {', '.join(self.names)}") from None
-        return {key: float(column[row]) for key, column in self.columns.items()}
-
-
-@dataclass(frozen=True)
-class Offsets:
-    """Throughput of detectors and amplifiers relative to the model of a `FlatGradient`: the rows of ``OFFSETS``.
-
-    Attributes
-    ----------
-    detector : numpy.ndarray of int, shape (n,)
-    amplifier : numpy.ndarray of int, shape (n,)
-        -1: the detector as a whole.
-    mean, sd : numpy.ndarray, shape (n,)
-        The detectors of a vendor have a mean of 1; an amplifier's throughput contains its detector's.
-    """
-
-    detector: NDArray[np.int64]
-    amplifier: NDArray[np.int64]
-    mean: NDArray[np.float64]
-    sd: NDArray[np.float64]
+from bayesflat.errors import InputError, first_line
+from bayesflat.gradient import files
+from bayesflat.gradient.estimates import Estimates, Offsets
+from bayesflat.gradient.spline import akima_basis
 
 
 @dataclass(frozen=True)
@@ -195,8 +132,6 @@ class FlatGradient:
         numpy.ndarray, of the shape of ``radius``
             NaN where the product has no uncertainties.
         """
-        from bayesflat.gradient.spline import akima_basis
-
         radius = np.asarray(radius, dtype=float)
         if self.estimates is None:
             return np.full(radius.shape, np.nan)
@@ -249,9 +184,7 @@ class FlatGradient:
         InputError
             Another ending.
         """
-        from bayesflat.gradient.files import write
-
-        write(self, path)
+        files.write({entry.name: getattr(self, entry.name) for entry in fields(self)}, path)
 
     @classmethod
     def read(cls, path: str | Path) -> FlatGradient:
@@ -262,6 +195,9 @@ class FlatGradient:
         InputError
             No such file, another ending, or not a flat gradient.
         """
-        from bayesflat.gradient.files import read
-
-        return read(path)
+        arguments = files.read(path)
+        try:
+            return cls(**arguments)
+        except (TypeError, ValueError) as error:
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise InputError(f"{path}: cannot be read as a flat gradient ({reason})") from None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bayesflat.gradient.product import Estimates
+from bayesflat.gradient.estimates import Estimates
 
 MOST_R_HAT = 1.01
 LEAST_ESS = 400.0

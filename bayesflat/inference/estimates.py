@@ -12,26 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
+from bayesflat.gradient.estimates import STATISTICS, Estimates, Offsets
 from bayesflat.gradient.files import FIXED_METADATA
-from bayesflat.gradient.product import STATISTICS, Estimates, FlatGradient, Offsets
+from bayesflat.gradient.product import FlatGradient
 from bayesflat.inference.choice import scaled_choice
 from bayesflat.inference.diagnostics import Diagnostics, diagnose
 from bayesflat.inference.laplace import Laplace
 from bayesflat.inference.map import MapResult
 from bayesflat.inference.objective import Objective
 from bayesflat.model.prepare import FitData
+from bayesflat.quantities import COMPARED, unit_of
 
 if TYPE_CHECKING:
     import xarray as xr
-
-_UNITS = {
-    "centroid_delta_x": "mm",
-    "centroid_delta_y": "mm",
-    "gradient_x": "1/mm",
-    "gradient_y": "1/mm",
-    "outer_gradient_x": "1/mm",
-    "outer_gradient_y": "1/mm",
-}
 
 
 def make_gradient(
@@ -181,7 +174,7 @@ def _estimates(objective: Objective, found: MapResult, approximation: Laplace | 
     columns |= {key: point + norm.ppf(level) * sd for key, level in (("q05", 0.05), ("q50", 0.5), ("q95", 0.95))}
     return Estimates(
         names=names,
-        units=tuple(_UNITS.get(name, "") for name in names),
+        units=tuple(unit_of(name) for name in names),
         columns=columns,
         covariance=covariance,
         method="map" if approximation is None else "laplace",
@@ -212,12 +205,9 @@ def _reach(data: FitData, found: MapResult) -> float:
     return round(float(np.hypot(data.dx - cx, data.dy - cy).max()), 4)
 
 
-_SHAPE = ("itl_ratio", "centroid_delta_x", "centroid_delta_y", "gradient_x", "gradient_y")
-
-
 def _worst_correlation(names: tuple[str, ...], covariance: np.ndarray) -> dict[str, tuple[Any, str]]:
     """The two scalars that are hardest to tell apart; all correlations are in COVARIANCE."""
-    rows = [i for i, name in enumerate(names) if name in _SHAPE and covariance[i, i] > 0]
+    rows = [i for i, name in enumerate(names) if name in COMPARED and covariance[i, i] > 0]
     if len(rows) < 2:
         return {}
     sd = np.sqrt(np.diag(covariance)[rows])

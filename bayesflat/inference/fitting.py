@@ -27,6 +27,7 @@ from bayesflat.inference.rough import Rough, rough_fit
 from bayesflat.model.build import build_model
 from bayesflat.model.noise import noise_model
 from bayesflat.model.prepare import FitData, prepare
+from bayesflat.quantities import COMPARED, REFERENCE_RADIUS
 
 if TYPE_CHECKING:
     import pymc as pm
@@ -275,11 +276,12 @@ def sample(
 
 def _compared(before: FlatGradient, after: FlatGradient, posterior: xr.DataTree, choice: NDArray | None) -> list[str]:
     """Laplace against NUTS for ratio, centroid, plane and the radial function far out, all at given nodes."""
-    names = ["itl_ratio", "centroid_delta_x", "centroid_delta_y", "gradient_x", "gradient_y"]
+    names = list(COMPARED)
     rows = [before.estimates.names.index(name) for name in names]
     old, new = before.estimates.columns, after.estimates.columns
     best, sd0, q50, sd1 = old["map"][rows], old["sd"][rows], new["q50"][rows], new["sd"][rows]
-    radius = _RADIUS if before.radial_spline_nodes[-2] > _RADIUS else 0.85 * before.radial_spline_nodes[-2]
+    outer = before.radial_spline_nodes[-2]
+    radius = REFERENCE_RADIUS if outer > REFERENCE_RADIUS else 0.85 * outer
     basis = akima_basis(before.radial_spline_nodes, before.radial_spline_values, np.array([radius]))[0]
     radial = np.sum(posterior["posterior"]["radial_spline_values"].values * basis, axis=-1)
     added = 0.0 * basis if choice is None else scaled_choice(choice, before.radial_spline_values)
@@ -290,9 +292,6 @@ def _compared(before: FlatGradient, after: FlatGradient, posterior: xr.DataTree,
         np.append(q50, np.median(radial)),
         np.append(sd1, radial.std()),
     )
-
-
-_RADIUS = 310.0  # mm
 
 
 def _check_bins_per_detector(data: FitData) -> None:

@@ -11,22 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayesflat import __version__
-from bayesflat.commands.tables import conclusion, is_beyond, kind_of, probability
 from bayesflat.comparison.comparison import MMAG, Comparison, DetectorDifference, Difference
+from bayesflat.comparison.judgement import conclusion, kind_of, zones
+from bayesflat.quantities import QUANTITIES, long_label
 from bayesflat.report import page
-from bayesflat.report.figures import half_width, rest_name
-from bayesflat.report.fit_sections import nice
-from bayesflat.report.numbers import cells
-from bayesflat.report.page import Layer, Series, Verdict, plus_minus
-from bayesflat.report.plots_fit import BAND, running_percentiles
+from bayesflat.report.numbers import BAND, cells, half_width, nice, rest_name, running_percentiles
+from bayesflat.report.page import Layer, Series, Verdict
+from bayesflat.report.text import plus_minus, probability
 
-_NAMES = {
-    "itl_ratio": ("throughput ratio ITL / {rest}", "", 1.0),
-    "centroid_delta_x": ("centroid x", "mm", 1.0),
-    "centroid_delta_y": ("centroid y", "mm", 1.0),
-    "gradient_x": ("plane x", "10⁻⁶/mm", 1e6),
-    "gradient_y": ("plane y", "10⁻⁶/mm", 1e6),
-}
 _GROUPS = {
     "differ": "Beyond the tolerance",
     "undecided": "Undecided",
@@ -112,8 +104,8 @@ def _quantities(c: Comparison) -> list[tuple[str, Difference, float, str, float]
     rest = rest_name(c.positions) if 0 < c.positions.itl.sum() < len(c.positions) else "others"
     found = [(f"radial function at {c.radius:g} mm", c.at_radius, 1.0, "mmag", c.rope_mmag)]
     for name, d in c.differences.items():
-        label, unit, scale = _NAMES[name]
-        found.append((label.format(rest=rest), d, scale, unit, c.tolerances[name]))
+        quantity = QUANTITIES[name]
+        found.append((long_label(name, rest), d, quantity.scale, quantity.shown_unit, c.tolerances[name]))
     return found
 
 
@@ -133,12 +125,10 @@ def _differences(c: Comparison) -> str:
                 _VERDICTS[kind_of(d)],
             )
         )
-    zones = []
-    for zone in dict.fromkeys(d.zone for d in sorted(c.detectors, key=lambda d: d.zone != "inside 317")):
-        here = [d for d in c.detectors if d.zone == zone]
-        most = max(here, key=lambda d: abs(d.mean_mmag))
-        off = sum(is_beyond(d, c.rope_mmag) for d in here)
-        zones.append((f"{zone} mm", str(len(here)), str(off), f"{most.name} ({_of_detector(most)} mmag)"))
+    by_zone = [
+        (f"{zone} mm", str(len(here)), str(off), f"{most.name} ({_of_detector(most)} mmag)")
+        for zone, here, off, most in zones(c, c.rope_mmag)
+    ]
     return page.section(
         "Differences",
         page.table(
@@ -151,7 +141,7 @@ def _differences(c: Comparison) -> str:
         ),
         page.table(
             ("detectors, by their centre", "number", "beyond the tolerance", "most of all"),
-            zones,
+            by_zone,
             numbers=(1, 2),
             caption="Means over each detector of dome over sky, as fitted, relative to the centre.",
         ),

@@ -23,6 +23,7 @@ from bayesflat.data.binned import BinnedFlat
 from bayesflat.data.camera import Detector
 from bayesflat.files import replacing
 from bayesflat.gradient.product import FlatGradient
+from bayesflat.report.numbers import rest_name
 
 BLANK = "0.82"  # not white, which is a residual of zero
 ITL, REST, EMPTY = "#c51b7d", "0.15", "0.6"
@@ -48,12 +49,6 @@ def box(size: tuple[float, float], x: float, y: float, width: float, height: flo
     return x / size[0], y / size[1], width / size[0], height / size[1]
 
 
-def half_width(deviations: NDArray, percentile: float) -> float:
-    """Half width of limits about zero that hold so many per cent of the deviations; never nothing."""
-    finite = np.abs(deviations[np.isfinite(deviations)])
-    return max(float(np.percentile(finite, percentile)) if len(finite) else 0.0, 1e-6)
-
-
 def beyond(values: NDArray, norm: Normalize) -> str:
     """Which ends of a colour bar values lie beyond."""
     below, above = bool(values.min() < norm.vmin), bool(values.max() > norm.vmax)
@@ -76,17 +71,6 @@ def percent_bar(colorbar: Colorbar, half: float, label: str) -> None:
     )
     colorbar.ax.minorticks_off()
     style(colorbar, label)
-
-
-def percent(fraction: float) -> str:
-    """A fraction in per cent, two digits at most."""
-    return f"{100.0 * fraction:.2g}%" if fraction < 0.1 else f"{100.0 * fraction:.0f}%"
-
-
-def rest_name(binned: BinnedFlat) -> str:
-    """What the detectors that are not ITL are called: their type, if they have one in common."""
-    types = {binned.camera[int(n)].physical_type for n in np.unique(binned.detector[~binned.itl])}
-    return types.pop() if len(types) == 1 else "others"
 
 
 def heading(binned: BinnedFlat, gradient: FlatGradient, what: str) -> str:

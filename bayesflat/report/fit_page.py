@@ -19,28 +19,16 @@ from bayesflat.gradient.correlations import correlations
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.inference.diagnostics import LEAST_BFMI, LEAST_ESS, MOST_R_HAT
 from bayesflat.inference.map import AGREEMENT, COST_AGREEMENT, TOLERANCE
-from bayesflat.model.prepare import FitData
+from bayesflat.quantities import QUANTITIES, label_of, long_label
 from bayesflat.report import page
-from bayesflat.report.figures import rest_name
 from bayesflat.report.fit_sections import focal_plane_section, radial_section
-from bayesflat.report.numbers import TERMS, effects, shown_radii
-from bayesflat.report.page import percent, plus_minus
-from bayesflat.report.plots_fit import BAND
+from bayesflat.report.numbers import BAND, TERMS, effects, rest_name, shown_radii
+from bayesflat.report.text import percent, plus_minus
 from bayesflat.report.verdict import judge
 
 if TYPE_CHECKING:
     from bayesflat.inference.fitting import FitResult
     from bayesflat.inference.predictive import PredictiveCheck
-
-_NAMES = {
-    "itl_ratio": ("throughput ratio ITL / {rest}", "", 1.0),
-    "centroid_delta_x": ("centroid x", "mm", 1.0),
-    "centroid_delta_y": ("centroid y", "mm", 1.0),
-    "gradient_x": ("plane x", "10⁻⁶/mm", 1e6),
-    "gradient_y": ("plane y", "10⁻⁶/mm", 1e6),
-    "outer_gradient_x": ("outer plane x", "10⁻⁶/mm", 1e6),
-    "outer_gradient_y": ("outer plane y", "10⁻⁶/mm", 1e6),
-}
 
 
 def fit_report(result: FitResult, *, warnings: Sequence[str] = (), check: PredictiveCheck | None = None) -> str:
@@ -99,12 +87,14 @@ def _parameters(result: FitResult) -> str:
     data, gradient = result.data, result.gradient
     estimates, known = gradient.estimates, effects(data, gradient)
     of = {"itl_ratio": "throughput ratio"} | {f"{term}_{axis}": name for name, term in TERMS.items() for axis in "xy"}
+    rest = rest_name(data.binned) if data.has_ratio else ""
     rows = []
-    for name, (label, unit, scale) in _names(data).items():
-        row = estimates[name]
+    for name, quantity in QUANTITIES.items():
         if of[name] in known:
+            row, scale = estimates[name], quantity.scale
+            value = plus_minus(row["map"], row["sd"], scale)
             interval = _interval(row["q05"], row["q95"], row["sd"], scale)
-            rows.append((label, plus_minus(row["map"], row["sd"], scale), unit, interval, percent(known[of[name]])))
+            rows.append((long_label(name, rest), value, quantity.shown_unit, interval, percent(known[of[name]])))
     for radius in shown_radii(gradient):
         value, sd = float(gradient.compute_radial(radius)), float(gradient.compute_radial_sd(radius))
         interval = _interval(value - BAND * sd, value + BAND * sd, sd)
@@ -136,11 +126,6 @@ def _parameters(result: FitResult) -> str:
     )
 
 
-def _names(data: FitData) -> dict[str, tuple[str, str, float]]:
-    rest = rest_name(data.binned) if data.has_ratio else ""
-    return {name: (label.format(rest=rest), unit, scale) for name, (label, unit, scale) in _NAMES.items()}
-
-
 def _interval(low: float, high: float, sd: float, scale: float = 1.0) -> str:
     """Its ends with as many decimals as the error gives them."""
     if not math.isfinite(sd):
@@ -152,16 +137,16 @@ def _interval(low: float, high: float, sd: float, scale: float = 1.0) -> str:
 
 
 def _posterior(result: FitResult) -> str:
-    data, gradient = result.data, result.gradient
-    estimates = gradient.estimates
+    gradient, estimates = result.gradient, result.gradient.estimates
     if not np.all(np.isfinite(estimates.covariance)):
         return page.section("Posterior", page.paragraph("No uncertainties were computed: there is nothing to show."))
-    short, items = {"itl_ratio": "throughput ratio"}, []
-    for name, (label, unit, scale) in _names(data).items():
-        row = estimates[name]
+    items = []
+    for name, quantity in QUANTITIES.items():
+        row, scale = estimates[name], quantity.scale
         if not row["sd"] > 0:
             continue
-        item = {"label": short.get(name, label), "unit": unit, "text": plus_minus(row["mean"], row["sd"], scale)}
+        item = {"label": quantity.label, "unit": quantity.shown_unit}
+        item["text"] = plus_minus(row["mean"], row["sd"], scale)
         item |= {"low": scale * row["q05"], "high": scale * row["q95"], "map": scale * row["map"]}
         if result.posterior is None:
             item |= _normal(row["mean"], row["sd"], scale)
@@ -179,12 +164,11 @@ def _posterior(result: FitResult) -> str:
     parts = [page.densities(items, f"{curves} Filled: the central 90%; the tick is the maximum of the posterior.")]
     names, values = correlations(gradient)
     if len(names) > 1:
-        shown = {name: label for name, (label, _, _) in _names(data).items()} | short
         caption = (
             "Correlations. Near ±1, two quantities can hardly be told apart: the fit knows their combination better "
             "than each of them. That neighbouring radii go together is the smoothness of the radial function."
         )
-        parts.append(page.matrix([shown.get(name, name) for name in names], values, caption))
+        parts.append(page.matrix([label_of(name) for name in names], values, caption))
     return page.section("Posterior", *parts)
 
 

@@ -13,10 +13,9 @@ from bayesflat.config import FitConfig
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.model.prepare import FitData
 from bayesflat.report import page
-from bayesflat.report.figures import half_width
-from bayesflat.report.numbers import cells, detector_rows, radial_profile, residuals
-from bayesflat.report.page import Layer, Series, percent, plus_minus
-from bayesflat.report.plots_fit import BAND, robust_rms
+from bayesflat.report.numbers import BAND, cells, detector_rows, half_width, nice, radial_profile, residuals, robust_rms
+from bayesflat.report.page import Layer, Series
+from bayesflat.report.text import percent, plus_minus
 
 # ---- the focal plane ----
 
@@ -127,14 +126,6 @@ def _amplifiers(rows: Sequence[dict[str, Any]], gradient: FlatGradient) -> list[
         values[offsets.amplifier[here]] = 100 * (offsets.mean[here] / (1.0 + row["offset"]) - 1.0)
         found.append(values.reshape(detector.amp_ny, detector.amp_nx) if here.any() else math.nan)
     return found
-
-
-def nice(value: float) -> float:
-    """The next round number above, for the end of a scale."""
-    power = 10.0 ** math.floor(math.log10(value))
-    return next(
-        step * power for step in (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0) if step * power >= 0.999 * value
-    )
 
 
 # ---- the radial function ----

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bayesflat.data.binned import BinnedFlat
 from bayesflat.data.camera import Detector
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.model.prepare import FitData
-from bayesflat.report.figures import rest_name
-from bayesflat.report.plots_fit import adjusted_values, running_percentiles
+from bayesflat.quantities import SHOWN_RADII
 
 CELLS = 16  # of a map along a detector, at most
 STEPS = 90  # of the radial profile, at most
-RADII = (0.0, 200.0, 300.0, 310.0, 330.0)  # mm; for cameras that end before, parts of what the bins reach:
+# parts of what the bins reach, for cameras that end before `SHOWN_RADII`
 PARTS = (0.0, 0.5, 0.75, 0.9)
+FEWEST = 8  # bins in a step of running percentiles, at least
+BAND = 1.645  # standard deviations either way: 90% of the posterior, where it is normal
 TERMS = {"centroid": "centroid_delta", "plane": "gradient", "outer plane": "outer_gradient"}
 
 
@@ -57,7 +61,7 @@ def reach_of(gradient: FlatGradient) -> float:
 def shown_radii(gradient: FlatGradient) -> NDArray[np.float64]:
     """Radii to show."""
     reach = reach_of(gradient)
-    radii = np.array(RADII) if reach >= RADII[-1] else np.array([float(f"{part * reach:.2g}") for part in PARTS])
+    radii = SHOWN_RADII if reach >= SHOWN_RADII[-1] else [float(f"{part * reach:.2g}") for part in PARTS]
     return np.maximum(radii, gradient.radial_spline_nodes[0])
 
 
@@ -172,3 +176,62 @@ def radial_profile(data: FitData, gradient: FlatGradient) -> RadialProfile:
     used = data.weight > 0
     at, low, median, high = running_percentiles(radius[used], residual[used], edges)
     return RadialProfile(at, low, median, high, "detectors" if offsets is None else "amplifiers")
+
+
+# ---- statistics ----
+
+
+def adjusted_values(data: FitData, gradient: FlatGradient) -> tuple[NDArray, NDArray]:
+    """Radius from the moved centroid (mm), and the values times the planes and, on ITL, over the throughput ratio."""
+    binned = data.binned
+    adjusted = data.value * gradient.compute_plane(binned.xf, binned.yf)
+    return gradient.radius(binned.xf, binned.yf), adjusted / np.where(binned.itl, gradient.itl_ratio, 1.0)
+
+
+def running_percentiles(
+    x: NDArray, y: NDArray, edges: NDArray, percentiles: Sequence[float] = (16.0, 50.0, 84.0)
+) -> tuple[NDArray, ...]:
+    """Percentiles of y between the edges.
+
+    Returns
+    -------
+    x, percentiles... : numpy.ndarray, shape (len(edges) - 1,)
+        The median of x and the percentiles of y in each step; NaN where it holds fewer than `FEWEST` finite y.
+    """
+    finite = np.isfinite(y)
+    order = np.argsort(x[finite])
+    x, y = x[finite][order], y[finite][order]
+    result = np.full((1 + len(percentiles), len(edges) - 1), np.nan)
+    bounds = np.searchsorted(x, edges)
+    bounds[-1] = np.searchsorted(x, edges[-1], side="right")  # the last edge belongs to its step
+    for step, (start, stop) in enumerate(itertools.pairwise(bounds)):
+        if stop - start >= FEWEST:
+            result[0, step] = np.median(x[start:stop])
+            result[1:, step] = np.percentile(y[start:stop], percentiles)
+    return tuple(result)
+
+
+def robust_rms(values: NDArray) -> float:
+    """1.4826 times the median absolute deviation from the median: the rms, where the distribution is normal."""
+    finite = values[np.isfinite(values)]
+    return float(1.4826 * np.median(np.abs(finite - np.median(finite)))) if len(finite) else math.nan
+
+
+def half_width(deviations: NDArray, percentile: float) -> float:
+    """Half width of limits about zero that hold so many per cent of the deviations; never nothing."""
+    finite = np.abs(deviations[np.isfinite(deviations)])
+    return max(float(np.percentile(finite, percentile)) if len(finite) else 0.0, 1e-6)
+
+
+def nice(value: float) -> float:
+    """The next round number above, for the end of a scale."""
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(
+        step * power for step in (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0) if step * power >= 0.999 * value
+    )
+
+
+def rest_name(binned: BinnedFlat) -> str:
+    """What the detectors that are not ITL are called: their type, if they have one in common."""
+    types = {binned.camera[int(n)].physical_type for n in np.unique(binned.detector[~binned.itl])}
+    return types.pop() if len(types) == 1 else "others"

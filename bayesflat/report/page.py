@@ -107,28 +107,6 @@ def text(value: Any) -> str:
     return html.escape(str(value))
 
 
-def plus_minus(value: float, sd: float, scale: float = 1.0, digits: int = 5) -> str:
-    """``value ± sd`` with two digits of the sd; so many digits of the value where there is no sd."""
-    value, sd = scale * value, scale * sd
-    if not math.isfinite(value):
-        return "–"
-    if not (math.isfinite(sd) and sd > 0):
-        return f"{value:.{digits}g}".replace("-", "−")
-    decimals = 1 - math.floor(math.log10(sd))
-    if decimals > 12:
-        return f"{value:.{digits}g} ± {sd:.1g}".replace("-", "−")
-    value, sd = round(value, decimals) + 0.0, round(sd, decimals)
-    return f"{value:.{max(0, decimals)}f} ± {sd:.{max(0, decimals)}f}".replace("-", "−")
-
-
-def percent(fraction: float) -> str:
-    """A fraction in per cent, with two digits."""
-    if not math.isfinite(fraction):
-        return "–"
-    rounded = float(f"{100.0 * fraction:.2g}")
-    return (f"{rounded:.0f}%" if abs(rounded) >= 10 else f"{rounded:#.2g}%").replace("-", "−")
-
-
 # ---- parts ----
 
 

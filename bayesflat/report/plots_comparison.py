@@ -11,19 +11,9 @@ from matplotlib.patches import Circle
 from numpy.typing import NDArray
 
 from bayesflat.comparison.comparison import ZONES, Comparison
-from bayesflat.report.figures import (
-    LARGE,
-    MIDDLE,
-    SMALL,
-    box,
-    half_width,
-    map_axes,
-    new_figure,
-    outline,
-    outline_legend,
-    style,
-)
-from bayesflat.report.plots_fit import BAND, RASTER, RESIDUAL_LIMIT, running_percentiles
+from bayesflat.report.figures import LARGE, MIDDLE, SMALL, box, map_axes, new_figure, outline, outline_legend, style
+from bayesflat.report.numbers import BAND, half_width, running_percentiles
+from bayesflat.report.plots_fit import RASTER, RESIDUAL_LIMIT
 from bayesflat.report.raster import BinRaster
 
 _LINE, _ROPE, _POINT = "#e6550d", "#9ecae1", "0.05"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -23,27 +22,31 @@ from bayesflat.report.figures import (
     SMALL,
     beyond,
     box,
-    half_width,
     heading,
     map_axes,
     new_figure,
     outline,
     outline_legend,
-    percent,
     percent_bar,
-    rest_name,
     style,
 )
 from bayesflat.report.figures import save_figure as save_figure
+from bayesflat.report.numbers import (
+    BAND,
+    adjusted_values,
+    half_width,
+    rest_name,
+    robust_rms,
+    running_percentiles,
+)
 from bayesflat.report.raster import BinRaster
+from bayesflat.report.text import percent
 
 RASTER = 1280  # pixels along the longer side of the focal plane
 LIMITS = (0.5, 99.5)  # percentiles of the values that the colours span
 RESIDUAL_LIMIT = 99.0  # percentile of |data/model - 1| that the residual's colours span
 STEPS = 80  # of the running median over all radii, at most
-FEWEST = 8  # bins in such a step, at least
 CELL = 0.0235  # side of a cell of a density (inches), at least
-BAND = 1.645  # standard deviations either way: 90% of the posterior, where it is normal
 
 _LINE, _MEDIAN, _DENSITY = "#e6550d", "0.05", "viridis_r"
 
@@ -253,36 +256,6 @@ def plot_radial_model(data: FitData, gradient: FlatGradient) -> Figure:
     return figure
 
 
-def adjusted_values(data: FitData, gradient: FlatGradient) -> tuple[NDArray, NDArray]:
-    """Radius from the moved centroid (mm), and the values times the planes and, on ITL, over the throughput ratio."""
-    binned = data.binned
-    adjusted = data.value * gradient.compute_plane(binned.xf, binned.yf)
-    return gradient.radius(binned.xf, binned.yf), adjusted / np.where(binned.itl, gradient.itl_ratio, 1.0)
-
-
-def running_percentiles(
-    x: NDArray, y: NDArray, edges: NDArray, percentiles: Sequence[float] = (16.0, 50.0, 84.0)
-) -> tuple[NDArray, ...]:
-    """Percentiles of y between the edges.
-
-    Returns
-    -------
-    x, percentiles... : numpy.ndarray, shape (len(edges) - 1,)
-        The median of x and the percentiles of y in each step; NaN where it holds fewer than `FEWEST` finite y.
-    """
-    finite = np.isfinite(y)
-    order = np.argsort(x[finite])
-    x, y = x[finite][order], y[finite][order]
-    result = np.full((1 + len(percentiles), len(edges) - 1), np.nan)
-    bounds = np.searchsorted(x, edges)
-    bounds[-1] = np.searchsorted(x, edges[-1], side="right")  # the last edge belongs to its step
-    for step, (start, stop) in enumerate(itertools.pairwise(bounds)):
-        if stop - start >= FEWEST:
-            result[0, step] = np.median(x[start:stop])
-            result[1:, step] = np.percentile(y[start:stop], percentiles)
-    return tuple(result)
-
-
 def describe(data: FitData, gradient: FlatGradient) -> str:
     """The scalars of a fit in a line: ratio, centroid and planes, with standard deviations where they are known."""
     parts = []
@@ -340,9 +313,3 @@ def _draw_band(upper: Axes, lower: Axes, radius: NDArray, gradient: FlatGradient
     shape = {"color": _LINE, "alpha": 0.4, "linewidth": 0, "label": "90% interval"}
     upper.fill_between(radius, radial - half, radial + half, **shape)
     lower.fill_between(radius, -100.0 * relative, 100.0 * relative, **shape)
-
-
-def robust_rms(values: NDArray) -> float:
-    """1.4826 times the median absolute deviation from the median: the rms, where the distribution is normal."""
-    finite = values[np.isfinite(values)]
-    return float(1.4826 * np.median(np.abs(finite - np.median(finite)))) if len(finite) else math.nan

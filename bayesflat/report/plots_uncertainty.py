@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from bayesflat.data.camera import Detector
 from bayesflat.gradient.correlations import RADII, correlations
-from bayesflat.gradient.product import FlatGradient, Offsets
+from bayesflat.gradient.estimates import Offsets
+from bayesflat.gradient.product import FlatGradient
 from bayesflat.model.prepare import FitData
+from bayesflat.quantities import label_of
 from bayesflat.report.figures import (
     ITL,
     LARGE,
@@ -25,17 +27,16 @@ from bayesflat.report.figures import (
     REST,
     SMALL,
     box,
-    half_width,
     heading,
     map_axes,
     new_figure,
     outline,
     outline_legend,
-    percent,
     percent_bar,
-    rest_name,
     style,
 )
+from bayesflat.report.numbers import half_width, rest_name
+from bayesflat.report.text import percent
 
 if TYPE_CHECKING:
     from bayesflat.inference.predictive import Groups, PredictiveCheck
@@ -43,15 +44,6 @@ if TYPE_CHECKING:
 LIMIT = 99.5  # percentile of the deviations that a map's colours span
 
 _BAND, _MEDIAN, _INSIDE, _OUTSIDE = "#9ecae1", "#2171b5", "0.15", "#d94801"
-_NAMES = {
-    "itl_ratio": "ITL ratio",
-    "centroid_delta_x": "centroid x",
-    "centroid_delta_y": "centroid y",
-    "gradient_x": "plane x",
-    "gradient_y": "plane y",
-    "outer_gradient_x": "outer plane x",
-    "outer_gradient_y": "outer plane y",
-}
 
 
 # ---- throughput of detectors and amplifiers ----
@@ -208,7 +200,7 @@ def plot_correlations(gradient: FlatGradient, radii: Sequence[float] = RADII) ->
         colour = "white" if abs(value) > 0.6 else "black"  # readable on dark cells
         text = f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
         axes.text(column, row, text, ha="center", va="center", fontsize=SMALL, color=colour)
-    labels = [_NAMES.get(name, name) for name in names]
+    labels = [label_of(name) for name in names]
     axes.set_xticks(range(n), labels, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(n), labels)
     axes.tick_params(labelsize=SMALL, length=0)

@@ -10,9 +10,9 @@ import numpy as np
 from bayesflat.gradient.correlations import strongest
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.model.prepare import FitData
-from bayesflat.report.numbers import TERMS, effects, radial_profile
-from bayesflat.report.page import Verdict, percent
-from bayesflat.report.plots_fit import robust_rms
+from bayesflat.report.numbers import TERMS, effects, radial_profile, robust_rms
+from bayesflat.report.page import Verdict
+from bayesflat.report.text import percent
 
 if TYPE_CHECKING:
     from bayesflat.inference.fitting import FitResult

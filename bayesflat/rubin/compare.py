@@ -10,7 +10,7 @@ from typing import Any
 
 from bayesflat.commands.compare import FILES, write_comparison
 from bayesflat.commands.fit import record
-from bayesflat.comparison.comparison import ROPE, Comparison, check_pair, compare
+from bayesflat.comparison.comparison import Comparison, check_pair, compare
 from bayesflat.config import RunConfig
 from bayesflat.data.binned import BinnedFlat
 from bayesflat.data.binning import Roll
@@ -19,6 +19,7 @@ from bayesflat.data.defects import read_boxes
 from bayesflat.errors import InputError
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.processes import in_processes
+from bayesflat.quantities import TOLERANCE_MMAG
 from bayesflat.rubin.fit import Progress, bin_dataset
 from bayesflat.rubin.repository import Dataset, Repository, checksum, local
 from bayesflat.rubin.work import (
@@ -43,7 +44,7 @@ def run_compare(
     *,
     binned: tuple[str | Path, str | Path] | None = None,
     unpaired: bool = False,
-    rope_mmag: float = ROPE,
+    rope_mmag: float = TOLERANCE_MMAG,
     radius: float | None = None,
     processes: int = 1,
     overwrite: bool = False,

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from bayesflat.gradient.product import STATISTICS, Estimates, FlatGradient
+from bayesflat.gradient.estimates import STATISTICS, Estimates
+from bayesflat.gradient.product import FlatGradient
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

@@ -12,11 +12,12 @@ import bayesflat
 from bayesflat.cli import run
 from bayesflat.commands.compare import as_dict
 from bayesflat.commands.tables import comparison_lines
-from bayesflat.comparison.comparison import MMAG, QUANTITIES, check_pair, compare
+from bayesflat.comparison.comparison import MMAG, check_pair, compare
 from bayesflat.comparison.tied import tied_gradient
 from bayesflat.data.binned import BinnedFlat
 from bayesflat.errors import InputError
-from bayesflat.gradient.product import SCALARS, FlatGradient
+from bayesflat.gradient.product import FlatGradient
+from bayesflat.quantities import COMPARED, SCALARS
 from bayesflat.report.plots_comparison import plot_comparison_map, plot_comparison_radial
 from bayesflat.simulation.detectors import simulate_binned
 from bayesflat.simulation.truth import Light, Noise
@@ -81,7 +82,7 @@ def test_truth_comes_back_within_its_error(method, paired, unpaired):
     """Four sd; the ratio is that of the light, for the detectors are the same."""
     c = {"paired": paired, "unpaired": unpaired}[method]
     assert (c.method, c.converged) == (method, True)
-    truth = dict(zip(QUANTITIES, (None, -0.8, 0.6, 2e-4, -1e-4), strict=True))
+    truth = dict(zip(COMPARED, (None, -0.8, 0.6, 2e-4, -1e-4), strict=True))
     for name, expected in truth.items():
         d = c.differences[name]
         expected = c.differences[name].mean if expected is None else expected
@@ -198,7 +199,7 @@ def test_tied_gradient_is_the_sky_and_the_ratio(products, paired, tmp_path):
     np.testing.assert_allclose(
         -2.5e3 * np.log10(ratio), np.interp(inner, paired.grid, paired.radial["mean"]), atol=1e-3
     )
-    for name in QUANTITIES:
+    for name in COMPARED:
         expected = np.hypot(sky.estimates[name]["sd"], paired.differences[name].sd)
         assert tied.estimates[name]["sd"] == pytest.approx(expected, rel=1e-9)
     assert not tied.estimates.reference
@@ -236,7 +237,7 @@ def test_command_leaves_what_the_comparison_says(folder, paired, tmp_path, capsy
     found = json.loads((out / "comparison.json").read_text())
     assert found["method"] == "paired"
     assert (found["rope_mmag"], found["radius"]) == (2.0, paired.radius)
-    for name in QUANTITIES:
+    for name in COMPARED:
         assert list(found["differences"][name]) == ["mean", "sd", "q05", "q95", "tail", "p_rope"]
         for key, value in found["differences"][name].items():
             assert value == pytest.approx(getattr(paired.differences[name], key), rel=1e-6, abs=1e-12)
@@ -363,7 +364,7 @@ def test_verdicts(products, small_camera):
     wide = comparison_lines(compare(sky, dome, camera=small_camera, rope_mmag=500.0))
     assert wide[-1] == "verdict: sky and dome agree within the tolerance"
     assert len(wide) <= 12
-    near = comparison_lines(compare(sky, replace(dome, **{name: getattr(sky, name) for name in QUANTITIES},
+    near = comparison_lines(compare(sky, replace(dome, **{name: getattr(sky, name) for name in COMPARED},
         radial_spline_values=sky.radial_spline_values, estimates=sky.estimates), camera=small_camera))  # fmt: skip
     assert near[-1].startswith("verdict: the errors do not tell")
     assert any(line.startswith("itl_ratio: +0.0000") and "no sign of a difference" in line for line in near) or any(

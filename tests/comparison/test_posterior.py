@@ -8,7 +8,9 @@ from scipy.stats import norm
 
 from bayesflat.comparison.comparison import MMAG, Difference
 from bayesflat.comparison.posterior import parameter_covariance, unpaired
-from bayesflat.gradient.product import SCALARS, STATISTICS, Estimates, FlatGradient
+from bayesflat.gradient.estimates import STATISTICS, Estimates
+from bayesflat.gradient.product import FlatGradient
+from bayesflat.quantities import SCALARS
 
 SKY_NODES, SKY_VALUES = [0.0, 15.0, 30.0, 42.0, 50.0, 60.0], [1.01, 0.99, 0.95, 0.83, 0.62, 0.33]
 DOME_NODES, DOME_VALUES = [0.0, 20.0, 35.0, 45.0, 62.0], [0.99, 0.97, 0.9, 0.74, 0.3]

@@ -13,7 +13,8 @@ from bayesflat.cli import run
 from bayesflat.data.flats import Flat
 from bayesflat.errors import InputError
 from bayesflat.gradient.correction import apply_gradients, compute_correction
-from bayesflat.gradient.product import STATISTICS, Estimates, FlatGradient
+from bayesflat.gradient.estimates import STATISTICS, Estimates
+from bayesflat.gradient.product import FlatGradient
 from tests.inference.test_map import NODES, VALUES
 
 NODES, VALUES = np.array(NODES, dtype=float), np.array(VALUES, dtype=float)

@@ -12,7 +12,8 @@ from astropy.io import fits
 from astropy.table import Table
 
 from bayesflat.errors import InputError
-from bayesflat.gradient.product import STATISTICS, Estimates, FlatGradient
+from bayesflat.gradient.estimates import STATISTICS, Estimates
+from bayesflat.gradient.product import FlatGradient
 
 NODES = [0.0, 100.0, 200.0, 250.0, 300.0, 325.0, 350.0]
 VALUES = [1.0, 0.99, 0.98, 0.97, 0.93, 0.79, 0.5]

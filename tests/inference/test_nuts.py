@@ -8,7 +8,7 @@ import xarray as xr
 from scipy.stats import multivariate_normal, norm
 
 from bayesflat.errors import InputError
-from bayesflat.gradient.product import STATISTICS, Estimates
+from bayesflat.gradient.estimates import STATISTICS, Estimates
 from bayesflat.inference import diagnostics, fitting, nuts
 from bayesflat.inference.diagnostics import compare_with_laplace, diagnose
 from bayesflat.inference.estimates import with_draws

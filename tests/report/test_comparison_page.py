@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from bayesflat.cli import run
-from bayesflat.comparison.comparison import MMAG, QUANTITIES, Difference, compare
+from bayesflat.comparison.comparison import MMAG, Difference, compare
 from bayesflat.config import FitConfig
 from bayesflat.inference.fitting import fit
+from bayesflat.quantities import COMPARED
 from bayesflat.report.comparison_page import comparison_report, judge
 from bayesflat.simulation.detectors import simulate_binned
 from bayesflat.simulation.truth import Light
@@ -23,9 +24,9 @@ INPUTS = [
     {"name": "sky/a<b>&'\".fits", "sha256": "5e" * 32},
     {"name": "dome/flat_gradient.fits", "sha256": "d0" * 32},
 ]
-LABELS = dict(zip(QUANTITIES, ("throughput ratio ITL / E2V", "centroid x", "centroid y", "plane x", "plane y"),
+LABELS = dict(zip(COMPARED, ("throughput ratio ITL / E2V", "centroid x", "centroid y", "plane x", "plane y"),
                   strict=True))  # fmt: skip
-SCALES = dict.fromkeys(QUANTITIES, 1.0) | {"gradient_x": 1e6, "gradient_y": 1e6}
+SCALES = dict.fromkeys(COMPARED, 1.0) | {"gradient_x": 1e6, "gradient_y": 1e6}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def number(text):
 
 def test_table_of_differences(paired, html):
     rows = {row[0]: row for row in Parsed(html).rows if row}
-    entries = [(LABELS[name], paired.differences[name], SCALES[name], paired.tolerances[name]) for name in QUANTITIES]
+    entries = [(LABELS[name], paired.differences[name], SCALES[name], paired.tolerances[name]) for name in COMPARED]
     entries.append((f"radial function at {paired.radius:g} mm", paired.at_radius, 1.0, paired.rope_mmag))
     for label, d, scale, tolerance in entries:
         row = rows[label]
@@ -89,7 +90,7 @@ def test_tolerances_are_those_of_the_probabilities(paired, unpaired):
     """Each makes the tolerance in mmag at the radius; the probability beyond is that of the normal."""
     for c in (paired, unpaired):
         assert c.tolerances["gradient_x"] == pytest.approx(c.rope_mmag / MMAG / c.radius)
-        for name in QUANTITIES:
+        for name in COMPARED:
             d, limit = c.differences[name], c.tolerances[name]
             below = 0.5 * math.erfc((limit + d.mean) / d.sd / math.sqrt(2))
             above = 0.5 * math.erfc((limit - d.mean) / d.sd / math.sqrt(2))

@@ -13,7 +13,8 @@ from bayesflat.gradient.product import FlatGradient
 from bayesflat.inference.fitting import fit, sample
 from bayesflat.report.fit_page import fit_report
 from bayesflat.report.numbers import cells, effects
-from bayesflat.report.page import Layer, Series, Verdict, embedded, maps, plus_minus, profile, render, section, table
+from bayesflat.report.page import Layer, Series, Verdict, embedded, maps, profile, render, section, table
+from bayesflat.report.text import plus_minus
 from bayesflat.report.verdict import judge, misfit
 from tests.conftest import PITCH
 from tests.inference.test_map import NODES, VALUES

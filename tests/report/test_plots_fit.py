@@ -14,18 +14,12 @@ from scipy.interpolate import Akima1DInterpolator
 from bayesflat.config import FitConfig
 from bayesflat.data.binned import BinnedFlat
 from bayesflat.data.camera import Camera, Detector
-from bayesflat.gradient.product import Estimates, FlatGradient
+from bayesflat.gradient.estimates import Estimates
+from bayesflat.gradient.product import FlatGradient
 from bayesflat.model.prepare import prepare
 from bayesflat.report import plots_fit as plots
-from bayesflat.report.plots_fit import (
-    adjusted_values,
-    describe,
-    plot_model_residual,
-    plot_radial_model,
-    robust_rms,
-    running_percentiles,
-    save_figure,
-)
+from bayesflat.report.numbers import adjusted_values, robust_rms, running_percentiles
+from bayesflat.report.plots_fit import describe, plot_model_residual, plot_radial_model, save_figure
 from bayesflat.report.raster import BinRaster
 
 SIDE = 16  # of a bin (pixels)

@@ -10,7 +10,8 @@ from scipy.interpolate import Akima1DInterpolator
 
 from bayesflat.data.camera import Camera, Detector
 from bayesflat.gradient.correlations import correlations, strongest
-from bayesflat.gradient.product import Estimates, FlatGradient, Offsets
+from bayesflat.gradient.estimates import Estimates, Offsets
+from bayesflat.gradient.product import FlatGradient
 from bayesflat.inference.predictive import Groups, PredictiveCheck
 from bayesflat.report.plots_uncertainty import plot_correlations, plot_offsets, plot_predictive
 from tests.report.test_plots_fit import make_data
@@ -236,7 +237,7 @@ def test_numbers_in_the_cells():
     assert len(axes.texts) == len(names) ** 2
     for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
         found = [label.get_text() for label in labels]
-        assert found == ["ITL ratio", "centroid x", "centroid y", "plane x", "plane y", *names[-2:]]
+        assert found == ["throughput ratio", "centroid x", "centroid y", "plane x", "plane y", *names[-2:]]
 
 
 # ---- predictive checks ----
