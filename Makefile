@@ -1,6 +1,6 @@
 # make demo   simulate sky and dome flats of LSSTCam, fit and compare them, correct the dome, show truth beside estimate
 # make test   lint and tests
-# make lint   ruff alone
+# make lint   ruff, the rules of imports, types
 # make calibration   hours: errors against truth on 200 focal planes, 200 comparisons, NUTS on 200 small ones; slow tests
 # make docs   documentation with the notebooks run anew, in docs/_build/html
 # make clean  remove the environment and the demo's output
@@ -33,6 +33,8 @@ docs: $(DOCS_READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
 
 $(READY): pyproject.toml
 	@if command -v uv >/dev/null; then \

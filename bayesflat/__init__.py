@@ -31,7 +31,7 @@ _HOMES = {
     "apply_gradients": "gradient.correction",
     "bin_files": "data.binning",
     "bin_focal_plane": "data.binning",
-    "build_model": "model.build",
+    "build_model": "inference.fitting",
     "compare": "comparison.comparison",
     "compare_terms": "inference.loo",
     "find_defects": "data.defects",

@@ -5,21 +5,24 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.logging import RichHandler
 
 from bayesflat import __version__
 from bayesflat.commands.options import (
-    butler_options,
+    Common,
+    Sampling,
+    Settings,
     common,
-    config_options,
     configured,
-    filter_option,
-    query_of,
-    repository_options,
+    sampling_options,
+    settings_options,
 )
 from bayesflat.commands.results import (
     DONE,
@@ -37,6 +40,16 @@ from bayesflat.commands.results import (
 from bayesflat.config import RunConfig, merge_overrides
 from bayesflat.errors import InputError
 from bayesflat.processes import workers_of
+from bayesflat.quantities import REFERENCE_RADIUS, TOLERANCE_MMAG
+from bayesflat.rubin.options import (
+    Source,
+    SourceAndOutput,
+    query_of,
+    source_and_output_options,
+    source_options,
+)
+
+Progress = Callable[[int], Callable[..., None]]  # of a number of steps; the inner one is called after each
 
 
 def main() -> None:
@@ -78,22 +91,25 @@ def cli() -> None:
 @click.argument("inputs", nargs=-1, metavar="INPUT...")
 @click.option("-o", "out", type=click.Path(path_type=Path), metavar="DIR", help="Folder to write.")
 @click.option("--defects", metavar="PATH", help="Defect tables: a folder, a glob or a file.")
-@config_options
-@filter_option("Physical filter, where the input does not say; with --butler which ones to fit (default: all).")
-@butler_options
-@click.option("--seed", type=click.IntRange(0), help="Seed of all random numbers.  [default: 0]")
-@click.option("--sample", is_flag=True, help="Sample the posterior with NUTS.")
-@click.option("--draws", type=click.IntRange(1), help="Draws of each chain that are kept.  [default: 800]")
-@click.option("--tune", type=click.IntRange(1), help="Draws before, spent on the step size.  [default: 100]")
-@click.option("--chains", type=click.IntRange(1), help="Chains.  [default: 4]")
+@settings_options("Physical filter, where the input does not say; with --butler which ones to fit (default: all).")
+@source_and_output_options
+@sampling_options
 @click.option("--compare-terms", is_flag=True, help="Which of centroid, plane, outer plane does the flat need?")
 @click.option("--dask", metavar="ADDRESS", help="Bin and fit on the Dask cluster of this scheduler, in place of -j.")
 @click.option("--no-report", is_flag=True, help="Write no report.html.")
 @common
 def fit_command(
-    inputs, out, defects, overrides, config_file, filters, repo, collections, instrument, where, dates, output_run,
-    seed, sample, draws, tune, chains, compare_terms, dask, no_report, camera, processes, overwrite, verbose, quiet,
-) -> int:  # fmt: skip
+    inputs: tuple[str, ...],
+    out: Path | None,
+    defects: str | None,
+    settings: Settings,
+    source: SourceAndOutput,
+    sampling: Sampling,
+    compare_terms: bool,
+    dask: str | None,
+    no_report: bool,
+    common: Common,
+) -> int:
     """Fit the large-scale gradients of flats.
 
     INPUT are flats in FITS, folders or globs of them, or one binned table (FITS or ECSV).
@@ -104,26 +120,27 @@ def fit_command(
     \b
     Config fields (-c KEY=VALUE; lists 0,200,300 or [0, 200, 300]; true, false, none; nested keys with dots):
     """  # noqa: D301
-    options = {"seed": seed, "draws": draws, "tune": tune, "chains": chains}
-    config, filters = configured(config_file, overrides, camera, filters, repo, options)
-    query = query_of(inputs, out, repo, collections, filters, dates, instrument, where, output_run)
+    fields = asdict(sampling)
+    sample = fields.pop("sample")
+    config, filters = configured(settings, common.camera, several=source.repo is not None, options=fields)
+    query = query_of(source, inputs, out, filters)
     if query is not None and defects is not None:
         raise InputError("--defects: with --butler they come from the repository (connections.input_defects)")
-    with _logging(verbose, quiet), _progress(quiet) as progress, workers_of(processes, dask) as workers:
-        work = {"processes": workers, "overwrite": overwrite, "progress": progress}
+    with _running(common) as progress, workers_of(common.processes, dask) as workers:
+        work: dict[str, Any] = {"processes": workers, "overwrite": common.overwrite, "progress": progress}
         work |= {"sampling": sample, "terms": compare_terms, "report": not no_report}
         if query is not None:
-            from bayesflat.rubin.fit import run_fit as run_pieces
+            from bayesflat.rubin.fit import run_fit as run_units
 
-            return show_all(run_pieces(query, out, config, **work), quiet, show_fit)
+            return show_all(run_units(query, out, config, **work), common.quiet, show_fit)
         from bayesflat.commands.fit import run_fit
 
         result = run_fit(inputs, out, config, defects=defects, **work)
-    if compare_terms and not quiet:
+    if compare_terms and not common.quiet:
         from bayesflat.commands.tables import terms_table
 
         stdout.print(terms_table(out))
-    return show_fit(result, f"written to {out}", quiet)
+    return show_fit(result, f"written to {out}", common.quiet)
 
 
 def _describe_fields() -> str:
@@ -148,14 +165,18 @@ fit_command.help = inspect.cleandoc(fit_command.help) + "\n" + _describe_fields(
 @click.option("--gradient", metavar="DOME.fits", help="Gradient of the dome flat (FITS, YAML, ECSV).")
 @click.option("--reference", metavar="SKY.fits", help="Reference gradient, of the sky flat.")
 @click.option("-o", "out", type=click.Path(path_type=Path), metavar="DIR", help="Folder to write.")
-@filter_option("Physical filter, where the flats do not say; with --butler which ones to correct (default: all).")
-@butler_options
-@config_options
+@settings_options("Physical filter, where the flats do not say; with --butler which ones to correct (default: all).")
+@source_and_output_options
 @common
 def apply_command(
-    flats, gradient, reference, out, filters, repo, collections, instrument, where, dates, output_run, overrides,
-    config_file, camera, processes, overwrite, verbose, quiet,
-) -> int:  # fmt: skip
+    flats: tuple[str, ...],
+    gradient: str | None,
+    reference: str | None,
+    out: Path | None,
+    settings: Settings,
+    source: SourceAndOutput,
+    common: Common,
+) -> int:
     """Give dome flats the large-scale shape of the sky: planes removed, the radial function exchanged.
 
     FLAT are flats in FITS, folders or globs of them; each corrected one keeps its name, headers, mask and compression.
@@ -165,24 +186,24 @@ def apply_command(
     --reference are not given; folders in DIR are as for fit. Of the config, only the camera and the dataset type names
     are used: connections.input_flat, gradient, reference_gradient, output_flat.
     """
-    config, filters = configured(config_file, overrides, camera, filters, repo, {})
-    query = query_of(flats, out, repo, collections, filters, dates, instrument, where, output_run)
+    config, filters = configured(settings, common.camera, several=source.repo is not None)
+    query = query_of(source, flats, out, filters)
     for option, given in (("--gradient", gradient), ("--reference", reference)):
         if query is None and given is None:
             raise InputError(f"{option} must say which product to apply")
-    with _logging(verbose, quiet), _progress(quiet) as progress:
-        work = {"processes": processes, "overwrite": overwrite, "progress": progress}
+    with _running(common) as progress:
+        work: dict[str, Any] = {"processes": common.processes, "overwrite": common.overwrite, "progress": progress}
         if query is not None:
-            from bayesflat.rubin.apply import run_apply as run_pieces
+            from bayesflat.rubin.apply import run_apply as run_units
 
-            outcomes = run_pieces(query, out, config, gradient=gradient, reference=reference, **work)
-            return show_all(outcomes, quiet, show_flats)
+            outcomes = run_units(query, out, config, gradient=gradient, reference=reference, **work)
+            return show_all(outcomes, common.quiet, show_flats)
         from bayesflat.commands.apply import run_apply
 
         written = run_apply(
             flats, out, gradient, reference, camera=config.camera, physical_filter=config.physical_filter, **work
         )
-    return show_flats(len(written), f"written to {out}", quiet)
+    return show_flats(len(written), f"written to {out}", common.quiet)
 
 
 @cli.command(name="compare", short_help="Do sky and dome differ?")
@@ -195,17 +216,29 @@ def apply_command(
     help="Binned tables, for a paired comparison.  [default: binned_image.fits beside the products]",
 )
 @click.option("--unpaired", is_flag=True, help="Compare the products alone, conservatively.")
-@click.option("--rope", type=float, default=2.0, show_default=True, metavar="MMAG", help="Tolerance (mmag).")
-@click.option("--radius", type=float, metavar="MM", help="Where differences are judged in mmag (mm).  [default: 310]")
-@filter_option("With --butler: which filters to compare.  [default: all]")
-@repository_options
-@config_options
+@click.option("--rope", type=float, default=TOLERANCE_MMAG, show_default=True, metavar="MMAG", help="Tolerance (mmag).")
+@click.option(
+    "--radius",
+    type=float,
+    metavar="MM",
+    help=f"Where differences are judged in mmag (mm).  [default: {REFERENCE_RADIUS:g}]",
+)
+@settings_options("With --butler: which filters to compare.  [default: all]")
+@source_options
 @click.option("--no-report", is_flag=True, help="Write no report.html.")
 @common
 def compare_command(
-    products, out, binned, unpaired, rope, radius, filters, repo, collections, instrument, dates, overrides,
-    config_file, no_report, camera, processes, overwrite, verbose, quiet,
-) -> int:  # fmt: skip
+    products: tuple[str, ...],
+    out: Path,
+    binned: tuple[str, str] | None,
+    unpaired: bool,
+    rope: float,
+    radius: float | None,
+    settings: Settings,
+    source: Source,
+    no_report: bool,
+    common: Common,
+) -> int:
     """Compare the gradients of a sky and a dome flat: what differs, by how much, and does it matter?
 
     SKY.fits and DOME.fits are products of `bayesflat fit`.  With their binned tables the ratio of the flats is fitted
@@ -215,26 +248,27 @@ def compare_command(
     folders in DIR are as for fit. Of the config, only the camera and the dataset type names are used, and only then:
     connections.gradient, reference_gradient.
     """
-    work = {"binned": binned, "unpaired": unpaired, "rope_mmag": rope, "radius": radius}
-    work |= {"overwrite": overwrite, "report": not no_report}
-    if repo is None:
-        if filters or overrides or config_file:
-            option = "--physical-filter" if filters else "-c" if overrides else "-C"
+    work: dict[str, Any] = {"binned": binned, "unpaired": unpaired, "rope_mmag": rope, "radius": radius}
+    work |= {"overwrite": common.overwrite, "report": not no_report}
+    if source.repo is None:
+        given = {"--physical-filter": settings.filters, "-c": settings.overrides, "-C": settings.config_file}
+        option = next((option for option, value in given.items() if value), None)
+        if option:
             raise InputError(f"{option} needs --butler, the data repository: products in files say what they are")
         if len(products) != 2:
             raise InputError(f"SKY.fits DOME.fits: two products are needed, {len(products)} given; or --butler")
-    config, filters = configured(config_file, overrides, camera, filters, repo, {})
-    query = query_of(products, out, repo, collections, filters, dates, instrument)
-    with _logging(verbose, quiet), _progress(quiet) as progress:
+    config, filters = configured(settings, common.camera, several=source.repo is not None)
+    query = query_of(source, products, out, filters)
+    with _running(common) as progress:
         if query is not None:
-            from bayesflat.rubin.compare import run_compare as run_pieces
+            from bayesflat.rubin.compare import run_compare as run_units
 
-            outcomes = run_pieces(query, out, config, processes=processes, progress=progress, **work)
-            return show_all(outcomes, quiet, show_comparison)
+            outcomes = run_units(query, out, config, processes=common.processes, progress=progress, **work)
+            return show_all(outcomes, common.quiet, show_comparison)
         from bayesflat.commands.compare import run_compare
 
-        comparison = run_compare(*products, out, camera=camera, **work)
-    return show_comparison(comparison, f"written to {out}", quiet)
+        comparison = run_compare(*products, out, camera=common.camera, **work)
+    return show_comparison(comparison, f"written to {out}", common.quiet)
 
 
 @cli.command(name="simulate", short_help="Make flats with a known truth.")
@@ -250,9 +284,16 @@ def compare_command(
 @click.option("--noise", "noise_fields", multiple=True, metavar="KEY=VALUE", help="Amplitude: see below.")
 @common
 def simulate_command(
-    out, kind, coarse, seed, physical_filter, compress, light_fields, noise_fields,
-    camera, processes, overwrite, verbose, quiet,
-) -> int:  # fmt: skip
+    out: Path,
+    kind: str,
+    coarse: int,
+    seed: int,
+    physical_filter: str,
+    compress: bool,
+    light_fields: tuple[str, ...],
+    noise_fields: tuple[str, ...],
+    common: Common,
+) -> int:
     """Simulate flats and defect tables with a known truth: DIR/flats, DIR/defects, DIR/camera.ecsv, DIR/truth.json.
 
     \b
@@ -268,7 +309,7 @@ def simulate_command(
 
     light = _with_fields(default_light(kind, physical_filter), light_fields, "--light")
     noise = _with_fields(Noise.for_band(band_of(physical_filter)), noise_fields, "--noise")
-    with _logging(verbose, quiet), _progress(quiet) as progress:
+    with _running(common) as progress:
         advance = None
 
         def report(done: int, total: int) -> None:
@@ -284,15 +325,15 @@ def simulate_command(
             coarse=coarse,
             seed=seed,
             physical_filter=physical_filter,
-            camera=get_camera(camera or "lsstcam"),
+            camera=get_camera(common.camera or "lsstcam"),
             light=light,
             noise=noise,
             compress=compress,
-            overwrite=overwrite,
-            processes=processes,
+            overwrite=common.overwrite,
+            processes=common.processes,
             progress=report,
         )
-    if not quiet:
+    if not common.quiet:
         stdout.print(f"written to {out}", highlight=False)
     return DONE
 
@@ -326,29 +367,38 @@ def _with_fields(defaults, texts, option):
     "--coarse", type=click.IntRange(1), default=16, show_default=True, metavar="F", help="Pixels F times as large."
 )
 @common
-def demo_command(out, seed, coarse, camera, processes, overwrite, verbose, quiet) -> int:
+def demo_command(out: Path, seed: int, coarse: int, common: Common) -> int:
     """Simulate sky and dome flats of LSSTCam, fit both, compare them, correct the dome, and fit it again.
 
     Estimates are held against the truth.
     """
     from bayesflat.commands.demo import run_demo
 
-    with _logging(verbose, quiet), _progress(quiet) as progress:
+    with _running(common) as progress:
         results = run_demo(
             out,
             seed=seed,
             coarse=coarse,
-            camera=camera or "lsstcam",
-            processes=processes,
-            overwrite=overwrite,
+            camera=common.camera or "lsstcam",
+            processes=common.processes,
+            overwrite=common.overwrite,
             progress=progress,
-            say=lambda what: None if quiet else stdout.print(what, highlight=False, soft_wrap=isinstance(what, str)),
+            say=lambda what: (
+                None if common.quiet else stdout.print(what, highlight=False, soft_wrap=isinstance(what, str))
+            ),
         )
     return DONE if all(result.converged for result in results) else NOT_CONVERGED
 
 
 @contextmanager
-def _logging(verbose: int, quiet: bool):
+def _running(common: Common) -> Iterator[Progress | None]:
+    """Log to stderr while a command runs; yields what makes progress bars."""
+    with _logging(common.verbose, common.quiet), _progress(common.quiet) as progress:
+        yield progress
+
+
+@contextmanager
+def _logging(verbose: int, quiet: bool) -> Iterator[None]:
     """Log to stderr while a command runs."""
     logger = logging.getLogger("bayesflat")
     handler = RichHandler(console=stderr, show_path=False, show_time=False, markup=False, rich_tracebacks=False)
@@ -365,18 +415,17 @@ def _logging(verbose: int, quiet: bool):
 
 
 @contextmanager
-def _progress(quiet: bool):
+def _progress(quiet: bool) -> Iterator[Progress | None]:
     """Yield a maker of progress bars, or None off a terminal."""
     if quiet or not stderr.is_terminal:
         yield None
         return
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+    from rich.progress import MofNCompleteColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
 
-    with Progress(
-        *Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn(), console=stderr
-    ) as bar:
+    with Bars(*Bars.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn(), console=stderr) as bar:
 
-        def start(total: int):
+        def start(total: int) -> Callable[..., None]:
             task = bar.add_task("detectors", total=total)
             return lambda *_: bar.advance(task)
 

@@ -1,4 +1,4 @@
-"""The package's log, into a file; and what is said of a piece of work before it has one."""
+"""The package's log in a file, and log records that are captured to be handed on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def logging_to(path: Path | None, earlier: Sequence[logging.LogRecord] = ()) -> 
     path : Path or None
         None: only the warnings are kept.
     earlier : sequence of logging.LogRecord
-        What was said before, which belongs to it too.
+        Records that were captured before, and belong into the log too.
     """
     warnings = _Warnings(logging.WARNING)
     handlers: list[logging.Handler] = [warnings]
@@ -41,16 +41,16 @@ def logging_to(path: Path | None, earlier: Sequence[logging.LogRecord] = ()) -> 
 
 
 @contextmanager
-def keeping(level: int = logging.INFO) -> Iterator[list[logging.LogRecord]]:
-    """Yield what this thread logs meanwhile, from a level on, in a form that can be sent to another process."""
-    keeper = _Keeper(level)
-    with _attached([keeper], level):
-        yield keeper.records
+def capture_records(level: int = logging.INFO) -> Iterator[list[logging.LogRecord]]:
+    """Yield the records that this thread logs meanwhile, from a level on; they can be sent to another process."""
+    capture = _Capture(level)
+    with _attached([capture], level):
+        yield capture.records
 
 
 @contextmanager
 def _attached(handlers: Sequence[logging.Handler], level: int) -> Iterator[None]:
-    """Hand the package's records of a level and above to handlers too; what is shown is up to the others' levels."""
+    """Hand the package's records of a level and above to handlers too; other handlers' levels stay as they are."""
     root = logging.getLogger(_PACKAGE)
     before = root.level
     root.setLevel(min(before or logging.WARNING, level))
@@ -65,7 +65,7 @@ def _attached(handlers: Sequence[logging.Handler], level: int) -> Iterator[None]
 
 
 class _Warnings(logging.Handler):
-    """Keeps what is warned of."""
+    """Collects the texts of warnings."""
 
     def __init__(self, level: int) -> None:
         super().__init__(level)
@@ -75,8 +75,8 @@ class _Warnings(logging.Handler):
         self.texts.append(record.getMessage())
 
 
-class _Keeper(QueueHandler):
-    """Keeps the records of one thread."""
+class _Capture(QueueHandler):
+    """Collects the records of one thread."""
 
     def __init__(self, level: int) -> None:
         super().__init__(None)

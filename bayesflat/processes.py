@@ -16,7 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 from bayesflat.errors import InputError, first_line
-from bayesflat.logs import keeping
+from bayesflat.logs import capture_records
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ Workers = int | Executor
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 _ALONE = threading.Lock()
 _HERE = uuid4().hex  # this process, whatever the machine
-_TOLD = "bayesflat_log"  # attribute of an error
+_RECORDS = "bayesflat_records"  # attribute of an error
 _TIMEOUT = 10  # s, until a scheduler must have answered
 
 
@@ -91,7 +91,7 @@ def in_processes(
 
 def _submitted(pool, work, tasks, doing, names, errors) -> Iterator[tuple[Any, Any]]:
     """As `in_processes`, on an executor."""
-    work = partial(_telling, work, _HERE, log.getEffectiveLevel())
+    work = partial(_logged, work, _HERE, log.getEffectiveLevel())
     with _environment(_ONE_THREAD):  # submitting starts processes; threads of theirs would only contend
         futures = {pool.submit(work, *task): key for key, task in tasks.items()}
     try:
@@ -99,10 +99,10 @@ def _submitted(pool, work, tasks, doing, names, errors) -> Iterator[tuple[Any, A
             key = futures.pop(future)
             name = (names or {}).get(key, "")
             try:
-                result, told = future.result()
-                _tell(told, name)
+                result, records = future.result()
+                _log_again(records, name)
             except Exception as error:
-                _tell(getattr(error, _TOLD, ()), name)
+                _log_again(getattr(error, _RECORDS, ()), name)
                 explained = _explained(error, name, doing)
                 if errors is not None:
                     errors[key] = explained
@@ -128,7 +128,7 @@ def _explained(error: Exception, name: str, doing: str) -> Exception:
     return error
 
 
-def _telling(work: Callable, submitter: str, level: int, *task: Any) -> tuple[Any, Sequence[logging.LogRecord]]:
+def _logged(work: Callable, submitter: str, level: int, *task: Any) -> tuple[Any, Sequence[logging.LogRecord]]:
     """Work, and what was logged meanwhile where nobody would see it: in another process than the submitter's.
 
     One task at a time: threads of a worker would share its log, its warnings and its compiler.
@@ -136,17 +136,17 @@ def _telling(work: Callable, submitter: str, level: int, *task: Any) -> tuple[An
     with _ALONE:
         if submitter == _HERE:
             return work(*task), ()
-        with keeping(level) as told:
+        with capture_records(level) as records:
             try:
-                return work(*task), told
+                return work(*task), records
             except Exception as error:
-                setattr(error, _TOLD, told)  # comes along when the error is sent
+                setattr(error, _RECORDS, records)  # comes along when the error is sent
                 raise
 
 
-def _tell(told: Sequence[logging.LogRecord], name: str) -> None:
+def _log_again(records: Sequence[logging.LogRecord], name: str) -> None:
     """Log here what a worker logged, with the task's name where the message does not have it."""
-    for record in told:
+    for record in records:
         message = record.getMessage()
         named = not name or name.rsplit("/", 1)[-1] in message
         logging.getLogger(record.name).log(record.levelno, "%s", message if named else f"{name}: {message}")

@@ -194,7 +194,7 @@ def draw_data(seed: int) -> tuple[HierarchicalObjective, dict[str, NDArray]]:
     data = prepare(replace(data.binned, value=value), config)
     if len(data) != len(value) or not np.all(data.weight == 1):
         raise AssertionError("a bin was cut: the model that is fitted is not the one that was drawn from")
-    product = noise.of_those_that_are_there(truth, noise.throughput(drawn))
+    product = noise.relative_to_present(truth, noise.throughput(drawn))
     truth["product itl_ratio"] = product["itl_ratio"]
     truth["product radial_spline_values"] = product["radial_spline_values"]
     truth["throughput"] = product["throughput"][:, 0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import closing
@@ -14,7 +13,7 @@ from bayesflat import __version__
 from bayesflat.data.camera import Camera, Detector, get_camera
 from bayesflat.data.flats import check_shape, find_flats, identify, image_hdu, named_hdu, opened_fits
 from bayesflat.errors import InputError
-from bayesflat.files import filling
+from bayesflat.files import checksum, filling
 from bayesflat.gradient.correction import check_products, corrections, floating, warn_of_unconverged
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.processes import in_processes
@@ -100,9 +99,9 @@ def make_cards(dome: FlatGradient, gradient: str | Path, sky: FlatGradient, refe
     """What a corrected flat says of the products, and of the files that they were read from."""
     return {  # ids and checksums leave no room for comments
         "CPPGRAD": (_name_of(dome, gradient), ""),
-        _DONE: (_checksum(gradient), ""),
+        _DONE: (checksum(gradient), ""),
         "CPPREF": (_name_of(sky, reference), ""),
-        "CPPRFSUM": (_checksum(reference), ""),
+        "CPPRFSUM": (checksum(reference), ""),
         "CPPBY": (f"bayesflat {__version__}", "what applied them"),
     }
 
@@ -159,7 +158,3 @@ def correct_file(
 def _name_of(product: FlatGradient, path: str | Path) -> str:
     """Its calibration id where it has one, else its file name."""
     return str(product.metadata.get("CALIB_ID") or "") or Path(path).name
-
-
-def _checksum(path: str | Path) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from bayesflat.data.camera import get_camera
 from bayesflat.data.defects import find_defects
 from bayesflat.data.flats import find_flats
 from bayesflat.errors import InputError
-from bayesflat.files import filling
+from bayesflat.files import checksum, filling
 from bayesflat.logs import logging_to
 from bayesflat.processes import Workers
 
@@ -181,8 +180,7 @@ def _with_filter(binned: BinnedFlat, physical_filter: str | None, where: str) ->
 
 def record(path: str | Path) -> dict[str, str]:
     """Name and SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return {"name": str(path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"name": str(path), "sha256": checksum(path)}
 
 
 def _write(result, binned: BinnedFlat, folder: Path, warnings: list[str] | None) -> None:

@@ -1,33 +1,57 @@
-"""Options that commands share, and what they amount to."""
+"""Options that commands share, each group of them one argument of a command, and the configuration they amount to."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
+from typing import Any
 
 import click
 
 from bayesflat.config import RunConfig, merge_overrides, read_toml
 from bayesflat.errors import InputError
 
+Decorator = Callable[[Callable[..., int]], Callable[..., int]]
 
-def _options(*options):
-    def decorate(command):
+
+def group(name: str, kind: type, *options: Decorator) -> Decorator:
+    """Options that reach a command as one argument ``name``: a dataclass ``kind`` whose fields have their names."""
+    taken = [field.name for field in fields(kind)]
+
+    def decorate(command: Callable[..., int]) -> Callable[..., int]:
+        @wraps(command)
+        def grouped(**given: Any) -> int:
+            values = {key: given.pop(key) for key in taken}
+            return command(**given, **{name: kind(**values)})
+
+        with_options: Callable[..., int] = grouped
         for option in reversed(options):
-            command = option(command)
-        return command
+            with_options = option(with_options)
+        return with_options
 
     return decorate
 
 
-common = _options(
+@dataclass(frozen=True)
+class Common:
+    """Options of all commands."""
+
+    camera: str | None
+    processes: int
+    overwrite: bool
+    verbose: int
+    quiet: bool
+
+
+common = group(
+    "common",
+    Common,
     click.option("--camera", metavar="NAME|TABLE", help="lsstcam (default), lsstcomcam, or a camera table (ECSV)."),
     click.option("-j", "processes", type=click.IntRange(1), default=1, show_default=True, help="Processes."),
     click.option("--overwrite", is_flag=True, help="Replace what an earlier run left in DIR."),
     click.option("-v", "--verbose", count=True, help="Say more."),
     click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
-)
-
-config_options = _options(
-    click.option("-c", "overrides", multiple=True, metavar="KEY=VALUE", help="Set a config field; beats -C."),
-    click.option("-C", "config_file", metavar="FILE", help="Config in TOML, such as an earlier fit's config.toml."),
 )
 
 
@@ -36,72 +60,85 @@ class Names(click.ParamType):
 
     name = "names"
 
-    def convert(self, value, param, ctx):
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
         """Split at the commas."""
         return [part.strip() for part in value.split(",") if part.strip()]
 
 
-def filter_option(help: str):
-    """The filter, or with --butler several; what they are for differs from command to command."""
-    return click.option(
-        "--physical-filter", "filters", type=Names(), multiple=True, metavar="NAME[,NAME...]", help=help
-    )  # fmt: skip
+@dataclass(frozen=True)
+class Settings:
+    """The configuration as it is given, and the filters that are named."""
+
+    overrides: tuple[str, ...]
+    config_file: str | None
+    filters: tuple[list[str], ...]
 
 
-repository_options = _options(
-    click.option("--butler", "repo", metavar="REPO", help="Take the input from a data repository: folder or label."),
-    click.option(
-        "--collections", type=Names(), multiple=True, metavar="C[,C...]", help="Its collections, searched in order."
-    ),
-    click.option("--instrument", metavar="NAME", help="Not needed where the repository has only one."),
-    click.option(
-        "--date", "dates", multiple=True, metavar="ISO",
-        help="Take what CALIBRATION collections certify for this date (TAI); repeat for several.",
-    ),
-)  # fmt: skip
-
-butler_options = _options(
-    repository_options,
-    click.option("--where", default="", metavar="EXPR", help="Butler's expression that flats must satisfy."),
-    click.option(
-        "--output-run", metavar="RUN",
-        help="Put the results into this RUN collection (several dates: RUN/DATE); -o is not needed then.",
-    ),
-)  # fmt: skip
+def settings_options(filter_help: str) -> Decorator:
+    """Filter and config fields; what the filter is for differs from command to command."""
+    return group(
+        "settings",
+        Settings,
+        click.option(
+            "--physical-filter", "filters", type=Names(), multiple=True, metavar="NAME[,NAME...]", help=filter_help
+        ),
+        click.option("-c", "overrides", multiple=True, metavar="KEY=VALUE", help="Set a config field; beats -C."),
+        click.option("-C", "config_file", metavar="FILE", help="Config in TOML, such as an earlier fit's config.toml."),
+    )
 
 
-def configured(config_file, overrides, camera, filters, repo, options) -> tuple[RunConfig, list[str]]:
-    """The configuration of a command, and the filters that are named."""
-    values = read_toml(config_file) if config_file is not None else {}
-    if "radial_spline_nodes" in merge_overrides({}, overrides):
+@dataclass(frozen=True)
+class Sampling:
+    """Options of NUTS; those but ``sample`` are fields of the config."""
+
+    sample: bool
+    seed: int | None
+    draws: int | None
+    tune: int | None
+    chains: int | None
+
+
+sampling_options = group(
+    "sampling",
+    Sampling,
+    click.option("--seed", type=click.IntRange(0), help="Seed of all random numbers.  [default: 0]"),
+    click.option("--sample", is_flag=True, help="Sample the posterior with NUTS."),
+    click.option("--draws", type=click.IntRange(1), help="Draws of each chain that are kept.  [default: 800]"),
+    click.option("--tune", type=click.IntRange(1), help="Draws before, spent on the step size.  [default: 100]"),
+    click.option("--chains", type=click.IntRange(1), help="Chains.  [default: 4]"),
+)
+
+
+def configured(
+    settings: Settings, camera: str | None, *, several: bool, options: dict[str, Any] | None = None
+) -> tuple[RunConfig, list[str]]:
+    """The configuration of a command, and the filters that are named.
+
+    Parameters
+    ----------
+    settings : Settings
+    camera : str or None
+        ``--camera``.
+    several : bool
+        Whether several filters may be named, as of a data repository.
+    options : dict, optional
+        Further fields of the config that have an option of their own; None is an option that is not given.
+
+    Raises
+    ------
+    InputError
+        A mistake in the configuration, or several filters where there can be but one.
+    """
+    values = read_toml(settings.config_file) if settings.config_file is not None else {}
+    if "radial_spline_nodes" in merge_overrides({}, settings.overrides):
         values.pop("radial_spline_nodes_placed", None)  # of the nodes that were in the file
-    values = merge_overrides(values, overrides)
-    filters = [name for names in filters for name in names]
-    if len(filters) > 1 and repo is None:
+    values = merge_overrides(values, settings.overrides)
+    filters = [name for names in settings.filters for name in names]
+    if len(filters) > 1 and not several:
         raise InputError(
             f"--physical-filter: several ({', '.join(filters)}) need --butler; files are fitted one by one"
         )
-    options |= {"camera": camera, "physical_filter": filters[0] if filters else None}
-    values |= {key: value for key, value in options.items() if value is not None}
-    config = RunConfig.make(values, config_file or "-c")
+    given = (options or {}) | {"camera": camera, "physical_filter": filters[0] if filters else None}
+    values |= {key: value for key, value in given.items() if value is not None}
+    config = RunConfig.make(values, settings.config_file or "-c")
     return config, filters or ([config.physical_filter] if config.physical_filter else [])
-
-
-def query_of(inputs, out, repo, collections, filters, dates, instrument, where="", output_run=None):
-    """What is asked of a repository, or None where the input is files."""
-    if repo is None:
-        given = {"--collections": collections, "--date": dates, "--instrument": instrument, "--where": where}
-        alone = next((option for option, value in (given | {"--output-run": output_run}).items() if value), None)
-        if alone:
-            raise InputError(f"{alone} needs --butler, the data repository")
-        if not inputs:
-            raise InputError("no INPUT given; accepted are files, folders and globs, or --butler")
-        if out is None:
-            raise InputError("-o must say which folder to write")
-        return None
-    if inputs:
-        raise InputError(f"{inputs[0]}: the input comes from --butler or from files, not from both")
-    from bayesflat.rubin.work import Query
-
-    collections = [name for names in collections for name in names]
-    return Query(repo, collections, filters, dates, instrument, where, output_run)

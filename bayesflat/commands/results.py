@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import click
 from rich.console import Console
-
-if TYPE_CHECKING:
-    from bayesflat.rubin.work import Outcome
 
 DONE, WRONG_INPUT, NOT_CONVERGED, INTERRUPTED = 0, 2, 3, 130
 
@@ -17,6 +15,28 @@ stderr = Console(stderr=True)
 stdout = Console()
 
 Show = Callable[[Any, str, bool, str], int]  # of a result, where it was written, whether to be quiet, and its name
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a unit of work.
+
+    Attributes
+    ----------
+    name : str
+        Its filter and date.
+    written : tuple of str
+        Where the results are.
+    result : Any
+        Of a fit, a `bayesflat.rubin.fit.Fitted`.
+    error : str or None
+        The line that says why there is nothing.
+    """
+
+    name: str
+    written: tuple[str, ...] = ()
+    result: Any = None
+    error: str | None = None
 
 
 def fail(message: str) -> int:

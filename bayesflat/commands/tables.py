@@ -55,7 +55,7 @@ def comparison_lines(c: Comparison) -> list[str]:
     ----------
     c : Comparison
     """
-    how = f"paired, {c.n_bins:,} bins ({c.n_spoilt} spoilt)" if c.method == "paired" else "unpaired (conservative)"
+    how = f"paired, {c.n_bins:,} bins ({c.n_spoilt} outliers)" if c.method == "paired" else "unpaired (conservative)"
     what = " ".join(part for part in (c.instrument, c.physical_filter) if part)
     lines = [f"{what}: dome minus sky, {how}; tolerance {c.rope_mmag:g} mmag at {c.radius:g} mm"]
     lines.append(f"radial function at {c.radius:g} mm: {_measured(c.at_radius, 'mmag')}; {judged(c.at_radius)}")

@@ -26,7 +26,7 @@ from bayesflat.comparison.posterior import Linear, Posterior
 from bayesflat.config import FitConfig
 from bayesflat.errors import InputError
 from bayesflat.inference.laplace import covariance_root
-from bayesflat.inference.rough import SPOILT, Rough, fit_scales, rough_fit
+from bayesflat.inference.rough import OUTLIER, Rough, fit_scales, rough_fit
 from bayesflat.model.hierarchical import HierarchicalNoise
 from bayesflat.model.marginal import Covariance
 from bayesflat.model.noise import FLOOR
@@ -52,7 +52,7 @@ class Paired:
     ----------
     posterior : Posterior
     data : FitData
-        Of the sky: the bins that both have; spoilt ones weigh nothing.
+        Of the sky: the bins that both have; outliers weigh nothing.
     log_ratio : numpy.ndarray, shape (n_bins,)
         Log of dome over sky, each normalized; as it was measured.
     scales : dict of str to float
@@ -227,7 +227,7 @@ def _knots(last: float, intervals: int) -> NDArray[np.float64]:
 
 
 def _fit(mean: _Mean, data: FitData, value: NDArray, itl_ratio: float) -> Paired:
-    """Least squares and noise scales in turn, on few bins and then on all that are neither spoilt nor too far out."""
+    """Least squares and noise scales in turn, on few bins and then on all that are neither outliers nor too far out."""
     few = slice(None, None, max(1, round(len(data) / _FEW_BINS)))
     numbers = np.zeros(mean.size)
     numbers[mean.slices["radial"]] = np.median(value)
@@ -235,8 +235,8 @@ def _fit(mean: _Mean, data: FitData, value: NDArray, itl_ratio: float) -> Paired
     # where the dome's radius is beyond the sky's bins, nothing is known of what the sky's radial function is there
     inside = mean.of_dome(numbers, data) <= mean.log_sky.t[-1]
     data, value = data.select(inside), value[inside]
-    spoilt = _spoilt(HierarchicalNoise(data), scales, value - mean.linearised(numbers, *_at(data))[0])
-    data = replace(data, weight=(~spoilt).astype(float))
+    outlier = _outliers(HierarchicalNoise(data), scales, value - mean.linearised(numbers, *_at(data))[0])
+    data = replace(data, weight=(~outlier).astype(float))
     numbers, scales, noise = _round(mean, data, value, numbers, scales, 1)
     at = _at(data)
     covariance = noise.covariance(scales)
@@ -245,7 +245,7 @@ def _fit(mean: _Mean, data: FitData, value: NDArray, itl_ratio: float) -> Paired
         if length < _TOLERANCE:
             break
     log.info(
-        "ratio of the flats fitted: %d bins, %d of them spoilt, last step %.1e sd", len(data), spoilt.sum(), length
+        "ratio of the flats fitted: %d bins, %d of them outliers, last step %.1e sd", len(data), outlier.sum(), length
     )
     sizes = np.exp(scales) + FLOOR * (np.arange(len(scales)) == 0)
     return Paired(
@@ -278,17 +278,17 @@ def _step(mean: _Mean, numbers: NDArray, covariance: Covariance, at: tuple, valu
     """One step of Gauss and Newton: the numbers, and its length (standard deviations)."""
     expected, design = mean.linearised(numbers, *at)
     information = covariance.information(design) + np.diag(mean.widths**-2.0)
-    slope = -design.T @ covariance.of(value - expected).by_residual - numbers / mean.widths**2
+    slope = -design.T @ covariance.marginal(value - expected).by_residual - numbers / mean.widths**2
     step = np.linalg.solve(information, slope)
     return numbers + step, float(np.sqrt(max(step @ information @ step, 0.0)))
 
 
-def _spoilt(noise: HierarchicalNoise, scales: NDArray, residual: NDArray) -> NDArray[np.bool_]:
+def _outliers(noise: HierarchicalNoise, scales: NDArray, residual: NDArray) -> NDArray[np.bool_]:
     """Bins far from what the effects explain of the others."""
     covariance = noise.covariance(scales)
-    found = covariance.of(residual)
+    found = covariance.marginal(residual)
     rest = residual - noise.effects.expand(covariance.all_effects(found.own, found.shared))
-    return np.abs(rest) > SPOILT * 1.4826 * np.median(np.abs(rest))
+    return np.abs(rest) > OUTLIER * 1.4826 * np.median(np.abs(rest))
 
 
 def _posterior(
@@ -307,7 +307,7 @@ def _posterior(
     precision = np.concatenate([mean.widths**-2.0, np.ones(m)])
     joint = np.linalg.inv(covariance.information(design) + np.diag(precision))
     # one step of all
-    pull = -design.T @ covariance.of(value - expected).by_residual
+    pull = -design.T @ covariance.marginal(value - expected).by_residual
     pull[:n] -= numbers / mean.widths**2
     step = joint @ pull
     numbers, of_sky = numbers + step[:n], step[n:]
@@ -322,7 +322,7 @@ def _posterior(
 
     scalars = {"itl_ratio": (0.0, np.zeros(n + m + 1))}
     if "itl_ratio" in slices:
-        there, row, widened[-1, -1] = _ratio_of_those_that_are_there(mean, numbers, noise, covariance, at, value)
+        there, row, widened[-1, -1] = _ratio_of_detectors_present(mean, numbers, noise, covariance, at, value)
         row = wide(row[None])[0]
         row[-1] = 1.0
         scalars["itl_ratio"] = (itl_ratio * np.expm1(there), itl_ratio * np.exp(there) * row)
@@ -348,7 +348,7 @@ def _posterior(
     return Posterior(widened, scalars, log_radial, log_ratio, (float(centre), of_centre))
 
 
-def _ratio_of_those_that_are_there(
+def _ratio_of_detectors_present(
     mean: _Mean, numbers: NDArray, noise: HierarchicalNoise, covariance: Covariance, at: tuple, value: NDArray
 ) -> tuple[float, NDArray, float]:
     """Log of the ratios' ratio with the mean offsets of the detectors in it, its derivatives, and its own variance."""

@@ -165,14 +165,14 @@ def bin_focal_plane(
     InputError
         Two flats of one detector, two filters or two instruments; nothing to bin; a bin that does not fit.
     """
-    roll = Roll(camera, use_non_science)
+    register = FlatRegister(camera, use_non_science)
     binned: dict[int, Columns] = {}
     for flat in flats:
-        if roll.admit(flat.detector, flat.physical_filter, flat.instrument, flat.path or f"flat {roll.seen}"):
+        if register.add(flat.detector, flat.physical_filter, flat.instrument, flat.path or f"flat {register.seen}"):
             boxes = (defects or {}).get(flat.detector.id, ())
             binned[flat.detector.id] = bin_flat(flat, boxes, bin_factor, detector_boundary)
         del flat  # else it would stay while the next one is read
-    return roll.assemble(binned)
+    return register.assemble(binned)
 
 
 def bin_files(
@@ -217,12 +217,12 @@ def bin_files(
     if isinstance(processes, int) and processes < 1:
         raise InputError(f"processes is {processes}; it must be 1 or more")
     progress = progress or (lambda: None)
-    roll = Roll(camera, use_non_science)
+    register = FlatRegister(camera, use_non_science)
     tasks: dict[int, tuple[Path, list[Box]]] = {}
     skipped = 0
     for path in paths:
         detector, found_filter, instrument = read_flat_header(path, camera, physical_filter)
-        if roll.admit(detector, found_filter, instrument, str(path)):
+        if register.add(detector, found_filter, instrument, str(path)):
             _count_bins(detector, bin_factor, detector_boundary)
             tasks[detector.id] = (Path(path), list((defects or {}).get(detector.id, ())))
         else:
@@ -244,7 +244,7 @@ def bin_files(
         for number, columns in results:
             binned[number] = columns
             progress()
-    return roll.assemble(binned)
+    return register.assemble(binned)
 
 
 def _read_and_bin(
@@ -260,19 +260,42 @@ def _read_and_bin(
     return bin_flat(read_flat(path, camera, mask_planes, physical_filter), boxes, bin_factor, detector_boundary)
 
 
-class Roll:
-    """Who has been seen: one flat per detector, one filter, one instrument."""
+class FlatRegister:
+    """Checks that flats go together (one per detector, one filter, one instrument), and puts their bins together.
+
+    Parameters
+    ----------
+    camera : Camera
+    use_non_science : bool
+        Whether guider and wavefront detectors are binned too.
+
+    Attributes
+    ----------
+    seen : int
+        Flats that were added, binned or not.
+    paths : dict of int to str
+        Where the flat of each detector that is binned comes from.
+    filter, instrument : (str, str)
+        The value that all flats share, and the flat that it was first found in; empty where none has one.
+    """
 
     def __init__(self, camera: Camera, use_non_science: bool) -> None:
         self.camera = camera
         self.use_non_science = use_non_science
         self.seen = 0
         self.paths: dict[int, str] = {}
-        self.filter = ("", "")  # what, and the flat that said so
+        self.filter = ("", "")
         self.instrument = ("", "")
 
-    def admit(self, detector: Detector, physical_filter: str, instrument: str, path: str) -> bool:
-        """Whether this flat is to be binned; an error if it does not go with the others."""
+    def add(self, detector: Detector, physical_filter: str, instrument: str, path: str) -> bool:
+        """Add a flat; returns whether it is to be binned.
+
+        Raises
+        ------
+        InputError
+            Its detector is not the camera's or has a flat already, or its filter or instrument is another than that of
+            the flats before.
+        """
         self.seen += 1
         if detector.id not in self.camera or self.camera[detector.id] != detector:
             raise InputError(f"{path}: its detector {detector.name} is not one of camera {self.camera.name}")

@@ -24,8 +24,7 @@ from bayesflat.inference.map import MapResult, find_map, make_objective
 from bayesflat.inference.nodes import on_nodes, with_nodes, without_a_node
 from bayesflat.inference.objective import Objective
 from bayesflat.inference.rough import Rough, rough_fit
-from bayesflat.model.build import build_model
-from bayesflat.model.noise import noise_model
+from bayesflat.model import build
 from bayesflat.model.prepare import FitData, prepare
 from bayesflat.quantities import COMPARED, REFERENCE_RADIUS
 
@@ -95,6 +94,34 @@ class FitResult:
         return "; ".join([self.map.message, *(self.diagnostics.failures if self.diagnostics else ())])
 
 
+def build_model(binned: BinnedFlat | FitData, config: FitConfig) -> pm.Model:
+    """The model of a binned focal plane, for all that PyMC can do with it.
+
+    Parameters
+    ----------
+    binned : BinnedFlat or FitData
+        A focal plane, or one that is normalized and cut already (``result.data``).
+    config : FitConfig
+        With ``radial_spline_nodes = "auto"`` the nodes are placed first.
+
+    Returns
+    -------
+    pymc.Model
+        Variables in product units: ``radial_spline_values`` (dims ``node``), ``itl_ratio``, ``centroid_delta`` (mm),
+        ``gradient`` and ``outer_gradient`` (1/mm; dims ``axis``), and the noise model's own.  Terms that are off are
+        absent.  With ``do_constrain_zero`` the values at the free nodes are the variable ``radial_spline_free``.
+
+    Raises
+    ------
+    InputError
+        As `fit`; or a prior with the wrong number of components.
+    """
+    data = prepare(binned, config) if isinstance(binned, BinnedFlat) else binned
+    if config.radial_spline_nodes == "auto":
+        data, config, _ = with_nodes(data, config)
+    return build.build_model(data, config)
+
+
 def fit(binned: BinnedFlat, config: FitConfig | None = None, *, inputs: Sequence[dict[str, Any]] = ()) -> FitResult:
     """Find the maximum a posteriori gradient of a binned focal plane.
 
@@ -142,8 +169,8 @@ def fit(binned: BinnedFlat, config: FitConfig | None = None, *, inputs: Sequence
         rough = on_nodes(rough, data.nodes, config)
     _warn(data, config)
     if config.noise == "hierarchical":
-        log.info("%d bins are spoilt by dust or defects and weigh nothing", rough.spoilt.sum())
-        data = replace(data, weight=(~rough.spoilt).astype(float), smooth=rough.smooth)
+        log.info("%d bins are outliers (dust, defects) and weigh nothing", rough.outlier.sum())
+        data = replace(data, weight=(~rough.outlier).astype(float), smooth=rough.smooth)
     search = _Search.of(data, config, rough)
     for _ in range(_MOST_NODES_LEFT_OUT if automatic else 0):
         if search.found.converged:
@@ -166,8 +193,8 @@ class _Search:
 
     @classmethod
     def of(cls, data: FitData, config: FitConfig, rough: Rough | None) -> _Search:
-        noise = noise_model(data, config)
-        model = build_model(data, config, noise)
+        noise = build.noise_model(data, config)
+        model = build.build_model(data, config, noise)
         objective = make_objective(data, config, noise)
         return cls(model, objective, find_map(model, objective, rough))
 

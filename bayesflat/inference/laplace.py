@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from bayesflat.inference.choice import scaled_choice
 from bayesflat.inference.map import MapResult, root_of
-from bayesflat.inference.objective import HierarchicalObjective, Objective
+from bayesflat.inference.objective import Objective
 
 log = logging.getLogger(__name__)
 
@@ -86,11 +86,11 @@ def laplace(objective: Objective, found: MapResult, choice: NDArray | None = Non
             rows = [i for i, (name, _) in enumerate(names) if name == "radial_spline_values"]
             covariance[rows, rows] += scaled_choice(choice, found.parameters["radial_spline_values"])
         throughput_sd = None
-        if isinstance(objective, HierarchicalObjective):
+        variances = objective.conditional_variances(z, found.throughput)
+        if variances is not None:
             throughput = found.throughput
-            _, at_map, _ = objective.effects(z)
-            of_means, of_each = objective.noise.spread(at_map, throughput)
-            covariance += _of_those_that_are_there(names, found.parameters, of_means)
+            of_means, of_each = variances
+            covariance += _from_mean_throughputs(names, found.parameters, of_means)
             variance = np.einsum("ij,jk,ik->i", slopes[m:], inverse, slopes[m:], optimize=True)
             throughput_sd = np.sqrt(variance.reshape(throughput.shape) + throughput**2 * of_each)
         return Laplace(
@@ -117,7 +117,7 @@ def _flat(product: dict[str, NDArray]) -> NDArray[np.float64]:
     return np.concatenate([*values, np.ravel(product.get("throughput", []))])
 
 
-def _of_those_that_are_there(names, product, of_means: NDArray) -> NDArray[np.float64]:
+def _from_mean_throughputs(names, product, of_means: NDArray) -> NDArray[np.float64]:
     """Covariance from the vendors' mean throughputs, which scale the radial function and the ratio."""
     by_means = np.zeros((len(names), len(of_means)))
     for row, (name, k) in enumerate(names):

@@ -23,8 +23,7 @@ from bayesflat.inference.fitting import FitResult, fit, fit_data
 from bayesflat.inference.laplace import covariance_root
 from bayesflat.inference.map import newton
 from bayesflat.inference.nuts import cores_here, posterior_tree
-from bayesflat.inference.objective import HierarchicalObjective
-from bayesflat.model.noise import noise_model
+from bayesflat.model.build import noise_model
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +92,7 @@ def leave_one_out(result: FitResult, *, draws: int = 400, refit: bool = True, se
             found = az.loo_approximate_posterior(tree, log_p, log_q, pointwise=True)
     elpd, k = np.array(found.elpd_i, dtype=float).ravel(), np.array(found.pareto_k, dtype=float).ravel()
     refitted = np.zeros(len(k), dtype=bool)
-    if refit and isinstance(result.objective, HierarchicalObjective):
+    if refit and result.objective.shares_patterns:
         for d in np.flatnonzero(~(k <= BAD_K)):
             value = _refitted(result, int(detectors[d]), draws, seed + 1 + int(d))
             if value is not None:
@@ -123,7 +122,7 @@ def _refitted(result: FitResult, detector: int, draws: int, seed: int) -> float 
     if noise.vendors != full.noise.vendors:
         log.warning("detector %d is the only one of its vendor: nothing predicts it", detector)
         return None
-    reduced = HierarchicalObjective(others, result.config, noise, full.parameters)
+    reduced = type(full)(others, result.config, noise, full.parameters)
     end = newton(reduced, result.map.value, _NEAR)
     rng = np.random.default_rng(seed)
     root = covariance_root(np.linalg.inv(end.curvature))

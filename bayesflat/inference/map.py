@@ -26,7 +26,8 @@ from bayesflat.config import FitConfig
 from bayesflat.errors import InputError
 from bayesflat.inference.objective import HierarchicalObjective, IndependentObjective, Objective
 from bayesflat.inference.rough import Rough
-from bayesflat.model.noise import LaplaceNoise, NoiseModel, noise_model
+from bayesflat.model.build import noise_model
+from bayesflat.model.noise import NoiseModel
 from bayesflat.model.parameters import mean_parameters
 from bayesflat.model.prepare import FitData
 from bayesflat.model.start import estimate
@@ -42,7 +43,6 @@ COST_AGREEMENT = 1e-6
 _MOST_STARTS = 8
 _AT_THE_EDGE = 0.98
 _MOST_STEPS = 100
-_LONGEST = 1.5  # step of a noise scale, in widths of its prior
 # tightening of a smoothed absolute deviation, in units of the noise scale
 _SMOOTHING = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3)
 _FEW_BINS = 15_000
@@ -125,7 +125,7 @@ def _find_map(model: pm.Model, objective: Objective, rough: Rough | None) -> Map
             f"{len(data)} bins are left to fit {objective.size} parameters; there must be as many at least"
         )
     first = _first_start(objective, rough)
-    kinked = isinstance(objective.noise, LaplaceNoise)
+    kinked = objective.noise.has_kink
     rng = np.random.default_rng(config.seed)
 
     ends: list[End] = []
@@ -141,7 +141,8 @@ def _find_map(model: pm.Model, objective: Objective, rough: Rough | None) -> Map
             if apart < (COST_AGREEMENT if kinked else AGREEMENT):
                 break
     agree = apart < (COST_AGREEMENT if kinked else AGREEMENT)
-    best = newton(objective, ends[0].z, config.fit_gtol)  # starts are compared before their last digits
+    # starts are compared before their last digits
+    best = newton(objective.with_smoothing(_SMOOTHING[-1]), ends[0].z, config.fit_gtol)
 
     log.info("maximum found in %.2f s", time.perf_counter() - began)
     density = compile_density(model)
@@ -233,10 +234,9 @@ def _other_start(objective: Objective, first: NDArray, rng: np.random.Generator,
     """Another start: everything moved by a third of its scale and the noise enlarged, or a tenth of that if ``near``.
 
     The radial values move by half a per cent (a twentieth): enough to change the signs of the changes of slope, on
-    which Akima's weights depend with a kink, so that there are maxima beside each other.  With hierarchical noise it is
-    a tenth and not a third: from far away the search ends where the detectors' scatter explains the gradients.
+    which Akima's weights depend with a kink, so that there are maxima beside each other.
     """
-    far = 0.1 if isinstance(objective, HierarchicalObjective) else 0.3
+    far = objective.start_distance
     z = first + rng.normal(0.0, 0.03 if near else far, len(first))
     radial, scale = objective.slices["radial_spline_values"], slice(objective.n_mean, None)
     z[radial] = first[radial] + 0.05 * (z[radial] - first[radial])
@@ -247,15 +247,12 @@ def _other_start(objective: Objective, first: NDArray, rng: np.random.Generator,
 def _descend(objective: Objective, z: NDArray, kinked: bool) -> End:
     """Newton's way down: first on a few of the bins, then on all; with a kink, for ever less smoothing."""
     steps = 0
-    if isinstance(objective, IndependentObjective):
-        # with hierarchical noise, few bins may lead to where a detector's surface makes up for a wrong radial function
-        few = objective.thinned(_FEW_BINS)
-        few.smoothing = objective.smoothing = _SMOOTHING[0] if kinked else 0.0
-        end = newton(few, z, _ROUGH)
+    few = objective.on_few_bins(_FEW_BINS)
+    if few is not None:
+        end = newton(few.with_smoothing(_SMOOTHING[0]), z, _ROUGH)
         z, steps = end.z, end.steps
     for smoothing in _SMOOTHING if kinked else (0.0,):
-        objective.smoothing = smoothing
-        end = newton(objective, z, _ROUGH if smoothing > _SMOOTHING[-1] else _FINE)
+        end = newton(objective.with_smoothing(smoothing), z, _ROUGH if smoothing > _SMOOTHING[-1] else _FINE)
         z, steps = end.z, steps + end.steps
     return replace(end, steps=steps)
 
@@ -275,7 +272,7 @@ def newton(objective: Objective, z: NDArray, tolerance: float) -> End:
         norm = _whitened_norm(root, gradient)
         if norm < tolerance:
             break
-        new = _step(objective, z, cost, gradient, _bounded(objective, -cho_solve((root, True), gradient)))
+        new = _step(objective, z, cost, gradient, objective.shortened(-cho_solve((root, True), gradient)))
         if new is None:
             break
         steps += 1
@@ -291,20 +288,6 @@ def newton(objective: Objective, z: NDArray, tolerance: float) -> End:
         if norm < TOLERANCE and _whitened_norm(root, gradient) > 0.9 * norm:
             break
     return End(z, cost, gradient, gauss, steps)
-
-
-def _bounded(objective: Objective, step: NDArray) -> NDArray[np.float64]:
-    """The step, with that of hierarchical noise scales shortened: far from the maximum, theirs run away for good.
-
-    Their curvature does not mix with that of the mean's parameters, so that the shortened step goes downhill too.
-    """
-    if not isinstance(objective, HierarchicalObjective):
-        return step
-    scales = slice(objective.n_mean, None)
-    longest = np.max(np.abs(step[scales]))
-    step = step.copy()
-    step[scales] *= min(1.0, _LONGEST / max(longest, 1e-300))
-    return step
 
 
 def _corrected(curvature: NDArray, moved: NDArray, turned: NDArray) -> NDArray:

@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from bayesflat.inference.laplace import Laplace, covariance_root
 from bayesflat.inference.map import MapResult
-from bayesflat.inference.objective import HierarchicalObjective, Objective
+from bayesflat.inference.objective import Objective
 from bayesflat.inference.skew import Stretched, stretched
 from bayesflat.processes import begin_worker
 
@@ -223,7 +223,7 @@ def posterior_tree(objective: Objective, z: NDArray, seed: int, cores: int = 1) 
     }
     detectors = np.unique(objective.data.binned.detector)
     coords = {"node": objective.data.nodes, "axis": ["x", "y"], "detector": detectors}
-    coords["noise_scale"] = objective.noise.coords().get("noise_scale", [])
+    coords |= {"noise_scale": []} | objective.noise.coords() | objective.coords()
     dims = {
         "radial_spline_values": ["node"],
         "centroid_delta": ["axis"],
@@ -235,8 +235,6 @@ def posterior_tree(objective: Objective, z: NDArray, seed: int, cores: int = 1) 
         "value": ["detector"],
         "z": ["coordinate"],
     }
-    if isinstance(objective, HierarchicalObjective):
-        coords["vendor"] = objective.noise.vendors
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="More chains")
         tree = az.from_dict({"log_prior": shaped.pop("log_prior")})  # a number for each parameter, whatever its dims
@@ -254,21 +252,15 @@ def _follow_piece(points: NDArray, seeds: list) -> list[dict]:
 
 def _follow(objective: Objective, z: NDArray, seed) -> dict[str, dict[str, NDArray]]:
     """What a draw says: product, log-likelihood of each detector, log-priors."""
-    parameters = objective.to_parameters(z)
     prior = {}
     for p in objective.parameters:
         if np.all(np.isfinite(p.sigma)):
             prior[p.name] = norm.logpdf(p.from_value(z[objective.slices[p.name]]), p.mu, p.sigma).sum()
-    if not isinstance(objective, HierarchicalObjective):
-        return {
-            "posterior": parameters,
-            "log_likelihood": {"value": objective.log_likelihood_by_detector(z)},
-            "log_prior": prior,
-        }
     # the pattern's own prior is a level of the likelihood: prior sensitivity is that of the parameters' priors
     drawn = objective.draw(z, np.random.default_rng(seed))
+    shared = {} if drawn.shared is None else {"shared_pattern": drawn.shared}
     return {
-        "posterior": drawn.product | {"shared_pattern": drawn.shared},
+        "posterior": drawn.product | shared,
         "log_likelihood": {"value": drawn.log_likelihood},
         "log_prior": prior,
     }

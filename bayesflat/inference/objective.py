@@ -1,4 +1,4 @@
-"""Minus the log-posterior in NumPy with its slope and curvature, which the optimiser wants and PyMC gives dearly.
+"""Minus the log-posterior in NumPy, with its gradient and curvature: what an optimiser needs, and PyMC is slow to give.
 
 PyMC's own log-density has the last word (`bayesflat.inference.map`); tests hold this one to it.
 """
@@ -12,11 +12,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayesflat.config import FitConfig
+from bayesflat.model.hierarchical import HierarchicalNoise
+from bayesflat.model.independent import IndependentNoise
 from bayesflat.model.marginal import Covariance, Marginal
 from bayesflat.model.mean import Mean
 from bayesflat.model.noise import FLOOR, NoiseModel
 from bayesflat.model.parameters import Parameter
 from bayesflat.model.prepare import FitData
+
+_LONGEST = 1.5  # step of a noise scale, in widths of its prior
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A draw of the product, and of everything that hierarchical noise integrates out, given the parameters.
+
+    Attributes
+    ----------
+    product : dict of str to numpy.ndarray
+        The parameters as the product holds them; with hierarchical noise ``throughput`` of each detector.
+    log_likelihood : numpy.ndarray, shape (n_detectors,)
+        Of each detector's values, given the shared pattern.
+    shared : numpy.ndarray, shape (n_vendors, n_shared), or None
+        The vendors' shared patterns; hierarchical noise only.
+    """
+
+    product: dict[str, NDArray]
+    log_likelihood: NDArray[np.float64]
+    shared: NDArray[np.float64] | None = None
 
 
 class Objective(ABC):
@@ -32,16 +55,20 @@ class Objective(ABC):
 
     Attributes
     ----------
-    smoothing : float
-        Rounds the kink of Laplace's density (units of the noise scale); 0 where there is none.
+    shares_patterns : bool
+        Whether detectors share more than the parameters of the model.
+    start_distance : float
+        How far another start lies from the first (widths of the priors).
     """
+
+    shares_patterns: bool
+    start_distance: float
 
     def __init__(self, data: FitData, config: FitConfig, noise: NoiseModel, parameters: list[Parameter]) -> None:
         self.data = data
         self.noise = noise
         self.parameters = parameters
         self.mean = Mean(data, config)
-        self.smoothing = 0.0
         ends = np.cumsum([p.size for p in parameters])
         self.config = config
         self.slices = {p.name: slice(end - p.size, end) for p, end in zip(parameters, ends, strict=True)}
@@ -59,6 +86,40 @@ class Objective(ABC):
     @abstractmethod
     def gradient(self, z: NDArray) -> tuple[NDArray, dict[str, NDArray]]:
         """The gradient (n,), without the curvature at a fraction of its cost, and `product` there."""
+
+    @abstractmethod
+    def draw(self, z: NDArray, rng: np.random.Generator) -> Drawn:
+        """What follows from a draw of the parameters, with all that is integrated out drawn too."""
+
+    @abstractmethod
+    def log_replicate(self, z: NDArray, rng: np.random.Generator) -> NDArray[np.float64] | None:
+        """Logs of new values at given parameters, shape (n_bins,); None where their mean is not positive everywhere.
+
+        With independent noise a value may come out at zero or below: NaN, for such a bin would be cut.
+        """
+
+    def with_smoothing(self, smoothing: float) -> Objective:
+        """The same with the kink of the likelihood rounded (units of the noise scale); itself where there is none."""
+        return self
+
+    def on_few_bins(self, most: int) -> Objective | None:
+        """The objective of at most about ``most`` bins, to begin with; None where few bins would mislead.
+
+        With hierarchical noise they may: a detector's surface then makes up for a wrong radial function.
+        """
+        return None
+
+    def shortened(self, step: NDArray) -> NDArray[np.float64]:
+        """A step of the optimiser, made shorter where it would go too far."""
+        return step
+
+    def conditional_variances(self, z: NDArray, throughput: NDArray | None) -> tuple[NDArray, NDArray] | None:
+        """Variances of throughputs at given parameters, as `HierarchicalNoise.spread`; None where there are none."""
+        return None
+
+    def coords(self) -> dict[str, list[str]]:
+        """Coordinates of what `draw` draws besides the parameters."""
+        return {}
 
     def to_parameters(self, z: NDArray) -> dict[str, NDArray]:
         """Product units, by name; the radial values with the fixed zero."""
@@ -97,12 +158,41 @@ class Objective(ABC):
 
 
 class IndependentObjective(Objective):
-    """With independent noise."""
+    """With independent noise.
 
-    def thinned(self, most: int) -> IndependentObjective:
+    Parameters
+    ----------
+    data, config, noise, parameters
+        As of `Objective`.
+    smoothing : float
+        Rounds the kink of Laplace's density (units of the noise scale).
+    """
+
+    shares_patterns = False
+    start_distance = 0.3
+
+    def __init__(
+        self,
+        data: FitData,
+        config: FitConfig,
+        noise: IndependentNoise,
+        parameters: list[Parameter],
+        smoothing: float = 0.0,
+    ) -> None:
+        super().__init__(data, config, noise, parameters)
+        self.noise: IndependentNoise = noise
+        self.smoothing = smoothing
+
+    def with_smoothing(self, smoothing: float) -> IndependentObjective:
+        """The same with the kink of the likelihood rounded (units of the noise scale)."""
+        if not self.noise.has_kink:
+            return self
+        return IndependentObjective(self.data, self.config, self.noise, self.parameters, smoothing)
+
+    def on_few_bins(self, most: int) -> IndependentObjective:
         """The objective of every k-th bin, so that at most about ``most`` remain."""
         rows = slice(None, None, max(1, round(len(self.data) / most)))
-        return IndependentObjective(self.data.select(rows), self.config, self.noise, self.parameters)
+        return IndependentObjective(self.data.select(rows), self.config, self.noise, self.parameters, self.smoothing)
 
     def __call__(self, z: NDArray) -> float:
         """Minus the log-posterior; infinite where the mean is not finite."""
@@ -144,6 +234,19 @@ class IndependentObjective(Objective):
         gradient[-1] += relative * self.parameters[-1].transform.scale * (len(u) - slope @ u)
         return gradient, parameters
 
+    def draw(self, z: NDArray, rng: np.random.Generator) -> Drawn:
+        """The parameters, and the log-likelihood of each detector's values: nothing is integrated out."""
+        return Drawn(self.to_parameters(z), self.log_likelihood_by_detector(z))
+
+    def log_replicate(self, z: NDArray, rng: np.random.Generator) -> NDArray[np.float64] | None:
+        """Logs of new values at given parameters, shape (n_bins,); NaN where a value is not positive."""
+        parameters = self.to_parameters(z)
+        mean = self.mean(parameters)
+        if not np.all(mean > 0):
+            return None
+        value = mean + self._scale(parameters)[0] * self.noise.draw(mean.shape, rng)
+        return np.log(value, out=np.full(len(value), np.nan), where=value > 0)
+
     def log_likelihood_by_detector(self, z: NDArray) -> NDArray[np.float64]:
         """Log-likelihood of each detector's values, in the order of their ids."""
         parameters = self.to_parameters(z)
@@ -158,31 +261,17 @@ class IndependentObjective(Objective):
         return self.data.level * (FLOOR + above), above / (FLOOR + above)
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """A draw of everything that hierarchical noise integrates out, given the parameters.
-
-    Attributes
-    ----------
-    product : dict of str to numpy.ndarray
-        The parameters as the product holds them; ``throughput`` of each detector.
-    shared : numpy.ndarray, shape (n_vendors, n_shared)
-        The vendors' shared patterns.
-    log_likelihood : numpy.ndarray, shape (n_detectors,)
-        Of each detector's values, given the shared pattern.
-    """
-
-    product: dict[str, NDArray]
-    shared: NDArray[np.float64]
-    log_likelihood: NDArray[np.float64]
-
-
 class HierarchicalObjective(Objective):
     """With hierarchical noise: Gauss-Newton is generalised least squares; the scales have Fisher's information."""
 
-    def __init__(self, data: FitData, config: FitConfig, noise: NoiseModel, parameters: list[Parameter]) -> None:
+    shares_patterns = True
+    # from far away the search ends where the detectors' scatter explains the gradients
+    start_distance = 0.1
+
+    def __init__(self, data: FitData, config: FitConfig, noise: HierarchicalNoise, parameters: list[Parameter]) -> None:
         super().__init__(data, config, noise, parameters)
-        self._room: dict[str, NDArray] = {}  # for covariances that are not handed out
+        self.noise: HierarchicalNoise = noise
+        self._workspace: dict[str, NDArray] = {}  # for covariances that are not handed out
 
     def __call__(self, z: NDArray) -> float:
         """Minus the log-posterior; infinite where the mean is not positive."""
@@ -190,7 +279,9 @@ class HierarchicalObjective(Objective):
         mean = self.mean(parameters)
         if not np.all(mean > 0):
             return np.inf
-        found = self.noise.covariance(parameters["log_noise_scales"], self._room).of(np.log(self.data.value / mean))
+        found = self.noise.covariance(parameters["log_noise_scales"], self._workspace).marginal(
+            np.log(self.data.value / mean)
+        )
         return float(self._prior(z)[0] - found.log_likelihood)
 
     def derivatives(self, z: NDArray) -> tuple[float, NDArray, NDArray]:
@@ -198,8 +289,8 @@ class HierarchicalObjective(Objective):
         parameters = self.to_parameters(z)
         log_scales = parameters["log_noise_scales"]
         mean, jacobian = self.mean.with_jacobian(parameters)
-        covariance = self.noise.covariance(log_scales, self._room)
-        found = covariance.of(np.log(self.data.value / mean))
+        covariance = self.noise.covariance(log_scales, self._workspace)
+        found = covariance.marginal(np.log(self.data.value / mean))
         cost, gradient, curvature = self._prior(z)
         n = self.n_mean
         relative = (jacobian / mean[:, None]) @ self._chain(z)
@@ -215,8 +306,8 @@ class HierarchicalObjective(Objective):
         parameters = self.to_parameters(z)
         log_scales = parameters["log_noise_scales"]
         mean, pull = self.mean.with_pull(parameters)
-        covariance = self.noise.covariance(log_scales, self._room)
-        found = covariance.of(np.log(self.data.value / mean))
+        covariance = self.noise.covariance(log_scales, self._workspace)
+        found = covariance.marginal(np.log(self.data.value / mean))
         _, gradient, _ = self._prior(z)
         n = self.n_mean
         gradient[:n] += self._chain(z).T @ pull(found.by_residual / mean)
@@ -226,17 +317,52 @@ class HierarchicalObjective(Objective):
     def draw(self, z: NDArray, rng: np.random.Generator) -> Drawn:
         """Draw the shared patterns and the detectors' own effects, given the parameters."""
         parameters = self.to_parameters(z)
-        covariance = self.noise.covariance(parameters["log_noise_scales"], self._room)
+        covariance = self.noise.covariance(parameters["log_noise_scales"], self._workspace)
         drawn = covariance.draw(np.log(self.data.value / self.mean(parameters)), rng)
         throughput = self.noise.throughput(covariance.all_effects(drawn.own, drawn.shared))
-        product = self.noise.of_those_that_are_there(parameters, throughput)
+        product = self.noise.relative_to_present(parameters, throughput)
         product["throughput"] = product["throughput"][:, 0]
-        return Drawn(product, drawn.shared, drawn.log_likelihood - self._log_values)
+        return Drawn(product, drawn.log_likelihood - self._log_values, drawn.shared)
+
+    def log_replicate(self, z: NDArray, rng: np.random.Generator) -> NDArray[np.float64] | None:
+        """Logs of new values at given parameters, shape (n_bins,), with detectors, amplifiers and patterns drawn."""
+        parameters = self.to_parameters(z)
+        mean = self.mean(parameters)
+        if not np.all(mean > 0):
+            return None
+        covariance = self.noise.covariance(parameters["log_noise_scales"], self._workspace)
+        effects, weight = covariance.effects, self.data.weight
+        own = np.sqrt(covariance.own)[effects.vendor] * rng.standard_normal(
+            (effects.n_detectors, covariance.own.shape[1])
+        )
+        shared = np.sqrt(covariance.shared) * rng.standard_normal(covariance.shared.shape)
+        sd = np.sqrt(np.divide(covariance.white, weight, out=np.zeros(len(weight)), where=weight > 0))
+        white = sd * rng.standard_normal(len(weight))
+        return np.log(mean) + effects.expand(covariance.all_effects(own, shared)) + white
+
+    def shortened(self, step: NDArray) -> NDArray[np.float64]:
+        """The step, with that of the noise scales shortened: far from the maximum, theirs run away for good.
+
+        Their curvature does not mix with that of the mean's parameters, so that the shortened step goes downhill too.
+        """
+        scales = slice(self.n_mean, None)
+        longest = np.max(np.abs(step[scales]))
+        step = step.copy()
+        step[scales] *= min(1.0, _LONGEST / max(longest, 1e-300))
+        return step
+
+    def conditional_variances(self, z: NDArray, throughput: NDArray | None) -> tuple[NDArray, NDArray]:
+        """Variances of throughputs at given parameters, as `HierarchicalNoise.spread`."""
+        return self.noise.spread(self.effects(z)[1], throughput)
+
+    def coords(self) -> dict[str, list[str]]:
+        """The vendors, of the shared patterns."""
+        return {"vendor": self.noise.vendors}
 
     def log_likelihood_given(self, z: NDArray, shared: NDArray) -> NDArray[np.float64]:
         """Log-likelihood of each detector's values, given the parameters and the shared patterns."""
         parameters = self.to_parameters(z)
-        covariance = self.noise.covariance(parameters["log_noise_scales"], self._room)
+        covariance = self.noise.covariance(parameters["log_noise_scales"], self._workspace)
         residual = np.log(self.data.value / self.mean(parameters))
         return covariance.log_likelihood_given(residual, shared) - self._log_values
 
@@ -249,7 +375,7 @@ class HierarchicalObjective(Objective):
         """The parameters, the covariance of the log-residuals there, and what it makes of them."""
         parameters = self.to_parameters(z)
         covariance = self.noise.covariance(parameters["log_noise_scales"])
-        return parameters, covariance, covariance.of(np.log(self.data.value / self.mean(parameters)))
+        return parameters, covariance, covariance.marginal(np.log(self.data.value / self.mean(parameters)))
 
     def product(self, z: NDArray) -> dict[str, NDArray]:
         """The ratio is that of the detectors that are there, and the level that of the others (or of ITL alone).
@@ -261,4 +387,4 @@ class HierarchicalObjective(Objective):
 
     def _product(self, parameters: dict, covariance: Covariance, found: Marginal) -> dict[str, NDArray]:
         throughput = self.noise.throughput(covariance.all_effects(found.own, found.shared))
-        return self.noise.of_those_that_are_there(parameters, throughput)
+        return self.noise.relative_to_present(parameters, throughput)

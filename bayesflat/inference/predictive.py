@@ -18,8 +18,7 @@ from bayesflat.config import FitConfig
 from bayesflat.data.binned import BinnedFlat
 from bayesflat.errors import InputError
 from bayesflat.inference.map import make_objective
-from bayesflat.inference.objective import HierarchicalObjective, Objective
-from bayesflat.model.noise import FLOOR, STUDENT_T_NU, LaplaceNoise, StudentTNoise
+from bayesflat.inference.objective import Objective
 from bayesflat.model.parameters import Disc, Parameter
 from bayesflat.model.prepare import FitData, prepare
 
@@ -211,7 +210,7 @@ def _check(
     replicated: list[list[NDArray]] = []
     skipped = 0
     for z in points:
-        replicate = _log_replicate(objective, z, rng)
+        replicate = objective.log_replicate(z, rng)
         found = None
         if replicate is not None:
             found = [_means(index, len(at), (replicate - reference)[used]) for _, at, index in groupings]
@@ -256,34 +255,3 @@ def _means(index: NDArray, n: int, values: NDArray) -> NDArray[np.float64]:
     counts = np.bincount(index[finite], minlength=n)
     sums = np.bincount(index[finite], values[finite], minlength=n)
     return np.divide(sums, counts, out=np.full(n, np.nan), where=counts > 0)
-
-
-def _log_replicate(objective: Objective, z: NDArray, rng: np.random.Generator) -> NDArray[np.float64] | None:
-    """Logs of new values at given parameters, shape (n_bins,); None where their mean is not positive everywhere.
-
-    With independent noise a value may come out at zero or below: NaN, for such a bin would be cut.
-    """
-    parameters = objective.to_parameters(z)
-    mean = objective.mean(parameters)
-    if not np.all(mean > 0):
-        return None
-    if isinstance(objective, HierarchicalObjective):
-        covariance = objective.noise.covariance(parameters["log_noise_scales"])
-        effects, weight = covariance.effects, objective.data.weight
-        # detectors, amplifiers and patterns of its own
-        own = np.sqrt(covariance.own)[effects.vendor] * rng.standard_normal(
-            (effects.n_detectors, covariance.own.shape[1])
-        )
-        shared = np.sqrt(covariance.shared) * rng.standard_normal(covariance.shared.shape)
-        sd = np.sqrt(np.divide(covariance.white, weight, out=np.zeros(len(weight)), where=weight > 0))
-        white = sd * rng.standard_normal(len(weight))
-        return np.log(mean) + effects.expand(covariance.all_effects(own, shared)) + white
-    scale = objective.data.level * (FLOOR + np.exp(float(parameters["log_noise_scale"])))
-    if isinstance(objective.noise, StudentTNoise):
-        noise = rng.standard_t(STUDENT_T_NU, len(mean))
-    elif isinstance(objective.noise, LaplaceNoise):
-        noise = rng.laplace(size=len(mean))
-    else:
-        noise = rng.standard_normal(len(mean))
-    value = mean + scale * noise
-    return np.log(value, out=np.full(len(value), np.nan), where=value > 0)

@@ -1,7 +1,7 @@
 """A rough fit with hierarchical noise that needs no spline nodes: where the search begins, and what nodes are worth.
 
 The log of the radial function is a fine cubic B-spline.  Then all but the centroid is linear in the log of the value,
-and generalised least squares gives everything in a few steps, with the noise scales and the spoilt bins in between.
+and generalised least squares gives everything in a few steps, with the noise scales and the outliers in between.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ _FEW_BINS = (20_000, 30_000, 30_000, 60_000)
 _BINS_PER_INTERVAL = 20
 _SCALE_STEPS = 8
 _BEYOND = 5e-4  # part of the bins that lies beyond the radius to which nodes are placed
-# a bin is spoilt this many robust standard deviations from the others; before the first fit, from the rings' medians
-SPOILT, _SPOILT_AT_FIRST = 5.0, 10.0
+# robust standard deviations from the others beyond which a bin is an outlier; before the first fit, from the rings'
+# medians
+OUTLIER, _OUTLIER_AT_FIRST = 5.0, 10.0
 # rings are full where no more than this part of their bins is missing, as defects may be; their edges are told
 # to a part of a bin.  Where positions are this many times as many as bins, the bins lie on no grid
 _MOST_MISSING, _SHELLS_PER_BIN, _MOST_EMPTY = 0.05, 4, 4.0
@@ -55,7 +56,7 @@ class Rough:
         The other parameters of the mean, and ``log_noise_scales``.
     inside : numpy.ndarray of bool, shape (n_bins,)
         Bins within the largest circle about the centroid that the bins fill.
-    spoilt : numpy.ndarray of bool, one for each bin inside
+    outlier : numpy.ndarray of bool, one for each bin inside
         Bins far from what the fit leaves of the others: dust and defects.
     smooth : float
         `FitData.smooth` of these bins.
@@ -70,13 +71,13 @@ class Rough:
     outer: float
     parameters: dict[str, NDArray]
     inside: NDArray[np.bool_]
-    spoilt: NDArray[np.bool_]
+    outlier: NDArray[np.bool_]
     smooth: float
     choice: NDArray[np.float64] | None = None
 
 
 def rough_fit(data: FitData, config: FitConfig) -> Rough:
-    """Fit roughly, and find the spoilt bins.
+    """Fit roughly, and find the outliers.
 
     Parameters
     ----------
@@ -91,13 +92,13 @@ def rough_fit(data: FitData, config: FitConfig) -> Rough:
     y = np.where(alive, y, 0.0)
     names = [n for n in ("centroid_delta", "gradient", "outer_gradient") if getattr(config, _SWITCH[n])]
     parameters = {name: np.zeros(2) for name in names} | ({"itl_ratio": np.ones(())} if data.has_ratio else {})
-    inside, spoilt = np.ones(len(data), dtype=bool), outlying | ~alive
+    inside, outlier = np.ones(len(data), dtype=bool), outlying | ~alive
     missing, scales = _missing(data), None
     for k, few in enumerate(_FEW_BINS):
         here = data.select(inside)
         rows = np.flatnonzero(inside)
         every = slice(None, None, max(1, round(len(rows) / few)))
-        some = replace(here, weight=(~spoilt[rows]).astype(float)).select(every)
+        some = replace(here, weight=(~outlier[rows]).astype(float)).select(every)
         noise, y_some = HierarchicalNoise(some), y[rows][every]
         typical, width = noise.typical_scales()
         scales = typical if scales is None else scales
@@ -105,9 +106,9 @@ def rough_fit(data: FitData, config: FitConfig) -> Rough:
         spline, parameters, information = _least_squares(some, y_some, config, noise, scales, spline, parameters)
         scales = fit_scales(noise, _residual(some, y_some, config, spline, parameters), scales, typical, width)
         if k > 0:  # the first step is too rough to judge bins by
-            rest = _unexplained(here, y[rows], config, ~spoilt[rows], scales, spline, parameters)
-            limit = SPOILT * 1.4826 * np.median(np.abs(rest[~spoilt[rows]]))
-            spoilt[rows] = (np.abs(rest) > limit) | ~alive[rows]
+            rest = _unexplained(here, y[rows], config, ~outlier[rows], scales, spline, parameters)
+            limit = OUTLIER * 1.4826 * np.median(np.abs(rest[~outlier[rows]]))
+            outlier[rows] = (np.abs(rest) > limit) | ~alive[rows]
         smooth, data = data.smooth, replace(data, smooth=noise.smoothness(scales))
         last, inside = inside, _full_rings(data, missing, parameters.get("centroid_delta", np.zeros(2)))
     places = _greville(spline.t)
@@ -120,7 +121,7 @@ def rough_fit(data: FitData, config: FitConfig) -> Rough:
         outer=float(np.quantile(np.hypot(here.dx - cx, here.dy - cy), 1 - _BEYOND)),
         parameters=parameters | {"log_noise_scales": scales},
         inside=last,
-        spoilt=spoilt[last],
+        outlier=outlier[last],
         smooth=smooth,
     )
 
@@ -132,7 +133,7 @@ def _least_squares(data, y, config, noise, scales, spline, parameters):
     information = covariance.information(design)
     n = len(spline.c)
     information += np.diag(1.0 / _widths(data, config, parameters, n) ** 2)
-    solved = np.linalg.solve(information, -design.T @ covariance.of(residual).by_residual)
+    solved = np.linalg.solve(information, -design.T @ covariance.marginal(residual).by_residual)
     moved, start = {}, n
     for name, value in parameters.items():
         step = solved[start : start + value.size].reshape(value.shape)
@@ -146,7 +147,7 @@ def _unexplained(data, y, config, good, scales, spline, parameters) -> NDArray[n
     noise = HierarchicalNoise(replace(data, weight=good.astype(float)))
     residual = _residual(data, y, config, spline, parameters)
     covariance = noise.covariance(scales)
-    found = covariance.of(residual)
+    found = covariance.marginal(residual)
     return residual - noise.effects.expand(covariance.all_effects(found.own, found.shared))
 
 
@@ -239,7 +240,7 @@ def _rings(data: FitData, y: NDArray) -> tuple[BSpline, NDArray[np.bool_]]:
     spline = BSpline(knots, np.interp(_greville(knots), at, values), 3)
     off = y - offset - spline(radius)
     scatter = 1.4826 * np.nanmedian(np.abs(off))
-    return spline, np.abs(np.nan_to_num(off)) > _SPOILT_AT_FIRST * max(scatter, 1e-6)
+    return spline, np.abs(np.nan_to_num(off)) > _OUTLIER_AT_FIRST * max(scatter, 1e-6)
 
 
 def _knots(radius: NDArray, intervals: int) -> NDArray[np.float64]:
@@ -337,12 +338,12 @@ def fit_scales(
     """A few steps of Fisher's scoring for the logs of the noise scales, the mean held."""
 
     def cost(at):
-        return np.sum(((at - typical) / width) ** 2) / 2 - noise.covariance(at).of(residual).log_likelihood
+        return np.sum(((at - typical) / width) ** 2) / 2 - noise.covariance(at).marginal(residual).log_likelihood
 
     value = cost(scales)
     for _ in range(_SCALE_STEPS):
         covariance = noise.covariance(scales)
-        found = covariance.of(residual)
+        found = covariance.marginal(residual)
         slope = noise.by_log_scales(covariance, found, scales) - (scales - typical) / width**2
         curvature = noise.information(covariance, scales) + np.diag(width**-2.0)
         step = np.clip(np.linalg.solve(curvature, slope), -2.0, 2.0)

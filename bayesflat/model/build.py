@@ -8,15 +8,23 @@ import pytensor.tensor as pt
 from pytensor.tensor.variable import TensorVariable
 
 from bayesflat.config import FitConfig
-from bayesflat.data.binned import BinnedFlat
 from bayesflat.model.akima import akima
-from bayesflat.model.noise import NoiseModel, noise_model
+from bayesflat.model.hierarchical import HierarchicalNoise
+from bayesflat.model.independent import LaplaceNoise, NormalNoise, StudentTNoise
+from bayesflat.model.noise import NoiseModel
 from bayesflat.model.parameters import mean_parameters
-from bayesflat.model.prepare import FitData, prepare
+from bayesflat.model.prepare import FitData
 from bayesflat.model.start import estimate
 
+_INDEPENDENT = {"normal": NormalNoise, "student_t": StudentTNoise, "laplace": LaplaceNoise}
 
-def build_model(binned: BinnedFlat | FitData, config: FitConfig, noise: NoiseModel | None = None) -> pm.Model:
+
+def noise_model(data: FitData, config: FitConfig) -> NoiseModel:
+    """The noise model that the config names, for these bins."""
+    return HierarchicalNoise(data) if config.noise == "hierarchical" else _INDEPENDENT[config.likelihood]()
+
+
+def build_model(data: FitData, config: FitConfig, noise: NoiseModel | None = None) -> pm.Model:
     """The model of a binned focal plane.
 
     ``value = radial(radius) * (itl_ratio if itl else 1) / plane / outer_plane``, with the radius counted from the moved
@@ -27,10 +35,9 @@ def build_model(binned: BinnedFlat | FitData, config: FitConfig, noise: NoiseMod
 
     Parameters
     ----------
-    binned : BinnedFlat or FitData
-        A focal plane, or one that `prepare` has normalized and cut already.
+    data : FitData
+        With its nodes in place.
     config : FitConfig
-        With ``radial_spline_nodes = "auto"`` the nodes are placed first.
     noise : NoiseModel, optional
         That of these bins, where it is at hand: making it takes a moment.
 
@@ -42,13 +49,8 @@ def build_model(binned: BinnedFlat | FitData, config: FitConfig, noise: NoiseMod
     Raises
     ------
     InputError
-        As `prepare`; or a prior with the wrong number of components.
+        A prior with the wrong number of components.
     """
-    data = binned if isinstance(binned, FitData) else prepare(binned, config)
-    if config.radial_spline_nodes == "auto":
-        from bayesflat.inference.nodes import with_nodes  # a rough fit, which knows the noise model
-
-        data, config, _ = with_nodes(data, config)
     start = estimate(data, config)
     noise = noise or noise_model(data, config)
     coords = {"node": data.nodes, "free_node": data.nodes[:-1], "axis": ["x", "y"], "bin": np.arange(len(data))}

@@ -29,7 +29,7 @@ class Effects:
     own, shared : slice
         Which effects each detector has of its own (from the first on), and which a vendor's detectors share.
     weight : numpy.ndarray, shape (n_bins,)
-        0 for spoilt bins.
+        0 for outliers.
     vendor : numpy.ndarray of int, shape (n_detectors,)
     """
 

@@ -126,12 +126,12 @@ class HierarchicalNoise(NoiseModel):
         # of the values, not of their logs
         pm.Potential("value", log_likelihood - np.sum(np.log(data.value[data.weight > 0])))
 
-    def covariance(self, log_scales: NDArray, room: dict[str, NDArray] | None = None) -> Covariance:
-        """The covariance of the log-residuals; ``room`` as for `Covariance`."""
+    def covariance(self, log_scales: NDArray, workspace: dict[str, NDArray] | None = None) -> Covariance:
+        """The covariance of the log-residuals; ``workspace`` as for `Covariance`."""
         squares = np.exp(2 * log_scales)
         white = (FLOOR + np.exp(log_scales[0])) ** 2
         shared = squares[self.shared_scale] * self.shared_size**2
-        return Covariance(self.effects, squares[self.own_scale], shared, white, room)
+        return Covariance(self.effects, squares[self.own_scale], shared, white, workspace)
 
     def by_log_scales(self, covariance: Covariance, found, log_scales: NDArray) -> NDArray[np.float64]:
         """Derivatives of the log-likelihood by the logs of the scales, shape (n_scales,)."""
@@ -151,8 +151,8 @@ class HierarchicalNoise(NoiseModel):
         vendor = self.effects.vendor
         for v in range(len(self.vendors)):
             square = (covariance.by_detector[vendor == v] ** 2).sum(0)
-            total = covariance.total[v]
-            of_vendor = (total - total @ covariance.kq[v] @ total) ** 2
+            total = covariance.shared_information[v]
+            of_vendor = (total - total @ covariance.shared_conditional[v] @ total) ** 2
             for scale, variance, weight in (
                 (self.own_scale[v], covariance.own[v], square),
                 (self.shared_scale[v], covariance.shared[v], of_vendor),
@@ -160,7 +160,9 @@ class HierarchicalNoise(NoiseModel):
                 of = np.zeros((n, len(scale)))
                 of[scale, np.arange(len(scale))] = variance
                 out += 2 * of @ weight @ of.T
-        taken = np.einsum("dij,dji->", self.effects.gram[:, self.effects.own, self.effects.own], covariance.k)
+        taken = np.einsum(
+            "dij,dji->", self.effects.gram[:, self.effects.own, self.effects.own], covariance.own_conditional
+        )
         free = covariance.n_good - taken
         out[0] = out[:, 0] = 0.0
         out[0, 0] = 2 * free * (np.exp(log_scales[0]) / (FLOOR + np.exp(log_scales[0]))) ** 2
@@ -193,7 +195,7 @@ class HierarchicalNoise(NoiseModel):
         """Throughput of each detector and its amplifiers, of effects of shape (n_detectors, size): as `areas`."""
         return np.exp(np.einsum("dak,dk->da", self.areas, x))
 
-    def of_those_that_are_there(self, parameters: dict[str, NDArray], throughput: NDArray) -> dict[str, NDArray]:
+    def relative_to_present(self, parameters: dict[str, NDArray], throughput: NDArray) -> dict[str, NDArray]:
         """Parameters as the product holds them, and ``throughput`` relative to the vendor's mean.
 
         The level becomes the mean response of the detectors that are not ITL (of ITL where there is no other), the
@@ -220,16 +222,18 @@ class HierarchicalNoise(NoiseModel):
         effects = self.effects
         o, s, vendor = effects.own, effects.shared, effects.vendor
         of_own = self.areas[:, :, o]
-        k = covariance.k * covariance.white
+        k = covariance.own_conditional * covariance.white
         own = np.einsum("dai,dij,daj->da", of_own, k, of_own, optimize=True)
         # the own effects take back part of what the shared pattern adds
-        by_pattern = self.areas[:, :, s] - of_own @ covariance.k @ effects.gram[:, o, s]
-        shared = np.einsum("dai,dij,daj->da", by_pattern, covariance.kq[vendor], by_pattern, optimize=True)
+        by_pattern = self.areas[:, :, s] - of_own @ covariance.own_conditional @ effects.gram[:, o, s]
+        shared = np.einsum(
+            "dai,dij,daj->da", by_pattern, covariance.shared_conditional[vendor], by_pattern, optimize=True
+        )
         of_means = np.empty(len(self.vendors))
         for v in range(len(self.vendors)):
             share = throughput[vendor == v, 0] / throughput[vendor == v, 0].sum()
             pattern = share @ by_pattern[vendor == v, 0]
-            of_means[v] = share**2 @ own[vendor == v, 0] + pattern @ covariance.kq[v] @ pattern
+            of_means[v] = share**2 @ own[vendor == v, 0] + pattern @ covariance.shared_conditional[v] @ pattern
         return of_means, own + shared
 
 
@@ -316,7 +320,7 @@ class LogLikelihood(Op):
 
     def __init__(self, noise: HierarchicalNoise) -> None:
         self.noise = noise
-        self.room: dict[str, NDArray] = {}
+        self.workspace: dict[str, NDArray] = {}
 
     def __eq__(self, other):
         return self is other
@@ -334,8 +338,8 @@ class LogLikelihood(Op):
         residual, log_scales = inputs
         # a sampler that is still looking for its step goes anywhere; it takes back what is not finite
         with np.errstate(all="ignore"):
-            covariance = self.noise.covariance(log_scales, self.room)
-            found = covariance.of(residual)
+            covariance = self.noise.covariance(log_scales, self.workspace)
+            found = covariance.marginal(residual)
             output_storage[0][0] = np.asarray(found.log_likelihood)
             output_storage[1][0] = found.by_residual
             output_storage[2][0] = self.noise.by_log_scales(covariance, found, log_scales)

@@ -2,8 +2,8 @@
 
 The log-residuals of detector d are ``r_d = U_d s_d + V_d c_v + e_d``: effects of its own ``s_d ~ N(0, D_v)``, a pattern
 ``c_v ~ N(0, Q_v)`` that the detectors of vendor v share, and white noise ``e_d ~ N(0, white / weight)``.  D and Q are
-diagonal.  The columns of U and V come from one list of effects: the detector, its amplifiers, polynomials over its
-pixels, its rims.
+diagonal.  The columns of U and V come from one list of effects: the detector, its amplifiers, smooth surfaces over its
+pixels (`bayesflat.model.smooth`), its rims.
 
 With ``G = U'WU`` and ``t = U'Wr`` of each detector, everything is small matrices.  Woodbury's identity, once for the
 own effects and once for the shared ones, gives determinant and quadratic form (Rasmussen & Williams 2006, A.3).
@@ -116,47 +116,61 @@ class Covariance:
         Variances of the own and the shared effects, the own ones above 0.
     white : float
         Variance of a bin of weight 1.
-    room : dict, optional
-        Arrays to write into, taken over from an earlier covariance of the same effects, which is then spoilt.
+    workspace : dict, optional
+        Arrays to write into, taken over from an earlier covariance of the same effects, which is not valid any more.
+
+    Attributes
+    ----------
+    own_conditional : numpy.ndarray, shape (n_detectors, n_own, n_own)
+        Covariance of the own effects given residuals and shared effects, over ``white``: ``(white D**-1 + G)**-1``.
+    roots : numpy.ndarray, shape (n_detectors, n_own, n_own)
+        ``own_conditional = roots' roots``.
+    own_information : numpy.ndarray, shape (n_detectors, n_own, size)
+        ``U_o' C**-1 U``, with U_o the own effects and C the covariance that they and white noise have.
+    shared_information : numpy.ndarray, shape (n_vendors, n_shared, n_shared)
+        ``U_s' C**-1 U_s`` of the shared effects, summed over the detectors of a vendor.
+    shared_conditional : numpy.ndarray, shape (n_vendors, n_shared, n_shared)
+        Covariance of the shared effects given the residuals.
+    own_log_determinant, shared_log_determinant : numpy.ndarray, shapes (n_detectors,) and (n_vendors,)
+        What own and shared effects add to the log-determinant of white noise alone.
     """
 
     def __init__(
-        self, effects: Effects, own: NDArray, shared: NDArray, white: float, room: dict[str, NDArray] | None = None
+        self, effects: Effects, own: NDArray, shared: NDArray, white: float, workspace: dict[str, NDArray] | None = None
     ) -> None:
         self.effects, self.own, self.shared, self.white = effects, own, shared, white
         gram, vendor, o, s = effects.gram, effects.vendor, effects.own, effects.shared
-        n, n_own, size = effects.n_detectors, own.shape[1], effects.size
-        room = {} if room is None else room
-        if not room:
+        n, n_own, n_shared, size = effects.n_detectors, own.shape[1], shared.shape[1], effects.size
+        workspace = {} if workspace is None else workspace
+        if not workspace:
             # arrays of some MB: to ask the system for them anew each time costs as much as the numbers in them
-            widths = {"roots": n_own, "k": n_own, "a": size, "aq": shared.shape[1]}
-            room.update({name: np.empty((n, n_own, width)) for name, width in widths.items()})
-        self._room = room
-        # own effects: k = (white D**-1 + G)**-1 = root B**-1 root, of B = 1 + root G root, root = (D / white)**0.5
-        self.roots, self.k, self.a = room["roots"], room["k"], room["a"]
-        self.log_b = np.empty(n)
-        _inverse_roots(gram, np.sqrt(own[vendor] / white), self.roots, self.log_b)
-        np.matmul(self.roots.transpose(0, 2, 1), self.roots, out=self.k)
-        # a = U_o' C**-1 U of each detector, own effects alone: D**-1 k G, without a difference
-        np.matmul(self.k, gram[:, o], out=self.a)
-        self.a *= (1 / own)[vendor][:, :, None]
+            widths = {"roots": n_own, "own_conditional": n_own, "own_information": size, "product": n_shared}
+            workspace.update({name: np.empty((n, n_own, width)) for name, width in widths.items()})
+        self._workspace = workspace
+        # B**-1 of B = 1 + root G root, with root = (D / white)**0.5
+        self.roots = workspace["roots"]
+        self.own_log_determinant = np.empty(n)
+        _inverse_roots(gram, np.sqrt(own[vendor] / white), self.roots, self.own_log_determinant)
+        self.own_conditional = np.matmul(self.roots.transpose(0, 2, 1), self.roots, out=workspace["own_conditional"])
+        # D**-1 own_conditional G: the same as U_o' C**-1 U, and no difference of large numbers
+        self.own_information = np.matmul(self.own_conditional, gram[:, o], out=workspace["own_information"])
+        self.own_information *= (1 / own)[vendor][:, :, None]
         # and the same of the effects that are shared only
         rest = slice(n_own, None)
-        of_rest = (gram[:, rest, rest] - gram[:, rest, o] @ self.k @ gram[:, o, rest]) / white
-        # shared effects, vendor by vendor
-        total = np.empty((len(own), size, size))
-        total[:, o] = self.by_vendor(self.a)
-        total[:, rest, o] = total[:, o, rest].transpose(0, 2, 1)
-        total[:, rest, rest] = self.by_vendor(of_rest)
-        self.total = total[:, s, s]
-        q = np.sqrt(shared)
-        e = np.eye(shared.shape[1]) + q[:, :, None] * self.total * q[:, None, :]
-        self.kq = q[:, :, None] * np.linalg.inv(e) * q[:, None, :]  # covariance of the pattern, given the residuals
-        self.log_e = np.linalg.slogdet(e)[1]
+        of_rest = (gram[:, rest, rest] - gram[:, rest, o] @ self.own_conditional @ gram[:, o, rest]) / white
+        information = np.empty((len(own), size, size))
+        information[:, o] = self.by_vendor(self.own_information)
+        information[:, rest, o] = information[:, o, rest].transpose(0, 2, 1)
+        information[:, rest, rest] = self.by_vendor(of_rest)
+        self.shared_information = information[:, s, s]
+        root = np.sqrt(shared)
+        scaled = np.eye(n_shared) + root[:, :, None] * self.shared_information * root[:, None, :]
+        self.shared_conditional = root[:, :, None] * np.linalg.inv(scaled) * root[:, None, :]
+        self.shared_log_determinant = np.linalg.slogdet(scaled)[1]
 
     @property
     def n_good(self) -> int:
-        """Bins that count."""
+        """Bins of weight above 0."""
         return int(self.effects.counts.sum())
 
     @property
@@ -168,8 +182,10 @@ class Covariance:
     def by_detector(self) -> NDArray[np.float64]:
         """``U' covariance**-1 U`` of the own effects of each detector."""
         o, s = self.effects.own, self.effects.shared
-        through = self.a[:, :, s]
-        return self.a[:, :, o] - through @ self.kq[self.effects.vendor] @ through.transpose(0, 2, 1)
+        through = self.own_information[:, :, s]
+        return self.own_information[:, :, o] - through @ self.shared_conditional[
+            self.effects.vendor
+        ] @ through.transpose(0, 2, 1)
 
     def by_vendor(self, x: NDArray) -> NDArray[np.float64]:
         """Sum over the detectors of each vendor."""
@@ -190,7 +206,7 @@ class Covariance:
         t = t[:, o]
         if c is not None:
             t = t - np.einsum("dij,dj->di", self.effects.gram[:, o, s], c[self.effects.vendor])
-        return np.einsum("dij,dj->di", self.k, t)
+        return np.einsum("dij,dj->di", self.own_conditional, t)
 
     def all_effects(self, own: NDArray, c: NDArray) -> NDArray[np.float64]:
         """Own and shared effects together: shape (n_detectors, size)."""
@@ -199,7 +215,7 @@ class Covariance:
         x[:, self.effects.shared] += c[self.effects.vendor]
         return x
 
-    def of(self, r: NDArray) -> Marginal:
+    def marginal(self, r: NDArray) -> Marginal:
         """The log-likelihood of residuals of shape (n_bins,)."""
         effects, white, vendor = self.effects, self.white, self.effects.vendor
         o, s, gram = effects.own, effects.shared, effects.gram
@@ -207,7 +223,7 @@ class Covariance:
         alone = self.own_effects(t)
         h = (t - np.einsum("dij,dj->di", gram[:, :, o], alone)) / white  # U' C**-1 r, own effects alone
         pull = self.by_vendor(h[:, s])
-        c = np.einsum("vij,vj->vi", self.kq, pull)
+        c = np.einsum("vij,vj->vi", self.shared_conditional, pull)
         own = self.own_effects(t, c)
         by_residual, square_left = effects.weighted_rest(r, self.all_effects(own, c))
         by_residual /= -white
@@ -215,15 +231,19 @@ class Covariance:
         # cannot be negative, however absurd the scales that a sampler tries; differences would have no digits left
         of_shared = np.divide(c * c, self.shared, out=np.zeros_like(c), where=self.shared > 0)
         quadratic = square_left / white + np.sum(own * own / self.own[vendor]) + np.sum(of_shared)
-        through = self.a[:, :, s]
+        through = self.own_information[:, :, s]
         own_pull = h[:, o] - np.einsum("dij,dj->di", through, c[vendor])
-        shared_pull = pull - np.einsum("vij,vj->vi", self.total, c)
-        aq = np.matmul(through, self.kq[vendor], out=self._room["aq"])
-        in_own = self.by_vendor(np.einsum("dii->di", self.a[:, :, o]) - np.einsum("dij,dij->di", aq, through))
-        in_shared = np.einsum("vii->vi", self.total) - np.einsum("vij,vjk,vki->vi", self.total, self.kq, self.total)
+        shared_pull = pull - np.einsum("vij,vj->vi", self.shared_information, c)
+        taken = np.matmul(through, self.shared_conditional[vendor], out=self._workspace["product"])
+        in_own = self.by_vendor(
+            np.einsum("dii->di", self.own_information[:, :, o]) - np.einsum("dij,dij->di", taken, through)
+        )
+        in_shared = np.einsum("vii->vi", self.shared_information) - np.einsum(
+            "vij,vjk,vki->vi", self.shared_information, self.shared_conditional, self.shared_information
+        )
         # the trace of covariance**-1 covariance counts the bins: what own and shared effects leave of it is white
         in_white = (self.n_good - np.sum(self.own * in_own) - np.sum(self.shared * in_shared)) / white
-        log_determinant = self.log_white.sum() + self.log_b.sum() + self.log_e.sum()
+        log_determinant = self.log_white.sum() + self.own_log_determinant.sum() + self.shared_log_determinant.sum()
         return Marginal(
             log_likelihood=-0.5 * (quadratic + log_determinant + self.n_good * np.log(2 * np.pi)),
             by_residual=by_residual,
@@ -240,8 +260,10 @@ class Covariance:
         o, s = effects.own, effects.shared
         t = effects.project(r)
         h = t - np.einsum("dij,dj->di", effects.gram[:, :, o], self.own_effects(t))
-        means = np.einsum("vij,vj->vi", self.kq, self.by_vendor(h[:, s]) / white)
-        shared = np.stack([rng.multivariate_normal(m, c, method="eigh") for m, c in zip(means, self.kq, strict=True)])
+        means = np.einsum("vij,vj->vi", self.shared_conditional, self.by_vendor(h[:, s]) / white)
+        shared = np.stack(
+            [rng.multivariate_normal(m, c, method="eigh") for m, c in zip(means, self.shared_conditional, strict=True)]
+        )
         # the own effects' covariance is white k: a draw is white**0.5 times the root of k times normal numbers
         own = self.own_effects(t, shared)
         normal = np.einsum("dji,dj->di", self.roots, rng.normal(size=own.shape))
@@ -271,16 +293,16 @@ class Covariance:
         left = t - np.einsum("dij,dj->di", effects.gram[:, :, s], c)
         squares = effects.sum(r * r) - np.sum((t + left)[:, s] * c, axis=1)
         quadratic = (squares - np.sum(left[:, o] * self.own_effects(left), axis=1)) / self.white
-        return -0.5 * (quadratic + self.log_white + self.log_b + effects.counts * np.log(2 * np.pi))
+        return -0.5 * (quadratic + self.log_white + self.own_log_determinant + effects.counts * np.log(2 * np.pi))
 
     def conditional_means(self, residuals: NDArray) -> NDArray[np.float64]:
         """All effects, given residuals, for every column of an array of shape (n_bins, n): (n_detectors, size, n)."""
         o, s = self.effects.own, self.effects.shared
         t = self.effects.project_columns(residuals)
-        pull = self.by_vendor((t - self.effects.gram[:, :, o] @ (self.k @ t[:, o]))[:, s]) / self.white
-        shared = (self.kq @ pull)[self.effects.vendor]
+        pull = self.by_vendor((t - self.effects.gram[:, :, o] @ (self.own_conditional @ t[:, o]))[:, s]) / self.white
+        shared = (self.shared_conditional @ pull)[self.effects.vendor]
         x = np.zeros_like(t)
-        x[:, o] = self.k @ (t[:, o] - self.effects.gram[:, o, s] @ shared)
+        x[:, o] = self.own_conditional @ (t[:, o] - self.effects.gram[:, o, s] @ shared)
         x[:, s] += shared
         return x
 
@@ -288,8 +310,8 @@ class Covariance:
         """``J' covariance**-1 J`` for derivatives of the residuals of shape (n_bins, n): shape (n, n)."""
         o, s = self.effects.own, self.effects.shared
         t = self.effects.project_columns(jacobian)
-        alone = self.k @ t[:, o]
+        alone = self.own_conditional @ t[:, o]
         pull = self.by_vendor((t - self.effects.gram[:, :, o] @ alone)[:, s]) / self.white
         found = jacobian.T @ (jacobian * self.effects.weight[:, None])
         found -= np.tensordot(t[:, o], alone, ([0, 1], [0, 1]))
-        return found / self.white - np.tensordot(pull, self.kq @ pull, ([0, 1], [0, 1]))
+        return found / self.white - np.tensordot(pull, self.shared_conditional @ pull, ([0, 1], [0, 1]))

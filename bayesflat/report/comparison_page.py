@@ -304,7 +304,7 @@ def _noise(c: Comparison) -> str:
         return page.section("Notes", *notes) if notes else ""
     in_mmag = {name: MMAG * sd for name, sd in c.noise.items()}
     rows = [(name, f"{sd:.2g} mmag" if sd >= _LEAST else f"< {_LEAST:g} mmag") for name, sd in in_mmag.items()]
-    rows += [("bins in the fit of the ratio", f"{c.n_bins:,}"), ("of these spoilt (no weight)", f"{c.n_spoilt:,}")]
+    rows += [("bins in the fit of the ratio", f"{c.n_bins:,}"), ("of these outliers (no weight)", f"{c.n_spoilt:,}")]
     return page.section(
         "Notes and noise" if notes else "Noise",
         *notes,

@@ -238,7 +238,7 @@ def _diagnostics(result: FitResult, warnings: Sequence[str], check: PredictiveCh
         )  # fmt: skip
     said = [page.paragraph("Warnings of the fit:"), _list(warnings)] if warnings else []
     left = [(reason, f"{count:,}") for reason, count in data.dropped.items() if count]
-    left.append(("fitted, but spoilt by dust or defects (no weight)", f"{int(np.sum(data.weight == 0)):,}"))
+    left.append(("fitted, but outliers: dust or defects (no weight)", f"{int(np.sum(data.weight == 0)):,}"))
     left.append(("fitted", f"{len(data):,}"))
     return page.section(
         "Diagnostics",

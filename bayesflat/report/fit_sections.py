@@ -112,8 +112,8 @@ def _facts(row: dict[str, Any]) -> dict[str, str]:
         facts["throughput"] = plus_minus(100 * row["offset"], 100 * row["offset_sd"], digits=3) + " %"
     facts["mean residual"] = f"{100 * row['residual']:+.2f} %".replace("-", "−").replace("+nan %", "–")
     facts["residual rms"] = percent(row["rms"]).replace("%", " %")
-    spoilt = f" ({row['n_spoilt']} spoilt)" if row["n_spoilt"] else ""
-    return facts | {"bins": f"{row['n_bins']}{spoilt}"}
+    outliers = f" ({row['n_outliers']} outliers)" if row["n_outliers"] else ""
+    return facts | {"bins": f"{row['n_bins']}{outliers}"}
 
 
 def _amplifiers(rows: Sequence[dict[str, Any]], gradient: FlatGradient) -> list[NDArray | float]:

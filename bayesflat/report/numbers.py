@@ -71,7 +71,7 @@ def detector_rows(data: FitData, gradient: FlatGradient) -> list[dict[str, Any]]
     Returns
     -------
     list of dict
-        ``detector`` (`Detector`), ``group``, ``n_bins``, ``n_spoilt``; ``residual``: mean of data/model - 1; ``rms``:
+        ``detector`` (`Detector`), ``group``, ``n_bins``, ``n_outliers``; ``residual``: mean of data/model - 1; ``rms``:
         of it about that mean; both of the bins that weigh something.  ``offset``, ``offset_sd``: throughput relative to
         the vendor, less 1.  ``rows``: its bins.  What is not known is NaN.
     """
@@ -98,7 +98,7 @@ def detector_rows(data: FitData, gradient: FlatGradient) -> list[dict[str, Any]]
                 "detector": detector,
                 "group": ("ITL" if binned.itl[rows[0]] else rest) if len(rows) else "",
                 "n_bins": len(rows),
-                "n_spoilt": int(np.sum(data.weight[rows] == 0)),
+                "n_outliers": int(np.sum(data.weight[rows] == 0)),
                 "residual": float(used.mean()) if len(used) else math.nan,
                 "rms": float(used.std()) if len(used) else math.nan,
                 "offset": float(offset),

@@ -19,13 +19,13 @@ from bayesflat.rubin.output import flat_kind
 from bayesflat.rubin.repository import Dataset, Repository, local
 from bayesflat.rubin.work import (
     Outcome,
-    Piece,
     Query,
+    WorkUnit,
     check_places,
     file_name,
     find_detector,
-    find_pieces,
-    finish_pieces,
+    find_units,
+    finish_units,
     place,
 )
 
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Products:
-    """The dome's gradient and the reference of a piece, and what flats say of them."""
+    """The dome's gradient and the reference of a unit, and what flats say of them."""
 
     dome: FlatGradient
     sky: FlatGradient
@@ -59,7 +59,7 @@ def run_apply(
     ----------
     query : Query
     out : str or Path or None
-        Folder to write, as for `find_pieces`.
+        Folder to write, as for `find_units`.
     config : RunConfig
         Its ``connections`` name the dataset types; camera and connections are all that is used.
     gradient, reference : str or Path, optional
@@ -83,39 +83,39 @@ def run_apply(
     names = config.connections
     camera = get_camera(config.camera)
     kind = flat_kind(names.output_flat)
-    repository, pieces = find_pieces(query, out, names.input_flat, camera, overwrite)
+    repository, units = find_units(query, out, names.input_flat, camera, overwrite)
     files = []
-    for piece in pieces:
-        detectors = [find_detector(number, camera, dataset.uri) for number, dataset in piece.flats.items()]
-        files.append({one.id: _name(names.output_flat, piece, one) for one in detectors})
-        data_ids = [_data_id(piece, one.id) for one in detectors]
-        check_places(piece, sorted(files[-1].values()), [kind], data_ids, overwrite)
-    advance = progress(sum(len(piece.flats) for piece in pieces)) if progress else lambda: None
+    for unit in units:
+        detectors = [find_detector(number, camera, dataset.uri) for number, dataset in unit.flats.items()]
+        files.append({one.id: _name(names.output_flat, unit, one) for one in detectors})
+        data_ids = [_data_id(unit, one.id) for one in detectors]
+        check_places(unit, sorted(files[-1].values()), [kind], data_ids, overwrite)
+    advance = progress(sum(len(unit.flats) for unit in units)) if progress else lambda: None
 
-    def finish(k: int, piece: Piece) -> int:
-        products = _products(repository, piece, config, gradient, reference)
-        _correct(piece, camera, products, files[k], kind, processes, overwrite, advance)
-        return len(piece.flats)
+    def finish(k: int, unit: WorkUnit) -> int:
+        products = _products(repository, unit, config, gradient, reference)
+        _correct(unit, camera, products, files[k], kind, processes, overwrite, advance)
+        return len(unit.flats)
 
-    return finish_pieces(pieces, enumerate(pieces), finish)
+    return finish_units(units, enumerate(units), finish)
 
 
-def _name(dataset_type: str, piece: Piece, detector: Detector) -> str:
+def _name(dataset_type: str, unit: WorkUnit, detector: Detector) -> str:
     """Name of a corrected flat's file."""
-    parts = (dataset_type, piece.data_id["instrument"], piece.physical_filter, detector.name)
+    parts = (dataset_type, unit.data_id["instrument"], unit.physical_filter, detector.name)
     return file_name("_".join(parts)) + ".fits"
 
 
-def _data_id(piece: Piece, detector: int) -> dict[str, Any]:
-    return {**piece.data_id, "detector": detector}
+def _data_id(unit: WorkUnit, detector: int) -> dict[str, Any]:
+    return {**unit.data_id, "detector": detector}
 
 
 def _products(
-    repository: Repository, piece: Piece, config: RunConfig, gradient: str | Path | None, reference: str | Path | None
+    repository: Repository, unit: WorkUnit, config: RunConfig, gradient: str | Path | None, reference: str | Path | None
 ) -> _Products:
     names = config.connections
     found = [
-        Path(given) if given is not None else repository.product(name, piece.physical_filter, piece.date)
+        Path(given) if given is not None else repository.product(name, unit.physical_filter, unit.date)
         for given, name in ((gradient, names.gradient), (reference, names.reference_gradient))
     ]
     with ExitStack() as stack:
@@ -124,13 +124,13 @@ def _products(
         )  # fmt: skip
         dome, sky = FlatGradient.read(dome_path), FlatGradient.read(sky_path)
         cards = make_cards(dome, dome_path, sky, sky_path)
-    check_products(dome, sky, piece.physical_filter)
+    check_products(dome, sky, unit.physical_filter)
     warn_of_unconverged(dome, sky)
     return _Products(dome, sky, cards, tuple(one for one in found if isinstance(one, Dataset)))
 
 
 def _correct(
-    piece: Piece,
+    unit: WorkUnit,
     camera: Camera,
     products: _Products,
     files: Mapping[int, str],
@@ -139,23 +139,23 @@ def _correct(
     overwrite: bool,
     advance: Callable[[], None],
 ) -> None:
-    """The flats of a piece into its folder and into the repository: all, or none."""
-    instrument = piece.data_id["instrument"]
-    with place(piece, sorted(files.values()), overwrite) as folder:
+    """The flats of a unit into its folder and into the repository: all, or none."""
+    instrument = unit.data_id["instrument"]
+    with place(unit, sorted(files.values()), overwrite) as folder:
         references, tasks, names = {}, {}, {}
-        for number, dataset in piece.flats.items():
+        for number, dataset in unit.flats.items():
             cards = dict(products.cards)
-            if piece.output is not None:
-                references[number] = piece.output.reference(kind, _data_id(piece, number))
+            if unit.output is not None:
+                references[number] = unit.output.reference(kind, _data_id(unit, number))
                 cards |= _provenance(references[number], (dataset, *products.inputs))
-            identity = (camera[number], piece.physical_filter, instrument)
+            identity = (camera[number], unit.physical_filter, instrument)
             names[number] = dataset.uri
             tasks[number] = (dataset.uri, folder / files[number], products.dome, products.sky, cards, identity)
         with closing(in_processes(correct_dataset, tasks, processes, "correcting flats", names=names)) as done:
             for _ in done:
                 advance()
-        if piece.output is not None:
-            piece.output.put((folder / files[number], kind, ref) for number, ref in references.items())
+        if unit.output is not None:
+            unit.output.put((folder / files[number], kind, ref) for number, ref in references.items())
 
 
 def _provenance(ref, inputs: tuple[Dataset, ...]) -> dict[str, tuple[Any, str]]:

@@ -13,22 +13,23 @@ from bayesflat.commands.fit import record
 from bayesflat.comparison.comparison import Comparison, check_pair, compare
 from bayesflat.config import RunConfig
 from bayesflat.data.binned import BinnedFlat
-from bayesflat.data.binning import Roll
+from bayesflat.data.binning import FlatRegister
 from bayesflat.data.camera import Camera, get_camera
 from bayesflat.data.defects import read_boxes
 from bayesflat.errors import InputError
+from bayesflat.files import checksum
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.processes import in_processes
 from bayesflat.quantities import TOLERANCE_MMAG
 from bayesflat.rubin.fit import Progress, bin_dataset
-from bayesflat.rubin.repository import Dataset, Repository, checksum, local
+from bayesflat.rubin.repository import Dataset, Repository, local
 from bayesflat.rubin.work import (
     Outcome,
-    Piece,
     Query,
+    WorkUnit,
     check_places,
     find_detector,
-    finish_pieces,
+    finish_units,
     folder_of,
     open_repository,
     place,
@@ -61,7 +62,7 @@ def run_compare(
     query : Query
         Without filters, all that there are gradients of.
     out : str or Path
-        Folder to write, as for `find_pieces`.
+        Folder to write, as for `find_units`.
     config : RunConfig
         Its camera, and of its ``connections`` the names of ``gradient`` and ``reference_gradient``.
     binned : (str or Path, str or Path), optional
@@ -93,31 +94,33 @@ def run_compare(
         raise InputError("--binned is for a paired comparison; leave it or --unpaired out")
     camera = get_camera(config.camera)
     repository, dates = open_repository(query, camera, writeable=False)
-    pieces = _find(repository, query, Path(out), config.connections.gradient, dates)
-    if binned is not None and len(pieces) > 1:
-        raise InputError(f"--binned is for one filter and date; there are {', '.join(one.name for one in pieces)}")
-    for piece in pieces:
-        check_places(piece, FILES, (), (), overwrite)
+    units = _find(repository, query, Path(out), config.connections.gradient, dates)
+    if binned is not None and len(units) > 1:
+        raise InputError(f"--binned is for one filter and date; there are {', '.join(one.name for one in units)}")
+    for unit in units:
+        check_places(unit, FILES, (), (), overwrite)
     tables = None if binned is None else tuple(BinnedFlat.read(path, camera) for path in binned)
     given = [record(path) for path in binned or ()]
 
-    def finish(_: int, piece: Piece) -> Comparison:
-        with place(piece, FILES, overwrite) as folder:
-            products, inputs = _products(repository, piece, config)
+    def finish(_: int, unit: WorkUnit) -> Comparison:
+        with place(unit, FILES, overwrite) as folder:
+            products, inputs = _products(repository, unit, config)
             mine = tables
             if tables is None and not unpaired:
-                mine, flats = _binned(repository, piece, products, camera, processes, progress)
+                mine, flats = _binned(repository, unit, products, camera, processes, progress)
                 inputs = inputs + flats
             comparison = compare(*products, binned=mine, camera=camera, rope_mmag=rope_mmag, radius=radius)
             write_comparison(comparison, inputs + given, folder, report)
         return comparison
 
-    return finish_pieces(pieces, enumerate(pieces), finish)
+    return finish_units(units, enumerate(units), finish)
 
 
-def _find(repository: Repository, query: Query, out: Path, gradient: str, dates: Sequence[str | None]) -> list[Piece]:
-    """A piece for each date and each filter that is named, or that there is a gradient of."""
-    pieces = []
+def _find(
+    repository: Repository, query: Query, out: Path, gradient: str, dates: Sequence[str | None]
+) -> list[WorkUnit]:
+    """A unit for each date and each filter that is named, or that there is a gradient of."""
+    units = []
     for date in dates:
         filters = list(dict.fromkeys(query.physical_filters))
         filters = filters or [name for (name,) in repository.find(gradient, ("physical_filter",), date)]
@@ -125,18 +128,18 @@ def _find(repository: Repository, query: Query, out: Path, gradient: str, dates:
             raise repository.nothing(gradient, None, (), date)
         for name in filters:
             data_id = {"instrument": repository.instrument, "physical_filter": name}
-            pieces.append(Piece(name, date, folder_of(out, query, name, date), None, data_id, {}))
-    return pieces
+            units.append(WorkUnit(name, date, folder_of(out, query, name, date), None, data_id, {}))
+    return units
 
 
 def _products(
-    repository: Repository, piece: Piece, config: RunConfig
+    repository: Repository, unit: WorkUnit, config: RunConfig
 ) -> tuple[tuple[FlatGradient, FlatGradient], list[dict[str, Any]]]:
     """Sky and dome, and what is recorded of their files."""
     names = config.connections
     products, inputs = [], []
     for name in (names.reference_gradient, names.gradient):
-        dataset = repository.product(name, piece.physical_filter, piece.date)
+        dataset = repository.product(name, unit.physical_filter, unit.date)
         with local(dataset.uri) as path:
             products.append(FlatGradient.read(path))
             inputs.append(dataset.record(checksum(path)))
@@ -146,7 +149,7 @@ def _products(
 
 def _binned(
     repository: Repository,
-    piece: Piece,
+    unit: WorkUnit,
     products: Sequence[FlatGradient],
     camera: Camera,
     processes: int,
@@ -157,10 +160,10 @@ def _binned(
     for what, product in zip(("sky", "dome"), products, strict=True):
         found, lacking = _flats_of(repository, product)
         if lacking:
-            log.warning("%s: %s of the %s's product, so the products are compared alone", piece.name, lacking, what)
+            log.warning("%s: %s of the %s's product, so the products are compared alone", unit.name, lacking, what)
             return None, []
         advance = progress(len(found)) if progress else lambda: None
-        tables.append(_bin(found, piece, product, camera, processes, advance))
+        tables.append(_bin(found, unit, product, camera, processes, advance))
         records += [dataset.record(sha256) for inputs in found.values() for dataset, sha256 in inputs]
     return tuple(tables), records
 
@@ -183,7 +186,7 @@ def _flats_of(repository: Repository, product: FlatGradient) -> tuple[Inputs, st
 
 def _bin(
     found: Inputs,
-    piece: Piece,
+    unit: WorkUnit,
     product: FlatGradient,
     camera: Camera,
     processes: int,
@@ -191,18 +194,18 @@ def _bin(
 ) -> BinnedFlat:
     """Bin flats as they were for a product."""
     settings = product.config
-    roll = Roll(camera, settings["do_use_non_science_detectors"])
+    register = FlatRegister(camera, settings["do_use_non_science_detectors"])
     tasks = {}
     for number, ((flat, _), *defects) in found.items():
         detector = find_detector(number, camera, flat.uri)
-        if not roll.admit(detector, piece.physical_filter, piece.data_id["instrument"], flat.uri):
+        if not register.add(detector, unit.physical_filter, unit.data_id["instrument"], flat.uri):
             continue
         boxes = []
         for table, sha256 in defects:
             with local(table.uri) as path:
                 _unchanged(table, sha256, checksum(path))
                 boxes += read_boxes(path)
-        identity = (detector, piece.physical_filter, piece.data_id["instrument"])
+        identity = (detector, unit.physical_filter, unit.data_id["instrument"])
         tasks[number] = (
             flat.uri, boxes, identity, settings["mask_planes"], settings["bin_factor"], settings["detector_boundary"]
         )  # fmt: skip
@@ -213,7 +216,7 @@ def _bin(
             _unchanged(*found[number][0], sha256)
             parts[number] = columns
             advance()
-    return roll.assemble(parts)
+    return register.assemble(parts)
 
 
 def _unchanged(dataset: Dataset, then: str, now: str) -> None:

@@ -16,24 +16,25 @@ from typing import Any
 
 from bayesflat.commands.fit import FILES, LOG, PRODUCT, RADIAL_PLOT, REFERENCE, RESIDUAL_PLOT, fit_into
 from bayesflat.config import RunConfig
-from bayesflat.data.binning import Roll, bin_flat
+from bayesflat.data.binning import FlatRegister, bin_flat
 from bayesflat.data.camera import Camera, Detector, get_camera
 from bayesflat.data.defects import Box, read_boxes
 from bayesflat.data.flats import read_flat
 from bayesflat.errors import InputError
+from bayesflat.files import checksum
 from bayesflat.gradient.product import FlatGradient
-from bayesflat.logs import keeping, logging_to
+from bayesflat.logs import capture_records, logging_to
 from bayesflat.processes import Workers, in_processes
 from bayesflat.rubin.output import Kind, gradient_kind, plot_kind
-from bayesflat.rubin.repository import Dataset, Repository, checksum, local
+from bayesflat.rubin.repository import Dataset, Repository, local
 from bayesflat.rubin.work import (
     Outcome,
-    Piece,
     Query,
+    WorkUnit,
     check_places,
     find_detector,
-    find_pieces,
-    finish_pieces,
+    find_units,
+    finish_units,
     place,
 )
 
@@ -71,7 +72,7 @@ def run_fit(
     ----------
     query : Query
     out : str or Path or None
-        Folder to write, as for `find_pieces`.
+        Folder to write, as for `find_units`.
     config : RunConfig
         Its ``connections`` name the dataset types.
     processes : int or concurrent.futures.Executor
@@ -106,90 +107,90 @@ def run_fit(
     table = Path(config.camera)
     if table.is_file():  # whoever fits may work elsewhere
         config = config.model_copy(update={"camera": str(table.resolve())})
-    with keeping() as said:
-        repository, pieces = find_pieces(query, out, names.input_flats, camera, overwrite)
-    for piece in pieces:
-        check_places(piece, FILES, outputs.values(), [piece.data_id], overwrite)
+    with capture_records() as records:
+        repository, units = find_units(query, out, names.input_flats, camera, overwrite)
+    for unit in units:
+        check_places(unit, FILES, outputs.values(), [unit.data_id], overwrite)
     errors: dict[int, Exception] = {}
-    rolls = [_roll(piece, camera, config) for piece in pieces]
-    parts = _bin(repository, pieces, rolls, config, processes, progress, errors)
+    registers = [_register(unit, camera, config) for unit in units]
+    parts = _bin(repository, units, registers, config, processes, progress, errors)
     bars = progress is not None and processes == 1
     tasks = {
         k: (
-            rolls[k], parts[k].bins, parts[k].inputs,
-            config.model_copy(update={"physical_filter": piece.physical_filter}), sampling, terms, report, bars,
-            [*said, *parts[k].said],
+            registers[k], parts[k].bins, parts[k].inputs,
+            config.model_copy(update={"physical_filter": unit.physical_filter}), sampling, terms, report, bars,
+            [*records, *parts[k].records],
         )
-        for k, piece in enumerate(pieces) if k not in errors
+        for k, unit in enumerate(units) if k not in errors
     }  # fmt: skip
-    named = {k: piece.name for k, piece in enumerate(pieces)}
+    named = {k: unit.name for k, unit in enumerate(units)}
 
     def finish(k: int, fitted: Fitted) -> Fitted:
-        _leave(pieces[k], fitted.files, outputs, overwrite)
+        _leave(units[k], fitted.files, outputs, overwrite)
         return fitted
 
-    with closing(in_processes(fit_piece, tasks, processes, "fitting", names=named, errors=errors)) as fits:
-        return finish_pieces(pieces, fits, finish, errors)
+    with closing(in_processes(fit_unit, tasks, processes, "fitting", names=named, errors=errors)) as fits:
+        return finish_units(units, fits, finish, errors)
 
 
-def _roll(piece: Piece, camera: Camera, config: RunConfig) -> Roll:
-    """The detectors of a piece that are to be binned."""
-    roll = Roll(camera, config.do_use_non_science_detectors)
-    for number, dataset in piece.flats.items():
+def _register(unit: WorkUnit, camera: Camera, config: RunConfig) -> FlatRegister:
+    """The detectors of a unit that are to be binned."""
+    register = FlatRegister(camera, config.do_use_non_science_detectors)
+    for number, dataset in unit.flats.items():
         detector = find_detector(number, camera, dataset.uri)
-        roll.admit(detector, piece.physical_filter, piece.data_id["instrument"], dataset.uri)
-    return roll
+        register.add(detector, unit.physical_filter, unit.data_id["instrument"], dataset.uri)
+    return register
 
 
 @dataclass
 class _Parts:
-    """What a piece is fitted to: bins by detector, what was read for them, and what was said meanwhile."""
+    """What a unit is fitted to: bins by detector, what was read for them, and log records."""
 
     bins: dict[int, dict] = field(default_factory=dict)
     inputs: list[dict] = field(default_factory=list)
-    said: list[logging.LogRecord] = field(default_factory=list)
+    records: list[logging.LogRecord] = field(default_factory=list)
 
 
 def _bin(
     repository: Repository,
-    pieces: Sequence[Piece],
-    rolls: Sequence[Roll],
+    units: Sequence[WorkUnit],
+    registers: Sequence[FlatRegister],
     config: RunConfig,
     processes: Workers,
     progress: Progress | None,
     errors: dict[int, Exception],
 ) -> list[_Parts]:
-    """Bin all flats of all pieces; errors by piece."""
-    defects = _Defects(repository, config.connections.input_defects, {piece.date for piece in pieces})
+    """Bin all flats of all units; errors by unit."""
+    defects = _Defects(repository, config.connections.input_defects, {unit.date for unit in units})
     tasks: dict[tuple[int, int], tuple] = {}
-    parts = [_Parts() for _ in pieces]
-    for k, (piece, roll) in enumerate(zip(pieces, rolls, strict=True)):
+    parts = [_Parts() for _ in units]
+    for k, (unit, register) in enumerate(zip(units, registers, strict=True)):
         try:
-            tables = defects.of(piece, roll.paths, parts[k].said)
+            tables = defects.of(unit, register.paths, parts[k].records)
         except InputError as error:
             errors[k] = error
             continue
         for number, table in tables.items():
             parts[k].inputs += table.inputs
-            identity = (roll.camera[number], piece.physical_filter, piece.data_id["instrument"])
+            identity = (register.camera[number], unit.physical_filter, unit.data_id["instrument"])
             tasks[k, number] = (
-                piece.flats[number].uri, table.boxes, identity, config.mask_planes, config.bin_factor,
+                unit.flats[number].uri, table.boxes, identity, config.mask_planes, config.bin_factor,
                 config.detector_boundary,
             )  # fmt: skip
     advance = progress(len(tasks)) if progress else lambda: None
     failed: dict[tuple[int, int], Exception] = {}
-    names = {(k, number): pieces[k].flats[number].uri for k, number in tasks}
+    names = {(k, number): units[k].flats[number].uri for k, number in tasks}
     with closing(in_processes(bin_dataset, tasks, processes, "reading flats", names=names, errors=failed)) as results:
-        for (k, number), (columns, sha256, said) in results:
+        for (k, number), (columns, sha256, records) in results:
             parts[k].bins[number] = columns
-            parts[k].inputs.append(pieces[k].flats[number].record(sha256))
-            parts[k].said += said
+            parts[k].inputs.append(units[k].flats[number].record(sha256))
+            parts[k].records += records
             advance()
     for k, number in sorted(failed):
         errors.setdefault(k, failed[k, number])
     for one in parts:
         one.inputs.sort(key=_order)
-        one.said.sort(key=lambda record: record.created)
+        one.records.sort(key=lambda record: record.created)
     return parts
 
 
@@ -200,11 +201,11 @@ def _order(record: Mapping[str, Any]) -> tuple:
 
 @dataclass(frozen=True)
 class _Table:
-    """Defects of a detector, what a product says of the input, and what was said when it was read."""
+    """Defects of a detector, what a product says of the input, and the log records of reading it."""
 
     boxes: list[Box]
     inputs: list[dict]
-    said: list[logging.LogRecord]
+    records: list[logging.LogRecord]
 
 
 class _Defects:
@@ -217,24 +218,24 @@ class _Defects:
         }
         self._read: dict[str, _Table] = {}
 
-    def of(self, piece: Piece, numbers: Iterable[int], said: list[logging.LogRecord]) -> dict[int, _Table]:
-        """The table of each detector; ``said`` takes what is said of them, again where another piece has it too."""
-        found = self._found[piece.date]
+    def of(self, unit: WorkUnit, numbers: Iterable[int], records: list[logging.LogRecord]) -> dict[int, _Table]:
+        """The table of each detector; its log records are added to ``records``, for each unit that needs the table."""
+        found = self._found[unit.date]
         numbers = list(numbers)
         lacking = sum((number,) not in found for number in numbers)
-        with keeping() as now:
+        with capture_records() as now:
             if lacking:
-                log.warning("%s: no defects for %d of %d detectors", piece.name, lacking, len(numbers))
+                log.warning("%s: no defects for %d of %d detectors", unit.name, lacking, len(numbers))
         tables = {number: self._one(found.get((number,))) for number in numbers}
-        said += [*now, *(record for table in tables.values() for record in table.said)]
+        records += [*now, *(record for table in tables.values() for record in table.records)]
         return tables
 
     def _one(self, dataset: Dataset | None) -> _Table:
         if dataset is None:
             return _Table([], [], [])
         if dataset.id not in self._read:
-            with keeping() as said, local(dataset.uri) as path:
-                self._read[dataset.id] = _Table(read_boxes(path), [dataset.record(checksum(path))], said)
+            with capture_records() as records, local(dataset.uri) as path:
+                self._read[dataset.id] = _Table(read_boxes(path), [dataset.record(checksum(path))], records)
         return self._read[dataset.id]
 
 
@@ -246,44 +247,44 @@ def bin_dataset(
     bin_factor: int,
     detector_boundary: int,
 ) -> tuple[dict, str, list[logging.LogRecord]]:
-    """Read and bin the flat of one detector; its columns, the checksum of the file, and what was said meanwhile."""
-    with keeping() as said, local(uri) as path:
+    """Read and bin the flat of one detector; its columns, the checksum of the file, and the log records."""
+    with capture_records() as records, local(uri) as path:
         flat = read_flat(path, Camera(identity[2], [identity[0]]), mask_planes, identity=identity)
-        return bin_flat(flat, boxes, bin_factor, detector_boundary), checksum(path), said
+        return bin_flat(flat, boxes, bin_factor, detector_boundary), checksum(path), records
 
 
-def fit_piece(
-    roll: Roll,
+def fit_unit(
+    register: FlatRegister,
     parts: Mapping[int, dict],
-    records: Sequence[dict],
+    inputs: Sequence[dict],
     config: RunConfig,
     sampling: bool,
     terms: bool,
     report: bool,
     bars: bool,
-    said: Sequence[logging.LogRecord] = (),
+    records: Sequence[logging.LogRecord] = (),
 ) -> Fitted:
     """Fit the bins of one filter, anywhere: all files come back with the result.
 
-    What was said before, of its flats and defects, is in its log and in its report too.
+    Records that were captured before, when its flats and defects were read, go into its log and its report too.
     """
     with tempfile.TemporaryDirectory(prefix="bayesflat-") as temporary:
         folder = Path(temporary)
-        with logging_to(folder / LOG if config.saveLogOutput else None, said) as warnings:
+        with logging_to(folder / LOG if config.saveLogOutput else None, records) as warnings:
             result = fit_into(
-                folder, roll.assemble(parts), records, config, sampling=sampling, terms=terms, bars=bars,
+                folder, register.assemble(parts), inputs, config, sampling=sampling, terms=terms, bars=bars,
                 warnings=warnings if report else None,
             )  # fmt: skip
         files = {name: (folder / name).read_bytes() for name in FILES if (folder / name).exists()}
     return Fitted(files, result.gradient, result.converged, result.verdict, result.message)
 
 
-def _leave(piece: Piece, files: Mapping[str, bytes], outputs: Mapping[str, Kind], overwrite: bool) -> None:
+def _leave(unit: WorkUnit, files: Mapping[str, bytes], outputs: Mapping[str, Kind], overwrite: bool) -> None:
     """Files into the folder and into the repository: both, or neither."""
-    with place(piece, FILES, overwrite) as folder:
+    with place(unit, FILES, overwrite) as folder:
         for name, content in files.items():
             (folder / name).write_bytes(content)
-        if piece.output is not None:
-            piece.output.put(
-                (folder / name, kind, piece.output.reference(kind, piece.data_id)) for name, kind in outputs.items()
+        if unit.output is not None:
+            unit.output.put(
+                (folder / name, kind, unit.output.reference(kind, unit.data_id)) for name, kind in outputs.items()
             )

@@ -1,4 +1,4 @@
-"""Files into a data repository: dataset types as LSST's tasks have them, and all files of a piece of work at once."""
+"""Files into a data repository: dataset types as LSST's tasks have them, and all files of a unit of work at once."""
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ stack nor the formatter that wrote a dataset need be installed.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -79,12 +78,6 @@ def local(uri: str) -> Iterator[Path]:
             if resource.isLocal:
                 raise
             raise InputError(str(error).replace(str(path), uri)) from None
-
-
-def checksum(path: str | Path) -> str:
-    """SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Repository:

@@ -1,4 +1,4 @@
-"""The work that is asked of a data repository: a piece for each filter and date, where it goes, what became of it."""
+"""Units of work on a data repository: one for each filter and date, with where its results go."""
 
 from __future__ import annotations
 
@@ -11,45 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bayesflat.commands.results import Outcome
 from bayesflat.data.camera import Camera, Detector
 from bayesflat.data.flats import check_instrument
 from bayesflat.errors import InputError, first_line
 from bayesflat.files import check_free, filling
 from bayesflat.rubin.output import Kind, OutputRun
+from bayesflat.rubin.query import Query
 from bayesflat.rubin.repository import Dataset, Repository, parse_date
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Query:
-    """What the command line asks of a repository.
-
-    Attributes
-    ----------
-    repo : str
-    collections : sequence of str
-    physical_filters : sequence of str
-        Empty: all that there are flats of.
-    dates : sequence of str
-        ISO 8601, for CALIBRATION collections.
-    instrument : str or None
-    where : str
-    output_run : str or None
-        RUN collection for the results.
-    """
-
-    repo: str
-    collections: Sequence[str]
-    physical_filters: Sequence[str] = ()
-    dates: Sequence[str] = ()
-    instrument: str | None = None
-    where: str = ""
-    output_run: str | None = None
-
-
-@dataclass(frozen=True)
-class Piece:
+class WorkUnit:
     """The flats of one filter, for one date.
 
     Attributes
@@ -79,31 +54,9 @@ class Piece:
         return self.physical_filter + (f" {self.date}" if self.date is not None else "")
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a piece.
-
-    Attributes
-    ----------
-    name : str
-        Its filter and date.
-    written : tuple of str
-        Where the results are.
-    result : Any
-        Of a fit, a `bayesflat.rubin.fit.Fitted`.
-    error : str or None
-        The line that says why there is nothing.
-    """
-
-    name: str
-    written: tuple[str, ...] = ()
-    result: Any = None
-    error: str | None = None
-
-
-def find_pieces(
+def find_units(
     query: Query, out: str | Path | None, flats: str, camera: Camera, overwrite: bool
-) -> tuple[Repository, list[Piece]]:
+) -> tuple[Repository, list[WorkUnit]]:
     """The flats that are asked for, by filter and date, and where their results go.
 
     Parameters
@@ -126,7 +79,7 @@ def find_pieces(
     if out is None and query.output_run is None:
         raise InputError("-o or --output-run must say where the results go")
     repository, dates = open_repository(query, camera, writeable=query.output_run is not None)
-    pieces = []
+    units = []
     for date in dates:
         found = repository.find(flats, ("physical_filter", "detector"), date)
         there = list(dict.fromkeys(key[0] for key in found))
@@ -144,9 +97,9 @@ def find_pieces(
                 run = query.output_run if len(dates) == 1 else f"{query.output_run}/{file_name(date)}"
                 output = OutputRun(repository.butler, run, overwrite)
             data_id = {"instrument": repository.instrument, "physical_filter": physical_filter}
-            pieces.append(Piece(physical_filter, date, folder, output, data_id, mine))
-    log.info("%s: %s", query.repo, "; ".join(f"{len(piece.flats)} flats of {piece.name}" for piece in pieces))
-    return repository, pieces
+            units.append(WorkUnit(physical_filter, date, folder, output, data_id, mine))
+    log.info("%s: %s", query.repo, "; ".join(f"{len(unit.flats)} flats of {unit.name}" for unit in units))
+    return repository, units
 
 
 def open_repository(query: Query, camera: Camera, *, writeable: bool) -> tuple[Repository, list[str | None]]:
@@ -155,7 +108,7 @@ def open_repository(query: Query, camera: Camera, *, writeable: bool) -> tuple[R
     Raises
     ------
     InputError
-        As `find_pieces`.
+        As `find_units`.
     """
     for date in query.dates:
         parse_date(date)
@@ -194,55 +147,55 @@ def find_detector(number: int, camera: Camera, where: str) -> Detector:
 
 
 @contextmanager
-def place(piece: Piece, names: Sequence[str], overwrite: bool) -> Iterator[Path]:
-    """A folder to fill: the piece's own, or one that is gone afterwards."""
-    if piece.folder is not None:
-        with filling(piece.folder, names, overwrite) as folder:
+def place(unit: WorkUnit, names: Sequence[str], overwrite: bool) -> Iterator[Path]:
+    """A folder to fill: the unit's own, or one that is gone afterwards."""
+    if unit.folder is not None:
+        with filling(unit.folder, names, overwrite) as folder:
             yield folder
         return
     with tempfile.TemporaryDirectory(prefix="bayesflat-") as folder:
         yield Path(folder)
 
 
-def _places(piece: Piece) -> tuple[str, ...]:
+def _places(unit: WorkUnit) -> tuple[str, ...]:
     """Where its results are, to print."""
-    places = [str(piece.folder)] if piece.folder is not None else []
-    return (*places, *([f"run {piece.output.run}"] if piece.output is not None else []))
+    places = [str(unit.folder)] if unit.folder is not None else []
+    return (*places, *([f"run {unit.output.run}"] if unit.output is not None else []))
 
 
 def check_places(
-    piece: Piece, names: Sequence[str], kinds: Iterable[Kind], data_ids: Iterable[dict], overwrite: bool
+    unit: WorkUnit, names: Sequence[str], kinds: Iterable[Kind], data_ids: Iterable[dict], overwrite: bool
 ) -> None:
-    """Refuse a piece whose results could not be left: files in its folder, datasets in its run."""
-    if piece.folder is not None:
-        check_free(piece.folder, names, overwrite)
-    if piece.output is not None:
-        piece.output.check(kinds, data_ids)
+    """Refuse a unit whose results could not be left: files in its folder, datasets in its run."""
+    if unit.folder is not None:
+        check_free(unit.folder, names, overwrite)
+    if unit.output is not None:
+        unit.output.check(kinds, data_ids)
 
 
-def finish_pieces(
-    pieces: Sequence[Piece],
+def finish_units(
+    units: Sequence[WorkUnit],
     found: Iterable[tuple[int, Any]],
     finish: Callable[[int, Any], Any],
     errors: dict[int, Exception] | None = None,
 ) -> list[Outcome]:
-    """Finish pieces one by one; what became of each.
+    """Finish units one by one; what became of each.
 
     Parameters
     ----------
-    pieces : sequence of Piece
+    units : sequence of WorkUnit
     found : iterable of tuple
-        Number of a piece and what there is of it, as it comes.
+        Number of a unit and what there is of it, as it comes.
     finish : callable
-        Called with these two; leaves the results where they belong, and returns what is said of them. Where it fails,
-        the other pieces go on.
+        Called with these two; leaves the results where they belong, and returns what is printed of them. Where it
+        fails, the other units go on.
     errors : dict, optional
-        Of pieces that have failed already, or will while ``found`` is asked for more.
+        Of units that have failed already, or will while ``found`` is asked for more.
 
     Raises
     ------
     KeyboardInterrupt
-        It says which pieces are there already.
+        It says which units are there already.
     """
     errors = {} if errors is None else errors
     results: dict[int, Any] = {}
@@ -253,13 +206,13 @@ def finish_pieces(
             except Exception as error:
                 errors[k] = error
     except KeyboardInterrupt:
-        done = ", ".join(pieces[k].name for k in results)
+        done = ", ".join(units[k].name for k in results)
         raise KeyboardInterrupt(f"interrupted; written: {done or 'nothing'}") from None
     return [
-        Outcome(piece.name, error=_explained(errors[k], piece.name))
+        Outcome(unit.name, error=_explained(errors[k], unit.name))
         if k in errors
-        else Outcome(piece.name, _places(piece), results[k])
-        for k, piece in enumerate(pieces)
+        else Outcome(unit.name, _places(unit), results[k])
+        for k, unit in enumerate(units)
     ]
 
 

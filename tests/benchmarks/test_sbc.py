@@ -78,7 +78,7 @@ def test_a_replicate_is_drawn_from_the_model_that_is_fitted(sbc):
         objective, truth = sbc.draw_data(seed)
         covariance = objective.noise.covariance(truth["log_noise_scales"])
         residual = np.log(objective.data.value / objective.mean(truth))
-        squares.append(-residual @ covariance.of(residual).by_residual)
+        squares.append(-residual @ covariance.marginal(residual).by_residual)
         n_bins += len(residual)
         parameters.append([np.ravel((truth[p.name] - p.mu) / p.sigma) for p in objective.parameters])
         assert np.hypot(*truth["centroid_delta"]) < objective.config.centroid_max

@@ -104,15 +104,15 @@ def test_what_does_not_cancel_is_in_the_errors(small_camera, flats, found, rng):
     assert abs(mean - expected) < 4 * worse.posterior.sd(row[None])[0]
 
 
-def test_spoilt_bins_weigh_nothing(flats, found, rng):
+def test_outlying_bins_weigh_nothing(flats, found, rng):
     sky, dome = flats
     value = dome.value.copy()
     where = rng.choice(np.flatnonzero(dome.radius < 45), 20, replace=False)
     value[where] *= 0.95
     again = fit_ratio(sky, replace(dome, value=value), CONFIG, itl_ratio=0.9)
-    spoilt = np.flatnonzero(again.data.weight == 0)
+    outliers = np.flatnonzero(again.data.weight == 0)
     marked = {(round(x, 3), round(y, 3)) for x, y in zip(dome.dx[where], dome.dy[where], strict=True)}
-    assert marked <= {(round(again.data.dx[i], 3), round(again.data.dy[i], 3)) for i in spoilt}
+    assert marked <= {(round(again.data.dx[i], 3), round(again.data.dy[i], 3)) for i in outliers}
     mean, row = again.posterior.scalars["gradient_x"]
     assert abs(mean - found.posterior.scalars["gradient_x"][0]) < 0.5 * again.posterior.sd(row[None])[0]
 

@@ -108,9 +108,9 @@ def test_dust_pulls_nothing(small_camera, likelihood):
     gaussian = fit(binned, config_with("normal", **terms)).map.parameters
     for name, true in truth.items():
         found = result.map.parameters[name]
-        spoilt = np.abs(gaussian[name] - true)
+        off = np.abs(gaussian[name] - true)
         assert np.all(np.abs(found - true) < {"centroid_delta": 0.05, "gradient": 5e-6, "itl_ratio": 5e-4}[name])
-        assert np.max(spoilt) > 2 * np.max(np.abs(found - true))  # Gaussian bins are pulled
+        assert np.max(off) > 2 * np.max(np.abs(found - true))  # Gaussian bins are pulled
 
 
 def absolute_deviation(binned, config):

@@ -9,11 +9,10 @@ from scipy.interpolate import Akima1DInterpolator
 
 from bayesflat.config import FitConfig
 from bayesflat.errors import InputError
-from bayesflat.inference.fitting import fit
+from bayesflat.inference.fitting import build_model, fit
 from bayesflat.inference.map import find_map
 from bayesflat.inference.nodes import on_nodes, place_nodes, with_nodes, without_a_node
 from bayesflat.inference.rough import Rough, rough_fit
-from bayesflat.model.build import build_model
 from bayesflat.model.prepare import prepare
 from bayesflat.simulation.detectors import simulate_binned
 from bayesflat.simulation.truth import Light, Noise
@@ -288,7 +287,7 @@ def test_values_at_given_nodes_are_the_best_on_either_side_of_kinks(rng, caplog)
         log_radial = np.log(Akima1DInterpolator(nodes, values)(radius))
         profile = Rough(
             radius=radius, log_radial=log_radial, information=np.eye(len(radius)) / 1e-4**2, knots=radius,
-            outer=radius[-1], parameters={}, inside=np.ones(0, bool), spoilt=np.zeros(0, bool), smooth=0.3,
+            outer=radius[-1], parameters={}, inside=np.ones(0, bool), outlier=np.zeros(0, bool), smooth=0.3,
         )  # fmt: skip
         found = on_nodes(profile, nodes, FitConfig(do_constrain_zero=False)).parameters["radial_spline_values"]
         through = np.log(Akima1DInterpolator(nodes, found)(radius))

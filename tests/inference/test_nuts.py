@@ -200,7 +200,7 @@ def test_log_likelihood_given_the_shared_pattern(fitted, rng):
     bayes = drawn.log_likelihood.sum()
     for v, c in enumerate(drawn.shared):
         bayes += norm.logpdf(c, 0, np.sqrt(covariance.shared[v])).sum()
-        bayes -= multivariate_normal(found.shared[v], covariance.kq[v], allow_singular=True).logpdf(c)
+        bayes -= multivariate_normal(found.shared[v], covariance.shared_conditional[v], allow_singular=True).logpdf(c)
     assert bayes == pytest.approx(marginal, rel=1e-8)
     np.testing.assert_allclose(objective.log_likelihood_given(z, drawn.shared), drawn.log_likelihood, rtol=1e-10)
 

@@ -109,7 +109,7 @@ def test_amplifiers_of_their_own_and_shared_ones(small_camera, shared):
 def test_white_noise_averages(small_camera):
     data, config = made(small_camera)
     data.weight[::7] = 0.0
-    data.value[::7] = 1e-3  # spoilt, and of no weight
+    data.value[::7] = 1e-3  # outliers, and of no weight
     check = posterior_predictive(fitted(data, config, white=0.004), 400, seed=2)
     for groups in (check.detector, check.radius, check.azimuth):
         assert groups.n_bins.sum() == np.sum(data.weight > 0)

@@ -32,7 +32,7 @@ def chi_squared(off):
 def profile(log_radial):
     return Rough(
         radius=RADIUS, log_radial=log_radial, information=INFORMATION, knots=RADIUS, outer=RADIUS[-1], parameters={},
-        inside=np.ones(0, bool), spoilt=np.zeros(0, bool), smooth=0.3,
+        inside=np.ones(0, bool), outlier=np.zeros(0, bool), smooth=0.3,
     )  # fmt: skip
 
 

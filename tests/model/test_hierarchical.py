@@ -194,19 +194,19 @@ def test_scales_are_those_of_the_simulation(lsst):
     assert estimates.header["NSPOILT"][0] == np.sum(lsst[1].data.weight == 0)
 
 
-def test_spoilt_bins_are_found(small_camera):
+def test_outlying_bins_are_found(small_camera):
     light = Light(radial=(LSST_NODES, LSST_VALUES))
     noise = Noise(white=0.0005, detector_scatter=0.01, amplifier_scatter=0.003)
     binned = simulate_binned(small_camera, light, noise, 1, bin_factor=10, detector_boundary=0)
     rng = np.random.default_rng(7)
-    spoilt = rng.random(len(binned)) < 0.01
-    binned.value[spoilt] *= 0.97
+    outliers = rng.random(len(binned)) < 0.01
+    binned.value[outliers] *= 0.97
     config = FitConfig(noise="hierarchical", radial_spline_nodes=[0, 30, 80], do_constrain_zero=False)
     rough = rough_fit(prepare(binned, config), config)
-    found, spoilt = rough.spoilt, spoilt[rough.inside]
-    assert found[spoilt].all()
+    found, outliers = rough.outlier, outliers[rough.inside]
+    assert found[outliers].all()
     # of 10,000 normal ones, hardly one beyond five sigma;
-    assert found[~spoilt].mean() < 0.002
+    assert found[~outliers].mean() < 0.002
 
 
 def test_hierarchical_noise_is_normal():

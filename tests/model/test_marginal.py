@@ -13,7 +13,7 @@ OWN, SHARED = slice(0, 5), slice(1, 7)
 
 @pytest.fixture(params=["both vendors", "one vendor", "a lone detector"])
 def case(request, rng):
-    """A few detectors with spoilt, half-trusted and missing bins; an effect that no bin of a detector shows."""
+    """A few detectors with outlying, half-trusted and missing bins; an effect that no bin of a detector shows."""
     vendor = {"both vendors": [0, 1, 0, 1, 1], "one vendor": [0, 0, 0], "a lone detector": [0]}[request.param]
     x, y = rng.normal(size=(11, 3)), rng.normal(size=(8, 4))
     x[:5, 2] = 0.0
@@ -69,7 +69,7 @@ def test_log_likelihood_equals_the_dense_one(case):
     effects, r, variances = case
     covariance, good = dense(effects, **variances)
     expected = multivariate_normal(np.zeros(good.sum()), covariance).logpdf(r[good])
-    assert Covariance(effects, **variances).of(r).log_likelihood == pytest.approx(expected, rel=1e-10)
+    assert Covariance(effects, **variances).marginal(r).log_likelihood == pytest.approx(expected, rel=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_derivatives_agree_with_finite_differences(case, name, attribute):
 
     def at(x):
         changed = {**arguments, name: x}
-        return Covariance(effects, changed["own"], changed["shared"], float(changed["white"])).of(changed["r"])
+        return Covariance(effects, changed["own"], changed["shared"], float(changed["white"])).marginal(changed["r"])
 
     def value(x):
         return at(x).log_likelihood
@@ -101,7 +101,7 @@ def test_conditional_means_equal_the_dense_ones(case):
     """Own effects: D U' C**-1 r of their detector; shared ones: Q times the sum of that over the vendor."""
     effects, r, variances = case
     covariance, good = dense(effects, **variances)
-    found = Covariance(effects, **variances).of(r)
+    found = Covariance(effects, **variances).marginal(r)
     solved = np.linalg.solve(covariance, r[good])
     u, detector = design(effects)[good], effects.detector[good]
     for d, vendor in enumerate(effects.vendor):
@@ -121,7 +121,7 @@ def test_conditional_means_of_many_residuals_are_those_of_each(case, rng):
     covariance = Covariance(effects, **variances)
     found = covariance.conditional_means(residuals)
     for k, r in enumerate(residuals.T):
-        each = covariance.of(r)
+        each = covariance.marginal(r)
         expected = np.zeros((effects.n_detectors, effects.size))
         expected[:, OWN] += each.own
         expected[:, SHARED] += each.shared[effects.vendor]
@@ -135,7 +135,7 @@ def test_absurd_scales_are_never_preferred(case, which):
     found = []
     for power in range(6, 31, 4):
         larger = {name: value * 10.0 ** (2 * power) if name in which else value for name, value in variances.items()}
-        found.append(Covariance(effects, **larger | {"white": 1e-8}).of(1e3 * r).log_likelihood)
+        found.append(Covariance(effects, **larger | {"white": 1e-8}).marginal(1e3 * r).log_likelihood)
     # where a determinant has no value, the log-likelihood has none: no sampler goes there
     found = [value for value in found if np.isfinite(value)]
     assert len(found) > 1
@@ -145,7 +145,7 @@ def test_absurd_scales_are_never_preferred(case, which):
 def test_without_effects_bins_are_independent(case):
     effects, r, variances = case
     none = {name: np.full_like(variances[name], 1e-30) for name in ("own", "shared")}
-    found = Covariance(effects, **none, white=0.3).of(r).log_likelihood
+    found = Covariance(effects, **none, white=0.3).marginal(r).log_likelihood
     good = effects.weight > 0
     variance = 0.3 / effects.weight[good]
     assert found == pytest.approx(-0.5 * np.sum(r[good] ** 2 / variance + np.log(2 * np.pi * variance)), rel=1e-12)
@@ -192,12 +192,12 @@ def test_a_detector_given_the_shared_pattern(case, rng):
         assert draws[0].log_likelihood[d] == pytest.approx(expected, rel=1e-9)
 
 
-def test_room_is_used_again(case):
+def test_workspace_is_used_again(case):
     """Another covariance in the same arrays is as one in its own."""
     effects, r, variances = case
-    room = {}
-    Covariance(effects, variances["own"] * 3, variances["shared"], 0.1, room).of(r)
-    again = Covariance(effects, **variances, room=room).of(r)
-    fresh = Covariance(effects, **variances).of(r)
+    workspace = {}
+    Covariance(effects, variances["own"] * 3, variances["shared"], 0.1, workspace).marginal(r)
+    again = Covariance(effects, **variances, workspace=workspace).marginal(r)
+    fresh = Covariance(effects, **variances).marginal(r)
     assert again.log_likelihood == fresh.log_likelihood
     np.testing.assert_array_equal(again.by_own, fresh.by_own)

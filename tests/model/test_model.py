@@ -11,11 +11,12 @@ from scipy.interpolate import Akima1DInterpolator
 from bayesflat.config import FitConfig, NormalPrior
 from bayesflat.data.binned import BinnedFlat
 from bayesflat.errors import InputError
+from bayesflat.inference.fitting import build_model
 from bayesflat.inference.map import PYTHON, compile_density
 from bayesflat.inference.objective import IndependentObjective
-from bayesflat.model.build import build_model
+from bayesflat.model.build import noise_model
 from bayesflat.model.mean import Mean
-from bayesflat.model.noise import FLOOR, noise_model
+from bayesflat.model.noise import FLOOR
 from bayesflat.model.parameters import Disc, mean_parameters
 from bayesflat.model.prepare import prepare
 from bayesflat.model.start import estimate
@@ -159,8 +160,7 @@ def test_optimisers_objective_is_pymcs_density(small_camera, rng, likelihood, fl
     noise, start = noise_model(data, config), estimate(data, config)
     parameters = mean_parameters(data, config, start) + noise.parameters(data, config, start)
     assert [p.value_name for p in parameters] == [v.name for v in model.value_vars]
-    objective = IndependentObjective(data, config, noise, parameters)
-    objective.smoothing = 1e-12
+    objective = IndependentObjective(data, config, noise, parameters, smoothing=1e-12)
     points = rng.normal(0, 0.3, (3, objective.size))
     theirs = [density(z) for z in points]
     ours = [objective.derivatives(z) for z in points]

@@ -183,7 +183,7 @@ def test_noise_notes_and_provenance(paired, html):
         shown, mmag = rows[name][1].removesuffix(" mmag"), sd * 2.5 / np.log(10) * 1000
         assert shown == "< 0.01" if mmag < 0.01 else number(shown) == pytest.approx(mmag, rel=0.06)
     assert rows["bins in the fit of the ratio"][1] == f"{paired.n_bins:,}"
-    assert rows["of these spoilt (no weight)"][1] == f"{paired.n_spoilt:,}"
+    assert rows["of these outliers (no weight)"][1] == f"{paired.n_spoilt:,}"
     assert parsed.text.count("mind <b>this</b>") == 2  # in the verdict and below
     for entry in INPUTS:
         assert rows[entry["name"]][1] == entry["sha256"]

@@ -21,7 +21,7 @@ from bayesflat.rubin import repository as butler_module
 from bayesflat.rubin.output import OutputRun, gradient_kind
 from bayesflat.rubin.repository import Repository as Reader
 from bayesflat.rubin.repository import local
-from bayesflat.rubin.work import Piece, finish_pieces
+from bayesflat.rubin.work import WorkUnit, finish_units
 from tests.commands.test_cli import complaint
 from tests.rubin.repositories import DOME, FIT, LATER, SKY, Repository, simulate
 
@@ -404,7 +404,7 @@ def test_comparing_files_takes_two_and_no_options_of_a_repository(arguments, mes
 
 def test_pieces_that_fail_and_an_interrupt(tmp_path):
     """What failed is named, before or when it was finished; an interrupt says what is there already."""
-    pieces = [Piece(name, None, tmp_path / name, None, {}, {}) for name in ("i_39", "r_57", "g_6", "u_24")]
+    units = [WorkUnit(name, None, tmp_path / name, None, {}, {}) for name in ("i_39", "r_57", "g_6", "u_24")]
     errors = {1: InputError("bad flat")}
 
     def finish(k, what):
@@ -414,14 +414,14 @@ def test_pieces_that_fail_and_an_interrupt(tmp_path):
             raise KeyboardInterrupt
         return what.upper()
 
-    found = finish_pieces(pieces, [(0, "a"), (3, None), (2, "b")], finish, errors)
+    found = finish_units(units, [(0, "a"), (3, None), (2, "b")], finish, errors)
     assert [one.error for one in found] == [None, "r_57: bad flat", None, "u_24: out: No space left on device"]
     assert [one.result for one in found] == ["A", None, "B", None]
     assert [one.written for one in found] == [(str(tmp_path / "i_39"),), (), (str(tmp_path / "g_6"),), ()]
     with pytest.raises(KeyboardInterrupt, match=r"^interrupted; written: g_6$"):
-        finish_pieces(pieces, [(2, "a"), (0, "interrupt")], finish)
+        finish_units(units, [(2, "a"), (0, "interrupt")], finish)
     with pytest.raises(KeyboardInterrupt, match=r"^interrupted; written: nothing$"):
-        finish_pieces(pieces, [(0, "interrupt")], finish)
+        finish_units(units, [(0, "interrupt")], finish)
 
 
 # ---- mistakes ----
