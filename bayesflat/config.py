@@ -182,11 +182,11 @@ class FitConfig(_Strict):
             raise ValueError(
                 f"min_flat_value ({self.min_flat_value:g}) must be below max_flat_value ({self.max_flat_value:g})"
             )
-        placed = self.radial_spline_nodes != "auto"
-        if self.do_fit_centroid and placed and self.centroid_max >= self.radial_spline_nodes[-1]:
+        nodes = self.radial_spline_nodes
+        if self.do_fit_centroid and nodes != "auto" and self.centroid_max >= nodes[-1]:
             raise ValueError(
                 f"centroid_max ({self.centroid_max:g} mm) must be below the last node "
-                f"({self.radial_spline_nodes[-1]:g} mm): bins are used out to their difference"
+                f"({nodes[-1]:g} mm): bins are used out to their difference"
             )
         return self
 
@@ -289,8 +289,9 @@ def _explain(cls: type[BaseModel], error: ValidationError) -> str:
     key = ".".join(path)
     if first["type"] == "extra_forbidden":
         owner = cls
+        nested: dict[str, type[BaseModel]] = {"connections": Connections, "priors": NormalPrior}
         for part in path[:-1]:
-            owner = {"connections": Connections, "priors": NormalPrior}.get(part, owner)
+            owner = nested.get(part, owner)
         known = owner.model_fields
         hint = _nearest(path[-1], known) or f"; known keys: {', '.join(known)}"
         return f"unknown key {key!r}{hint}"

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from logging.handlers import QueueHandler
 from pathlib import Path
+from queue import SimpleQueue
 
 _PACKAGE = "bayesflat"
 
@@ -79,7 +80,7 @@ class _Capture(QueueHandler):
     """Collects the records of one thread."""
 
     def __init__(self, level: int) -> None:
-        super().__init__(None)
+        super().__init__(SimpleQueue())  # not used: `enqueue` keeps the records itself
         self.setLevel(level)
         self.records: list[logging.LogRecord] = []
         self.mine = threading.get_ident()

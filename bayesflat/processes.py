@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -37,7 +37,7 @@ def in_processes(
     *,
     names: Mapping[Any, str] | None = None,
     errors: dict[Any, Exception] | None = None,
-) -> Iterator[tuple[Any, Any]]:
+) -> Generator[tuple[Any, Any]]:
     """Yield the result of each task as it comes: from this process, from several, or from an executor.
 
     Parameters
@@ -89,7 +89,14 @@ def in_processes(
         pool.shutdown(cancel_futures=True)
 
 
-def _submitted(pool, work, tasks, doing, names, errors) -> Iterator[tuple[Any, Any]]:
+def _submitted(
+    pool: Executor,
+    work: Callable,
+    tasks: Mapping[Any, tuple],
+    doing: str,
+    names: Mapping[Any, str] | None,
+    errors: dict[Any, Exception] | None,
+) -> Iterator[tuple[Any, Any]]:
     """As `in_processes`, on an executor."""
     work = partial(_logged, work, _HERE, log.getEffectiveLevel())
     with _environment(_ONE_THREAD):  # submitting starts processes; threads of theirs would only contend
@@ -195,8 +202,10 @@ def begin_worker() -> None:
 
 def _end_with_the_parent() -> None:
     """A parent that was killed cannot tell its workers, and these would wait for work for ever."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 @contextmanager

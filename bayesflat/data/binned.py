@@ -175,21 +175,19 @@ def _format(path: str | Path) -> str:
 
 def _column(values: ArrayLike, name: str, kind: type, where: str) -> NDArray:
     """One column as an array of its kind, or an error that says what is wrong with it."""
-    array = np.ma.asarray(values)
-    if array.ndim != 1:
-        raise InputError(f"{where}: column {name} must hold one number a row; its shape is {array.shape}")
-    if array.dtype.kind not in "fiub":
+    masked = np.ma.asarray(values)
+    if masked.ndim != 1:
+        raise InputError(f"{where}: column {name} must hold one number a row; its shape is {masked.shape}")
+    if masked.dtype.kind not in "fiub":
         raise InputError(f"{where}: column {name} holds text, numbers are needed")
-    if np.ma.is_masked(array):
-        if name != "value":
-            raise InputError(f"{where}: column {name} has missing values")
-        array = array.astype(float).filled(np.nan)
-    array = np.asarray(array)
+    if np.ma.is_masked(masked) and name != "value":
+        raise InputError(f"{where}: column {name} has missing values")
+    array = np.ma.filled(masked.astype(float), np.nan) if np.ma.is_masked(masked) else np.asarray(masked)
     if name != "value" and not np.all(np.isfinite(array)):
         raise InputError(
             f"{where}: column {name} holds NaN or infinity in row {np.flatnonzero(~np.isfinite(array))[0]}"
         )
-    converted = array.astype(kind)
+    converted: NDArray = array.astype(kind)
     if kind is not float and not np.array_equal(converted, array):
         accepted = "true or false" if kind is bool else "whole numbers"
         raise InputError(f"{where}: column {name} must hold {accepted}")

@@ -128,7 +128,7 @@ def _sum_bins(
 
 def _sum_blocks(pixels: NDArray, n_x: int, bin_factor: int, dtype: type) -> NDArray:
     """Sums over blocks of ``bin_factor`` squared; down the columns first, which runs along the memory."""
-    by_column = pixels.reshape(-1, bin_factor, n_x * bin_factor).sum(axis=1, dtype=dtype)
+    by_column: NDArray = pixels.reshape(-1, bin_factor, n_x * bin_factor).sum(axis=1, dtype=dtype)
     return by_column.reshape(-1, n_x, bin_factor).sum(axis=2)
 
 

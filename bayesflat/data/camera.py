@@ -6,8 +6,9 @@ Pixel (0, 0) has its *centre* at (0, 0), so a detector covers -0.5 .. nx - 0.5. 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -294,10 +295,10 @@ def _detector_from_row(path: str | Path, number: int, row) -> Detector:
 
 # ---- LSST's cameras (sizes in pixels of 10 um, positions in mm; from LSST's obs_lsst camera descriptions) ----
 
-_E2V = {"physical_type": "E2V", "nx": 4096, "ny": 4004, "refpos_x": 2047.5, "refpos_y": 2001.5}
-_ITL = {"physical_type": "ITL", "nx": 4072, "ny": 4000, "refpos_x": 2036.5, "refpos_y": 2000.5}
-_ITL_GUIDER = {**_ITL, "physical_type": "ITL_G"}
-_ITL_WAVEFRONT = {**_ITL, "physical_type": "ITL_WF", "ny": 2000, "refpos_y": 1000.5, "amp_ny": 1}
+_E2V = partial(Detector, physical_type="E2V", nx=4096, ny=4004, pixel_size=0.01, refpos_x=2047.5, refpos_y=2001.5)
+_ITL = partial(Detector, physical_type="ITL", nx=4072, ny=4000, pixel_size=0.01, refpos_x=2036.5, refpos_y=2000.5)
+_ITL_GUIDER = partial(_ITL, physical_type="ITL_G")
+_ITL_WAVEFRONT = partial(_ITL, physical_type="ITL_WF", ny=2000, refpos_y=1000.5, amp_ny=1)
 _ITL_RAFTS = ("R01", "R02", "R03", "R10", "R20", "R41", "R42", "R43")
 _RAFT_PITCH = 127.0
 _CCD_PITCH = 42.25
@@ -321,18 +322,16 @@ _CORNERS = (  # id, name, x, y, yaw
 )
 
 
-def _raft(name: str, first_id: int, x: float, y: float, kind: dict) -> list[Detector]:
+def _raft(name: str, first_id: int, x: float, y: float, kind: Callable[..., Detector]) -> list[Detector]:
     """The nine CCDs of a science raft, S00 to S22: row a, column b."""
     return [
-        Detector(
+        kind(
             id=first_id + 3 * a + b,
             name=f"{name}_S{a}{b}",
             purpose=SCIENCE,
             x=x + (b - 1) * _CCD_PITCH,
             y=y + (a - 1) * _CCD_PITCH,
             yaw=0.0,
-            pixel_size=0.01,
-            **kind,
         )
         for a in range(3)
         for b in range(3)
@@ -353,7 +352,7 @@ def lsstcam() -> Camera:
         guider = name[-2] == "G"
         kind = _ITL_GUIDER if guider else _ITL_WAVEFRONT
         purpose = "guider" if guider else "wavefront"
-        detectors.append(Detector(id=number, name=name, purpose=purpose, x=x, y=y, yaw=yaw, pixel_size=0.01, **kind))
+        detectors.append(kind(id=number, name=name, purpose=purpose, x=x, y=y, yaw=yaw))
     return Camera("LSSTCam", detectors)
 
 

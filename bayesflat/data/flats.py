@@ -297,9 +297,10 @@ def identify(
     key, found = next(((k, str(value)) for k, value in _cards(headers, FILTER_KEYS)), ("", ""))
     if found and physical_filter and found != physical_filter:
         raise InputError(f"{path}: {key} is {found}, but --physical-filter is {physical_filter}")
-    if not found and not physical_filter:
+    found = found or physical_filter or ""
+    if not found:
         raise InputError(f"{path}: no filter in the headers ({', '.join(FILTER_KEYS)}); give --physical-filter")
-    return detector, found or physical_filter, instrument
+    return detector, found, instrument
 
 
 def check_instrument(instrument: str, camera: Camera, where: str | Path) -> None:

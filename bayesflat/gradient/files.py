@@ -171,8 +171,10 @@ def _read_fits(path: str | Path) -> Arguments:
         if "OFFSETS" in hdus:
             rows = hdus["OFFSETS"].data
             offsets = Offsets(
-                *(np.array(rows[key], dtype=np.int64) for key in _OFFSETS[:2]),
-                *(np.array(rows[key], dtype=float) for key in _OFFSETS[2:]),
+                detector=np.array(rows["detector"], dtype=np.int64),
+                amplifier=np.array(rows["amplifier"], dtype=np.int64),
+                mean=np.array(rows["mean"], dtype=float),
+                sd=np.array(rows["sd"], dtype=float),
             )
     return _from_table(first, metadata, path, estimates=estimates, offsets=offsets, config=config)
 

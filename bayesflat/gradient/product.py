@@ -101,6 +101,18 @@ class FlatGradient:
         header = {} if self.estimates is None else self.estimates.header
         return float(min(self.radial_spline_nodes[-1], header.get("RADIUSMX", (np.inf, ""))[0]))
 
+    def require_estimates(self) -> Estimates:
+        """`estimates`, for what cannot do without.
+
+        Raises
+        ------
+        ValueError
+            The product has none.
+        """
+        if self.estimates is None:
+            raise ValueError("the product has no uncertainties (HDU PARAMETERS)")
+        return self.estimates
+
     def compute_radial(self, radius: ArrayLike) -> NDArray[np.float64]:
         """Radial function: Akima's spline, clipped to the first and last node.
 

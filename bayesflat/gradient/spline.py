@@ -1,4 +1,7 @@
-"""Akima's spline in NumPy, with its derivatives by the node values; `bayesflat.model.akima` is the same in PyTensor."""
+"""Splines in NumPy: Akima's with its derivatives by the node values, and the knots of a cubic B-spline.
+
+`bayesflat.model.akima` is Akima's spline in PyTensor.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _TIED = 1e-9  # as in bayesflat.model.akima
+_BY_AREA = 0.75  # part of a B-spline's intervals that is spread by area, as the bins are, and not by radius
 
 
 def akima_with_jacobian(nodes: NDArray, values: NDArray) -> tuple[NDArray, NDArray]:
@@ -64,3 +68,29 @@ def akima_basis(nodes: NDArray, values: NDArray, radius: NDArray) -> NDArray[np.
         basis *= t
         basis += jacobian[k, power]
     return basis
+
+
+def spread_knots(first: float, last: float, intervals: int, steps: int) -> NDArray[np.float64]:
+    """Knots of a cubic B-spline over radius, denser where a ring of the same width has more bins.
+
+    Parameters
+    ----------
+    first, last : float
+        Radii at which the spline begins and ends (mm); the knots there are fourfold.
+    intervals : int
+    steps : int
+        Radii between which the spread of the intervals is interpolated.
+
+    Returns
+    -------
+    numpy.ndarray, shape (intervals + 7,)
+    """
+    at = np.linspace(first, last, steps)
+    share = _BY_AREA * (at**2 - first**2) / (last**2 - first**2) + (1 - _BY_AREA) * (at - first) / (last - first)
+    edges = np.interp(np.linspace(0, 1, intervals + 1), share, at)
+    return np.concatenate([np.full(3, edges[0]), edges, np.full(3, edges[-1])])
+
+
+def greville(knots: NDArray) -> NDArray[np.float64]:
+    """Greville's abscissae of a cubic B-spline: a coefficient is about the spline's value there (Schoenberg)."""
+    return np.clip((knots[1:-3] + knots[2:-2] + knots[3:-1]) / 3, knots[0], knots[-1])

@@ -75,8 +75,8 @@ def with_draws(
     """
     import arviz as az
 
-    group = posterior["posterior"]
-    old = gradient.estimates
+    group = posterior["posterior"].to_dataset()
+    old = gradient.require_estimates()
     columns = {key: old.columns[key].copy() for key in STATISTICS}
     draws = np.zeros((len(old.names), group.sizes["chain"], group.sizes["draw"]))
     for row, (parameter, k, _, fixed) in enumerate(_rows(objective)):
@@ -98,7 +98,7 @@ def with_draws(
     ):
         columns[key][moving] = np.asarray(values)
     covariance = np.where(moving[:, None] & moving[None, :], np.cov(flat), 0.0)
-    energy = posterior["sample_stats"]["energy"].values
+    energy = posterior["sample_stats"].to_dataset()["energy"].values
     found = diagnose(replace(old, columns=columns), int(posterior["sample_stats"]["diverging"].sum()), energy)
     header = old.header | {
         "NCHAINS": (draws.shape[1], "chains"),
@@ -221,19 +221,12 @@ def _worst_correlation(names: tuple[str, ...], covariance: np.ndarray) -> dict[s
 
 def _offsets(objective: Objective, found: MapResult, approximation: Laplace | None) -> Offsets | None:
     """Throughput of each detector and amplifier, relative to the product's model."""
-    if found.throughput is None or approximation is None:
+    throughputs = objective.throughputs(found.value)
+    if throughputs is None or approximation is None or approximation.throughput_sd is None:
         return None
-    camera, noise = objective.data.binned.camera, objective.noise
-    # amplifiers are numbered by their own detector's columns; the array by the camera's most
-    _, amp_nx = noise.amp_shape
-    rows = []
-    for d, number in enumerate(noise.detectors.tolist()):
-        detector = camera[number]
-        rows.append((number, -1, d, 0))
-        for j in range(detector.amp_ny):
-            rows += [(number, i + detector.amp_nx * j, d, 1 + i + amp_nx * j) for i in range(detector.amp_nx)]
-    detector, amplifier, d, a = np.array(rows).T
-    return Offsets(detector, amplifier, found.throughput[d, a], approximation.throughput_sd[d, a])
+    detector, amplifier, row, column = throughputs.places.T
+    mean = throughputs.conditional_mean[row, column]
+    return Offsets(detector, amplifier, mean, approximation.throughput_sd[row, column])
 
 
 _VERSIONS = {"VBAYESFL": "bayesflat", "VPYMC": "pymc", "VPYTENS": "pytensor", "VNUMPY": "numpy"}

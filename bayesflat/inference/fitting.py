@@ -153,19 +153,20 @@ def fit(binned: BinnedFlat, config: FitConfig | None = None, *, inputs: Sequence
         config.noise,
         config.likelihood,
     )
-    rough = None
     automatic = config.radial_spline_nodes == "auto"
-    if config.noise == "hierarchical" or automatic or config.radial_spline_nodes_placed:
-        _check_bins_per_detector(data)
-        rough = rough_fit(data, config)
-        lopsided = int(np.sum(~rough.inside))
-        if lopsided:
-            log.info("%d of %d bins left out: beyond the full rings about the centroid", lopsided, len(data))
-        data = data.select(rough.inside)
-        data = replace(data, dropped=data.dropped | {"beyond the full rings about the centroid": lopsided})
+    if not (config.noise == "hierarchical" or automatic or config.radial_spline_nodes_placed):
+        _warn(data, config)
+        return fit_data(data, config, inputs=inputs)
+    _check_bins_per_detector(data)
+    rough = rough_fit(data, config)
+    beyond = int(np.sum(~rough.inside))
+    if beyond:
+        log.info("%d of %d bins left out: beyond the full rings about the centroid", beyond, len(data))
+    data = data.select(rough.inside)
+    data = replace(data, dropped=data.dropped | {"beyond the full rings about the centroid": beyond})
     if automatic:
         data, config, rough = with_nodes(data, config, rough)
-    elif rough is not None:
+    else:
         rough = on_nodes(rough, data.nodes, config)
     _warn(data, config)
     if config.noise == "hierarchical":
@@ -234,7 +235,7 @@ def _finish(search: _Search, rough: Rough | None, inputs: Sequence[dict[str, Any
     choice = None if rough is None else rough.choice
     approximation = None if config.likelihood == "laplace" else laplace(objective, found, choice)
     gradient = make_gradient(objective, found, approximation, inputs)
-    if "CORRMAX" in gradient.estimates.header:
+    if "CORRMAX" in gradient.require_estimates().header:
         pairs = [f"{one} and {other} ({value:+.2f})" for one, other, value in strongest(gradient)]
         log.info("hardest to tell apart, by their correlation: %s", ", ".join(pairs))
     return FitResult(objective.data, config, search.model, objective, found, approximation, gradient, rough)
@@ -304,8 +305,9 @@ def sample(
 def _compared(before: FlatGradient, after: FlatGradient, posterior: xr.DataTree, choice: NDArray | None) -> list[str]:
     """Laplace against NUTS for ratio, centroid, plane and the radial function far out, all at given nodes."""
     names = list(COMPARED)
-    rows = [before.estimates.names.index(name) for name in names]
-    old, new = before.estimates.columns, after.estimates.columns
+    estimates = before.require_estimates()
+    rows = [estimates.names.index(name) for name in names]
+    old, new = estimates.columns, after.require_estimates().columns
     best, sd0, q50, sd1 = old["map"][rows], old["sd"][rows], new["q50"][rows], new["sd"][rows]
     outer = before.radial_spline_nodes[-2]
     radius = REFERENCE_RADIUS if outer > REFERENCE_RADIUS else 0.85 * outer

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from bayesflat.inference.choice import scaled_choice
-from bayesflat.inference.map import MapResult, root_of
+from bayesflat.inference.linalg import curvature_root
+from bayesflat.inference.map import MapResult
 from bayesflat.inference.objective import Objective
 
 log = logging.getLogger(__name__)
@@ -61,13 +62,13 @@ def laplace(objective: Objective, found: MapResult, choice: NDArray | None = Non
         `Rough.choice`, which is added in product units.
     """
     with threadpool_limits(1, "blas"), np.errstate(all="ignore"):
-        z, root = found.value, root_of(found.curvature)
+        z, root = found.value, curvature_root(found.curvature)
         directions = np.linalg.inv(root)  # rows: whitened unit steps
-        bends, slopes = [], []
+        bends, slopes_along = [], []
         for direction in directions:
             (up, product_up), (down, product_down) = (objective.gradient(z + s * _STEP * direction) for s in (1, -1))
             bends.append((up - down) / (2 * _STEP))
-            slopes.append((_flat(product_up) - _flat(product_down)) / (2 * _STEP))
+            slopes_along.append((_flat(product_up) - _flat(product_down)) / (2 * _STEP))
         whitened = np.array(bends) @ directions.T  # curvature in whitened coordinates
         whitened = 0.5 * (whitened + whitened.T)
         exact = bool(np.isfinite(whitened).all() and np.linalg.eigvalsh(whitened)[0] > 0)
@@ -78,7 +79,7 @@ def laplace(objective: Objective, found: MapResult, choice: NDArray | None = Non
             )
             whitened = np.eye(len(z))
         inverse = np.linalg.inv(whitened)
-        slopes = np.array(slopes).T  # (m, n) by whitened coordinates
+        slopes = np.array(slopes_along).T  # (m, n) by whitened coordinates
         names = [(name, k) for name, value in found.parameters.items() for k in range(np.size(value))]
         m = len(names)
         covariance = slopes[:m] @ inverse @ slopes[:m].T
@@ -86,13 +87,12 @@ def laplace(objective: Objective, found: MapResult, choice: NDArray | None = Non
             rows = [i for i, (name, _) in enumerate(names) if name == "radial_spline_values"]
             covariance[rows, rows] += scaled_choice(choice, found.parameters["radial_spline_values"])
         throughput_sd = None
-        variances = objective.conditional_variances(z, found.throughput)
-        if variances is not None:
-            throughput = found.throughput
-            of_means, of_each = variances
-            covariance += _from_mean_throughputs(names, found.parameters, of_means)
+        throughputs = objective.throughputs(z)
+        if throughputs is not None:
+            throughput = throughputs.conditional_mean
+            covariance += _from_mean_throughputs(names, found.parameters, throughputs.variance_of_means)
             variance = np.einsum("ij,jk,ik->i", slopes[m:], inverse, slopes[m:], optimize=True)
-            throughput_sd = np.sqrt(variance.reshape(throughput.shape) + throughput**2 * of_each)
+            throughput_sd = np.sqrt(variance.reshape(throughput.shape) + throughput**2 * throughputs.variance)
         return Laplace(
             covariance=directions.T @ inverse @ directions,
             names=names,
@@ -100,15 +100,6 @@ def laplace(objective: Objective, found: MapResult, choice: NDArray | None = Non
             throughput_sd=throughput_sd,
             exact=exact,
         )
-
-
-def covariance_root(covariance: NDArray) -> NDArray[np.float64]:
-    """A root of a covariance, also where it is singular to rounding: times normal numbers it gives draws."""
-    try:
-        return np.linalg.cholesky(covariance)
-    except np.linalg.LinAlgError:
-        values, vectors = np.linalg.eigh(covariance)
-    return vectors * np.sqrt(np.maximum(values, 0.0))
 
 
 def _flat(product: dict[str, NDArray]) -> NDArray[np.float64]:

@@ -20,10 +20,9 @@ from bayesflat.config import FitConfig
 from bayesflat.data.binned import BinnedFlat
 from bayesflat.errors import InputError
 from bayesflat.inference.fitting import FitResult, fit, fit_data
-from bayesflat.inference.laplace import covariance_root
+from bayesflat.inference.linalg import covariance_root
 from bayesflat.inference.map import newton
 from bayesflat.inference.nuts import cores_here, posterior_tree
-from bayesflat.model.build import noise_model
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +91,7 @@ def leave_one_out(result: FitResult, *, draws: int = 400, refit: bool = True, se
             found = az.loo_approximate_posterior(tree, log_p, log_q, pointwise=True)
     elpd, k = np.array(found.elpd_i, dtype=float).ravel(), np.array(found.pareto_k, dtype=float).ravel()
     refitted = np.zeros(len(k), dtype=bool)
-    if refit and result.objective.shares_patterns:
+    if refit:
         for d in np.flatnonzero(~(k <= BAD_K)):
             value = _refitted(result, int(detectors[d]), draws, seed + 1 + int(d))
             if value is not None:
@@ -117,16 +116,13 @@ def _laplace_draws(result: FitResult, draws: int, seed: int):
 def _refitted(result: FitResult, detector: int, draws: int, seed: int) -> float | None:
     """Log predictive density of a detector from a fit of the others; None where none is left of its vendor."""
     full = result.objective
-    others = result.data.select(result.data.binned.detector != detector)
-    noise = noise_model(others, result.config)
-    if noise.vendors != full.noise.vendors:
-        log.warning("detector %d is the only one of its vendor: nothing predicts it", detector)
+    reduced = full.without_detector(detector)
+    if reduced is None:
         return None
-    reduced = type(full)(others, result.config, noise, full.parameters)
     end = newton(reduced, result.map.value, _NEAR)
     rng = np.random.default_rng(seed)
     root = covariance_root(np.linalg.inv(end.curvature))
-    row = int(np.searchsorted(full.noise.detectors, detector))
+    row = int(np.searchsorted(np.unique(full.data.binned.detector), detector))
     found = []
     for _ in range(draws):
         z = end.z + root @ rng.normal(size=len(end.z))

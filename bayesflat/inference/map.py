@@ -15,7 +15,7 @@ import numpy as np
 import pymc as pm
 import pytensor
 from numpy.typing import NDArray
-from pymc.pytensorf import join_nonshared_inputs
+from pymc.pytensorf import gradient, join_nonshared_inputs
 from pytensor.compile.mode import OPT_FAST_RUN, Mode
 from pytensor.link.vm import VMLinker
 from scipy.linalg import cho_solve, solve_triangular
@@ -24,6 +24,7 @@ from threadpoolctl import threadpool_limits
 
 from bayesflat.config import FitConfig
 from bayesflat.errors import InputError
+from bayesflat.inference.linalg import curvature_root, whitened_norm
 from bayesflat.inference.objective import HierarchicalObjective, IndependentObjective, Objective
 from bayesflat.inference.rough import Rough
 from bayesflat.model.build import noise_model
@@ -47,6 +48,10 @@ _MOST_STEPS = 100
 _SMOOTHING = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3)
 _FEW_BINS = 15_000
 _ROUGH, _FINE, _NEAR = 0.3, 0.2 * AGREEMENT, 1.0
+_OBJECTIVES: dict[str, Callable[..., Objective]] = {
+    "hierarchical": HierarchicalObjective,
+    "independent": IndependentObjective,
+}
 # Evaluating in Python costs nothing to compile, and a handful of evaluations is all that is needed here
 PYTHON = Mode(VMLinker(use_cloop=False, c_thunks=False), OPT_FAST_RUN.excluding("fusion"))
 
@@ -147,11 +152,11 @@ def _find_map(model: pm.Model, objective: Objective, rough: Rough | None) -> Map
     log.info("maximum found in %.2f s", time.perf_counter() - began)
     density = compile_density(model)
     z, curvature, evaluations, norm = best.z, best.curvature, 1, np.nan
-    value, gradient = density(z)
+    value, slope = density(z)
     if not kinked:
-        root = root_of(curvature)
-        norm = _whitened_norm(root, gradient)
-        if not norm < TOLERANCE and np.isfinite(gradient).all():
+        root = curvature_root(curvature)
+        norm = whitened_norm(root, slope)
+        if not norm < TOLERANCE and np.isfinite(slope).all():
             z, value, norm, evaluations = _polish(density, z, root)
             curvature = objective.derivatives(z)[2]
     converged = bool(agree and np.isfinite(value) and (kinked or norm < TOLERANCE))
@@ -182,11 +187,11 @@ def compile_density(model: pm.Model) -> Callable[[NDArray], tuple[float, NDArray
     """Minus PyMC's log-density with its gradient, of all values in one vector, without the transforms' Jacobians."""
     (log_density,), z = join_nonshared_inputs(model.initial_point(), [model.logp(jacobian=False)], model.value_vars)
     cost = -log_density
-    function = pytensor.function([z], [cost, pytensor.grad(cost, z)], mode=PYTHON, trust_input=True)
+    function = pytensor.function([z], [cost, gradient(cost, [z])], mode=PYTHON, trust_input=True)
 
-    def density(point):
-        value, gradient = function(np.ascontiguousarray(point, dtype=float))
-        return float(value), np.asarray(gradient)
+    def density(point: NDArray) -> tuple[float, NDArray]:
+        value, slope = function(np.ascontiguousarray(point, dtype=float))
+        return float(value), np.asarray(slope)
 
     return density
 
@@ -207,17 +212,18 @@ def make_objective(data: FitData, config: FitConfig, noise: NoiseModel | None = 
     start = estimate(data, config)
     noise = noise or noise_model(data, config)
     parameters = mean_parameters(data, config, start) + noise.parameters(data, config, start)
-    return (HierarchicalObjective if config.noise == "hierarchical" else IndependentObjective)(
-        data, config, noise, parameters
-    )
+    return _OBJECTIVES[config.noise](data, config, noise, parameters)
 
 
 def _first_start(objective: Objective, rough: Rough | None) -> NDArray:
     """The robust picture, or a rough fit; terms that are not known start at their priors' centre."""
     data = objective.data
     start = estimate(data, objective.config)
-    known = {"radial_spline_values": start.radial_spline_values, "itl_ratio": start.itl_ratio}
-    known["log_noise_scale"] = np.log(start.scatter)
+    known: dict[str, NDArray] = {
+        "radial_spline_values": start.radial_spline_values,
+        "itl_ratio": np.asarray(start.itl_ratio),
+        "log_noise_scale": np.log(np.asarray(start.scatter)),
+    }
     if rough is not None:
         seen = (data.nodes >= rough.radius[0] - 1) & (data.nodes <= rough.radius[-1])
         profile = np.exp(np.interp(data.nodes, rough.radius, rough.log_radial))
@@ -268,8 +274,8 @@ def newton(objective: Objective, z: NDArray, tolerance: float) -> End:
     curvature = gauss
     steps = 0
     while steps < _MOST_STEPS:
-        root = root_of(curvature)
-        norm = _whitened_norm(root, gradient)
+        root = curvature_root(curvature)
+        norm = whitened_norm(root, gradient)
         if norm < tolerance:
             break
         new = _step(objective, z, cost, gradient, objective.shortened(-cho_solve((root, True), gradient)))
@@ -285,7 +291,7 @@ def newton(objective: Objective, z: NDArray, tolerance: float) -> End:
         curvature = corrected if np.isfinite(corrected).all() else gauss
         z, gradient = new, ahead
         # below this, rounding hides the gain in cost: go on only while the gradient still shrinks
-        if norm < TOLERANCE and _whitened_norm(root, gradient) > 0.9 * norm:
+        if norm < TOLERANCE and whitened_norm(root, gradient) > 0.9 * norm:
             break
     return End(z, cost, gradient, gauss, steps)
 
@@ -315,24 +321,7 @@ def _apart(a: End, b: End, n_kinked: int | None) -> float:
     """
     if n_kinked:
         return abs(a.cost - b.cost) / n_kinked
-    return float(np.linalg.norm(root_of(a.curvature).T @ (a.z - b.z)))
-
-
-def root_of(curvature: NDArray) -> NDArray:
-    """Lower triangular root of the curvature, enlarged a little where nothing constrains a direction."""
-    diagonal = np.abs(np.diag(curvature))
-    for ridge in (0.0, *np.logspace(-14, 0, 15)):
-        try:
-            return np.linalg.cholesky(curvature + ridge * np.diag(diagonal + diagonal.max()))
-        except np.linalg.LinAlgError:
-            continue
-    return np.diag(np.sqrt(diagonal + diagonal.max()))  # nothing but the scale of each parameter
-
-
-def _whitened_norm(root: NDArray, gradient: NDArray) -> float:
-    if not np.isfinite(gradient).all():
-        return np.inf
-    return float(np.linalg.norm(solve_triangular(root, gradient, lower=True)))
+    return float(np.linalg.norm(curvature_root(a.curvature).T @ (a.z - b.z)))
 
 
 def _polish(density, z: NDArray, root: NDArray) -> tuple[NDArray, float, float, int]:

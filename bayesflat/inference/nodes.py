@@ -152,7 +152,8 @@ def place_nodes(found: Rough, least: float, constrained: bool) -> SplineFit:
     spread = _spread(smooth)
     last = _dark(smooth, least) if constrained else least
     numbers = [number for number in _NUMBERS if number <= max(_NUMBERS[0], len(found.radius) // 2)]
-    best, best_cost, worse = None, np.inf, 0
+    best: SplineFit | None = None
+    best_cost, worse = np.inf, 0
     for number in numbers:
         fit = SplineFit(smooth, [*spread(number), last], constrained, least=least)
         if fit.chi_squared > _FAR * len(found.radius) and number < numbers[-1]:
@@ -167,7 +168,7 @@ def place_nodes(found: Rough, least: float, constrained: bool) -> SplineFit:
         worse += 1
         if worse == _PATIENCE:
             break
-    if not np.isfinite(best.chi_squared):
+    if best is None or not np.isfinite(best.chi_squared):
         raise InputError('radial_spline_nodes = "auto": no spline that is positive follows the bins; give the nodes')
     if not np.isfinite(best_cost):
         log.warning(

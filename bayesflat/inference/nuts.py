@@ -18,7 +18,8 @@ from pymc.step_methods.step_sizes import DualAverageAdaptation
 from scipy.stats import norm
 from threadpoolctl import threadpool_limits
 
-from bayesflat.inference.laplace import Laplace, covariance_root
+from bayesflat.inference.laplace import Laplace
+from bayesflat.inference.linalg import covariance_root
 from bayesflat.inference.map import MapResult
 from bayesflat.inference.objective import Objective
 from bayesflat.inference.skew import Stretched, stretched
@@ -202,13 +203,13 @@ def posterior_tree(objective: Objective, z: NDArray, seed: int, cores: int = 1) 
     chains, draws, n = z.shape
     flat = z.reshape(-1, n)
     seeds = np.random.SeedSequence(seed).spawn(len(flat))
-    pieces = np.array_split(np.arange(len(flat)), max(1, cores))
+    parts = np.array_split(np.arange(len(flat)), max(1, cores))
     if cores > 1:
         global _OBJECTIVE
         _OBJECTIVE = objective  # inherited by the forked processes: too large to send
         try:
             with ProcessPoolExecutor(cores, mp_context=get_context("fork"), initializer=begin_worker) as pool:
-                tasks = [pool.submit(_follow_piece, flat[i], [seeds[k] for k in i]) for i in pieces]
+                tasks = [pool.submit(_follow_draws, flat[i], [seeds[k] for k in i]) for i in parts]
                 rows = [row for task in tasks for row in task.result()]
         finally:
             _OBJECTIVE = None
@@ -245,9 +246,13 @@ def posterior_tree(objective: Objective, z: NDArray, seed: int, cores: int = 1) 
 _OBJECTIVE: Objective | None = None
 
 
-def _follow_piece(points: NDArray, seeds: list) -> list[dict]:
+def _follow_draws(points: NDArray, seeds: list) -> list[dict]:
+    """`_follow` of some draws, in a forked process."""
+    objective = _OBJECTIVE
+    if objective is None:
+        raise RuntimeError("the process was not forked while draws were followed")
     with threadpool_limits(1, "blas"):
-        return [_follow(_OBJECTIVE, z, seed) for z, seed in zip(points, seeds, strict=True)]
+        return [_follow(objective, z, seed) for z, seed in zip(points, seeds, strict=True)]
 
 
 def _follow(objective: Objective, z: NDArray, seed) -> dict[str, dict[str, NDArray]]:

@@ -5,6 +5,7 @@ PyMC's own log-density has the last word (`bayesflat.inference.map`); tests hold
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ from bayesflat.model.mean import Mean
 from bayesflat.model.noise import FLOOR, NoiseModel
 from bayesflat.model.parameters import Parameter
 from bayesflat.model.prepare import FitData
+
+log = logging.getLogger(__name__)
 
 _LONGEST = 1.5  # step of a noise scale, in widths of its prior
 
@@ -42,6 +45,28 @@ class Drawn:
     shared: NDArray[np.float64] | None = None
 
 
+@dataclass(frozen=True)
+class Throughputs:
+    """Throughputs of detectors and amplifiers relative to the vendor's mean, when all parameters are known.
+
+    Attributes
+    ----------
+    conditional_mean : numpy.ndarray, shape (n_detectors, 1 + n_amplifiers)
+        Of each detector (first) and its amplifiers.
+    variance_of_means : numpy.ndarray, shape (n_vendors,)
+        Variance of the log of each vendor's mean throughput.
+    variance : numpy.ndarray, shape (n_detectors, 1 + n_amplifiers)
+        Variance of the log of each throughput.
+    places : numpy.ndarray of int, shape (n, 4)
+        Detector's id, amplifier (-1: the whole detector), and the row and column of the arrays above.
+    """
+
+    conditional_mean: NDArray[np.float64]
+    variance_of_means: NDArray[np.float64]
+    variance: NDArray[np.float64]
+    places: NDArray[np.int64]
+
+
 class Objective(ABC):
     """Minus the log-posterior, but for constants, over the values of all parameters.
 
@@ -55,13 +80,10 @@ class Objective(ABC):
 
     Attributes
     ----------
-    shares_patterns : bool
-        Whether detectors share more than the parameters of the model.
     start_distance : float
         How far another start lies from the first (widths of the priors).
     """
 
-    shares_patterns: bool
     start_distance: float
 
     def __init__(self, data: FitData, config: FitConfig, noise: NoiseModel, parameters: list[Parameter]) -> None:
@@ -113,9 +135,17 @@ class Objective(ABC):
         """A step of the optimiser, made shorter where it would go too far."""
         return step
 
-    def conditional_variances(self, z: NDArray, throughput: NDArray | None) -> tuple[NDArray, NDArray] | None:
-        """Variances of throughputs at given parameters, as `HierarchicalNoise.spread`; None where there are none."""
+    def throughputs(self, z: NDArray) -> Throughputs | None:
+        """Throughputs of detectors and amplifiers at given parameters; None where the noise model has none."""
         return None
+
+    def without_detector(self, number: int) -> Objective | None:
+        """The objective of the other detectors; None where these tell nothing of it beyond the parameters."""
+        return None
+
+    @abstractmethod
+    def log_likelihood_given(self, z: NDArray, shared: NDArray | None) -> NDArray[np.float64]:
+        """Log-likelihood of each detector's values, given the parameters and the shared patterns."""
 
     def coords(self) -> dict[str, list[str]]:
         """Coordinates of what `draw` draws besides the parameters."""
@@ -146,12 +176,13 @@ class Objective(ABC):
 
     def _prior(self, z: NDArray) -> tuple[float, NDArray, NDArray]:
         """Minus the log-prior, its gradient, and its curvature without the bend of the transforms."""
-        cost, gradient, curvature = 0.0, np.zeros(self.size), np.zeros((self.size, self.size))
+        cost = 0.0
+        gradient, curvature = np.zeros(self.size), np.zeros((self.size, self.size))
         for p in self.parameters:
             here = self.slices[p.name]
             pull = np.ravel((p.from_value(z[here]) - p.mu) / p.sigma)
             jacobian = p.transform.jacobian(z[here]) / np.ravel(p.sigma)[:, None]
-            cost += 0.5 * pull @ pull
+            cost += 0.5 * float(pull @ pull)
             gradient[here] = jacobian.T @ pull
             curvature[here, here] = jacobian.T @ jacobian
         return cost, gradient, curvature
@@ -168,7 +199,6 @@ class IndependentObjective(Objective):
         Rounds the kink of Laplace's density (units of the noise scale).
     """
 
-    shares_patterns = False
     start_distance = 0.3
 
     def __init__(
@@ -247,6 +277,10 @@ class IndependentObjective(Objective):
         value = mean + self._scale(parameters)[0] * self.noise.draw(mean.shape, rng)
         return np.log(value, out=np.full(len(value), np.nan), where=value > 0)
 
+    def log_likelihood_given(self, z: NDArray, shared: NDArray | None) -> NDArray[np.float64]:
+        """Log-likelihood of each detector's values, given the parameters; there are no shared patterns."""
+        return self.log_likelihood_by_detector(z)
+
     def log_likelihood_by_detector(self, z: NDArray) -> NDArray[np.float64]:
         """Log-likelihood of each detector's values, in the order of their ids."""
         parameters = self.to_parameters(z)
@@ -264,7 +298,6 @@ class IndependentObjective(Objective):
 class HierarchicalObjective(Objective):
     """With hierarchical noise: Gauss-Newton is generalised least squares; the scales have Fisher's information."""
 
-    shares_patterns = True
     # from far away the search ends where the detectors' scatter explains the gradients
     start_distance = 0.1
 
@@ -351,16 +384,29 @@ class HierarchicalObjective(Objective):
         step[scales] *= min(1.0, _LONGEST / max(longest, 1e-300))
         return step
 
-    def conditional_variances(self, z: NDArray, throughput: NDArray | None) -> tuple[NDArray, NDArray]:
-        """Variances of throughputs at given parameters, as `HierarchicalNoise.spread`."""
-        return self.noise.spread(self.effects(z)[1], throughput)
+    def throughputs(self, z: NDArray) -> Throughputs:
+        """Throughputs of detectors and amplifiers at given parameters."""
+        parameters, covariance, found = self.effects(z)
+        throughput = self._product(parameters, covariance, found)["throughput"]
+        return Throughputs(throughput, *self.noise.spread(covariance, throughput), self.noise.places)
+
+    def without_detector(self, number: int) -> HierarchicalObjective | None:
+        """The objective of the other detectors; None where none of its vendor is left, whose pattern it shares."""
+        others = self.data.select(self.data.binned.detector != number)
+        noise = HierarchicalNoise(others)
+        if noise.vendors != self.noise.vendors:
+            log.warning("detector %d is the only one of its vendor: nothing predicts it", number)
+            return None
+        return HierarchicalObjective(others, self.config, noise, self.parameters)
 
     def coords(self) -> dict[str, list[str]]:
         """The vendors, of the shared patterns."""
         return {"vendor": self.noise.vendors}
 
-    def log_likelihood_given(self, z: NDArray, shared: NDArray) -> NDArray[np.float64]:
-        """Log-likelihood of each detector's values, given the parameters and the shared patterns."""
+    def log_likelihood_given(self, z: NDArray, shared: NDArray | None) -> NDArray[np.float64]:
+        """Log-likelihood of each detector's values, given the parameters and the shared patterns (None: 0)."""
+        if shared is None:
+            shared = np.zeros((len(self.noise.vendors), self.noise.shared_scale.shape[1]))
         parameters = self.to_parameters(z)
         covariance = self.noise.covariance(parameters["log_noise_scales"], self._workspace)
         residual = np.log(self.data.value / self.mean(parameters))

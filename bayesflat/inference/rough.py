@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import BSpline
 
 from bayesflat.config import FitConfig
+from bayesflat.gradient.spline import greville, spread_knots
 from bayesflat.model.hierarchical import HierarchicalNoise
 from bayesflat.model.parameters import RIM_GRADIENT, RIM_OUTER_GRADIENT, SIGMA_CENTROID, SIGMA_RADIAL, SIGMA_RATIO
 from bayesflat.model.prepare import FitData
@@ -21,7 +22,6 @@ from bayesflat.model.prepare import FitData
 log = logging.getLogger(__name__)
 
 FINE = 160  # intervals of the B-spline, at most
-_BY_AREA = 0.75  # part of them that is spread by area, as the bins are, and not by radius
 # bins of each round: all steps but the last need few
 _FEW_BINS = (20_000, 30_000, 30_000, 60_000)
 _BINS_PER_INTERVAL = 20
@@ -93,7 +93,8 @@ def rough_fit(data: FitData, config: FitConfig) -> Rough:
     names = [n for n in ("centroid_delta", "gradient", "outer_gradient") if getattr(config, _SWITCH[n])]
     parameters = {name: np.zeros(2) for name in names} | ({"itl_ratio": np.ones(())} if data.has_ratio else {})
     inside, outlier = np.ones(len(data), dtype=bool), outlying | ~alive
-    missing, scales = _missing(data), None
+    missing = _missing(data)
+    scales: NDArray | None = None
     for k, few in enumerate(_FEW_BINS):
         here = data.select(inside)
         rows = np.flatnonzero(inside)
@@ -111,7 +112,7 @@ def rough_fit(data: FitData, config: FitConfig) -> Rough:
             outlier[rows] = (np.abs(rest) > limit) | ~alive[rows]
         smooth, data = data.smooth, replace(data, smooth=noise.smoothness(scales))
         last, inside = inside, _full_rings(data, missing, parameters.get("centroid_delta", np.zeros(2)))
-    places = _greville(spline.t)
+    places = greville(spline.t)
     cx, cy = parameters.get("centroid_delta", (0.0, 0.0))
     return Rough(
         radius=places,
@@ -119,7 +120,7 @@ def rough_fit(data: FitData, config: FitConfig) -> Rough:
         information=_at_places(information, spline, places),
         knots=spline.t,
         outer=float(np.quantile(np.hypot(here.dx - cx, here.dy - cy), 1 - _BEYOND)),
-        parameters=parameters | {"log_noise_scales": scales},
+        parameters=parameters | {"log_noise_scales": np.asarray(scales)},
         inside=last,
         outlier=outlier[last],
         smooth=smooth,
@@ -224,7 +225,7 @@ def _rings(data: FitData, y: NDArray) -> tuple[BSpline, NDArray[np.bool_]]:
     knots = _knots(radius, intervals)
     edges = knots[3:-3]
     ring = np.clip(np.searchsorted(edges, radius) - 1, 0, intervals - 1)
-    offset = 0.0
+    offset = np.zeros(len(data))
     if data.has_ratio:
         offset = np.where(data.itl, np.nanmedian(y[data.itl]) - np.nanmedian(y[~data.itl]), 0.0)
         medians = [(np.nanmedian(y[(ring == k) & data.itl]), np.nanmedian(y[(ring == k) & ~data.itl]))
@@ -233,11 +234,11 @@ def _rings(data: FitData, y: NDArray) -> tuple[BSpline, NDArray[np.bool_]]:
             offset = np.where(data.itl, np.median([a - b for a, b in medians]), 0.0)
     at, values = [], []
     for k in range(intervals):
-        here = y[ring == k] - (offset[ring == k] if data.has_ratio else 0.0)
+        here = y[ring == k] - offset[ring == k]
         if np.isfinite(here).any():
             at.append(0.5 * (edges[k] + edges[k + 1]))
             values.append(np.nanmedian(here))
-    spline = BSpline(knots, np.interp(_greville(knots), at, values), 3)
+    spline = BSpline(knots, np.interp(greville(knots), at, values), 3)
     off = y - offset - spline(radius)
     scatter = 1.4826 * np.nanmedian(np.abs(off))
     return spline, np.abs(np.nan_to_num(off)) > _OUTLIER_AT_FIRST * max(scatter, 1e-6)
@@ -246,23 +247,14 @@ def _rings(data: FitData, y: NDArray) -> tuple[BSpline, NDArray[np.bool_]]:
 def _knots(radius: NDArray, intervals: int) -> NDArray[np.float64]:
     """Knots of a cubic B-spline over all radii."""
     margin = 1e-9 * radius.max() + 1e-9
-    first, last = radius.min() - margin, radius.max() + margin
-    at = np.linspace(first, last, 20 * intervals)
-    share = _BY_AREA * (at**2 - first**2) / (last**2 - first**2) + (1 - _BY_AREA) * (at - first) / (last - first)
-    edges = np.interp(np.linspace(0, 1, intervals + 1), share, at)
-    return np.concatenate([np.full(3, edges[0]), edges, np.full(3, edges[-1])])
-
-
-def _greville(knots: NDArray) -> NDArray[np.float64]:
-    """Greville's abscissae: a place for each coefficient, which is about the value there (Schoenberg)."""
-    return np.clip((knots[1:-3] + knots[2:-2] + knots[3:-1]) / 3, knots[0], knots[-1])
+    return spread_knots(radius.min() - margin, radius.max() + margin, intervals, 20 * intervals)
 
 
 def _respanned(spline: BSpline, data: FitData, parameters: dict) -> BSpline:
     """About the same spline over the radii from the centroid as it is now."""
     cx, cy = parameters.get("centroid_delta", (0.0, 0.0))
     knots = _knots(np.hypot(data.dx - cx, data.dy - cy), len(spline.t) - 7)
-    return BSpline(knots, spline(_greville(knots), extrapolate=True), 3)
+    return BSpline(knots, spline(greville(knots), extrapolate=True), 3)
 
 
 def _both(ring: NDArray, itl: NDArray, y: NDArray) -> bool:

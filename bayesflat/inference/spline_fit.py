@@ -57,6 +57,7 @@ class SplineFit:
         start: NDArray | None = None,
     ) -> None:
         self.found, self.nodes, self.constrained, self.least = found, nodes, constrained, least
+        self.values: NDArray[np.float64]
         places = np.asarray(nodes)
         if start is not None:
             values = start

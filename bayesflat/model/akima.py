@@ -9,6 +9,8 @@ collect the gradient, in one pass each.  Each is the other's pullback, so deriva
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytensor.tensor as pt
 from numba import njit
@@ -72,7 +74,7 @@ def akima(nodes: NDArray, values: TensorVariable, radius: TensorVariable) -> Ten
     """
     nodes = np.asarray(nodes, dtype=float)
     inside = pt.clip(radius, nodes[0], nodes[-1])
-    return _evaluate(akima_coefficients(nodes, values), pt.constant(nodes), inside)
+    return pt.as_tensor(_evaluate(akima_coefficients(nodes, values), pt.constant(nodes), inside))
 
 
 def _derivative(coefficients: TensorVariable) -> TensorVariable:
@@ -85,10 +87,10 @@ class PiecewiseCubic(Op):
 
     __props__ = ()
 
-    def make_node(self, coefficients, nodes, radius):
-        """One node of the graph; coefficients of shape (n_nodes - 1, 4)."""
-        inputs = [pt.as_tensor(a) for a in (coefficients, nodes, radius)]
-        return Apply(self, inputs, [pt.vector(dtype="float64", shape=inputs[2].type.shape)])
+    def make_node(self, *inputs: Any) -> Apply:
+        """One node of the graph, of coefficients of shape (n_nodes - 1, 4), nodes and radius."""
+        coefficients, nodes, radius = (pt.as_tensor(a) for a in inputs)
+        return Apply(self, [coefficients, nodes, radius], [pt.vector(dtype="float64", shape=radius.type.shape)])
 
     def infer_shape(self, node, shapes):
         """As many values as radii."""
@@ -114,10 +116,10 @@ class PiecewiseMoments(Op):
 
     __props__ = ()
 
-    def make_node(self, nodes, radius, weight):
-        """One node of the graph; t is the distance of a radius from the left node of its interval."""
-        inputs = [pt.as_tensor(a) for a in (nodes, radius, weight)]
-        return Apply(self, inputs, [pt.matrix(dtype="float64", shape=(None, 4))])
+    def make_node(self, *inputs: Any) -> Apply:
+        """One node of the graph, of nodes, radius and weight; t is a radius's distance from its interval's left end."""
+        nodes, radius, weight = (pt.as_tensor(a) for a in inputs)
+        return Apply(self, [nodes, radius, weight], [pt.matrix(dtype="float64", shape=(None, 4))])
 
     def infer_shape(self, node, shapes):
         """Four moments an interval."""

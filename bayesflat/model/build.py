@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
@@ -16,7 +18,11 @@ from bayesflat.model.parameters import mean_parameters
 from bayesflat.model.prepare import FitData
 from bayesflat.model.start import estimate
 
-_INDEPENDENT = {"normal": NormalNoise, "student_t": StudentTNoise, "laplace": LaplaceNoise}
+_INDEPENDENT: dict[str | None, Callable[[], NoiseModel]] = {
+    "normal": NormalNoise,
+    "student_t": StudentTNoise,
+    "laplace": LaplaceNoise,
+}
 
 
 def noise_model(data: FitData, config: FitConfig) -> NoiseModel:

@@ -95,7 +95,7 @@ class Effects:
         return np.bincount(self.detector, np.where(self.weight > 0, values, 0.0), minlength=self.n_detectors)
 
     @cached_property
-    def _runs(self) -> tuple[NDArray[np.int64], ...]:
+    def _runs(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Where runs of neighbours in a row begin (and the last one ends), and detector, row and first column of each.
 
         Loops over neighbours read what lies side by side.

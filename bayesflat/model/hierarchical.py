@@ -6,6 +6,7 @@ The log of value over mean is normal, with a covariance that `bayesflat.model.ma
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 from weakref import WeakValueDictionary
 
 import numba
@@ -122,7 +123,7 @@ class HierarchicalNoise(NoiseModel):
     def add(self, parameters, mean, data):
         """The closed form, as a potential: bins are not independent, so there is no density of a bin."""
         residual = pt.log(data.value) - pt.log(mean)
-        log_likelihood = LogLikelihood(self)(residual, parameters["log_noise_scales"])[0]
+        log_likelihood, _, _ = LogLikelihood(self).make_node(residual, parameters["log_noise_scales"]).outputs
         # of the values, not of their logs
         pm.Potential("value", log_likelihood - np.sum(np.log(data.value[data.weight > 0])))
 
@@ -191,6 +192,21 @@ class HierarchicalNoise(NoiseModel):
             out[d, 1:].reshape(amp_ny, amp_nx, -1)[: detector.amp_ny, : detector.amp_nx] = there
         return out
 
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """Where in arrays like `throughput`'s each detector and amplifier stands: shape (n, 4).
+
+        Columns are the detector's id, the amplifier (-1: the whole detector), and row and column of the array.
+        """
+        _, amp_nx = self.amp_shape  # the array counts columns of amplifiers as the camera's widest detector has them
+        rows = []
+        for d, number in enumerate(self.detectors.tolist()):
+            detector = self.camera[number]
+            rows.append((number, -1, d, 0))
+            for j in range(detector.amp_ny):
+                rows += [(number, i + detector.amp_nx * j, d, 1 + i + amp_nx * j) for i in range(detector.amp_nx)]
+        return np.array(rows)
+
     def throughput(self, x: NDArray) -> NDArray[np.float64]:
         """Throughput of each detector and its amplifiers, of effects of shape (n_detectors, size): as `areas`."""
         return np.exp(np.einsum("dak,dk->da", self.areas, x))
@@ -258,7 +274,8 @@ def _effects(data: FitData, detectors: NDArray, index: NDArray, vendor: NDArray,
     for d, number in enumerate(detectors):
         rows = index == d
         pixels[:, rows] = camera[int(number)].focal_plane_to_pixel(data.binned.xf[rows], data.binned.yf[rows])
-    x, y = [], []
+    x: list[NDArray] = []
+    y: list[NDArray] = []
     column, row = np.empty(len(data), dtype=np.int64), np.empty(len(data), dtype=np.int64)
     for d, number in enumerate(detectors):
         detector, rows = camera[int(number)], np.flatnonzero(index == d)
@@ -328,10 +345,10 @@ class LogLikelihood(Op):
     def __hash__(self):
         return id(self)
 
-    def make_node(self, residual, log_scales):
-        """Outputs: the log-likelihood, and what it gains by each residual and each log-scale."""
-        inputs = [pt.as_tensor(residual), pt.as_tensor(log_scales)]
-        return Apply(self, inputs, [pt.dscalar(), pt.dvector(), pt.dvector()])
+    def make_node(self, *inputs: Any) -> Apply:
+        """Inputs: residual, log_scales.  Outputs: the log-likelihood, and its derivatives by both."""
+        residual, log_scales = (pt.as_tensor(one) for one in inputs)
+        return Apply(self, [residual, log_scales], [pt.dscalar(), pt.dvector(), pt.dvector()])
 
     def perform(self, node, inputs, output_storage):
         """In NumPy."""

@@ -99,7 +99,9 @@ def run_compare(
         raise InputError(f"--binned is for one filter and date; there are {', '.join(one.name for one in units)}")
     for unit in units:
         check_places(unit, FILES, (), (), overwrite)
-    tables = None if binned is None else tuple(BinnedFlat.read(path, camera) for path in binned)
+    tables: tuple[BinnedFlat, BinnedFlat] | None = None
+    if binned is not None:
+        tables = BinnedFlat.read(binned[0], camera), BinnedFlat.read(binned[1], camera)
     given = [record(path) for path in binned or ()]
 
     def finish(_: int, unit: WorkUnit) -> Comparison:
@@ -143,8 +145,9 @@ def _products(
         with local(dataset.uri) as path:
             products.append(FlatGradient.read(path))
             inputs.append(dataset.record(checksum(path)))
-    check_pair(*products)  # before any flat is read
-    return tuple(products), inputs
+    sky, dome = products
+    check_pair(sky, dome)  # before any flat is read
+    return (sky, dome), inputs
 
 
 def _binned(
@@ -165,7 +168,8 @@ def _binned(
         advance = progress(len(found)) if progress else lambda: None
         tables.append(_bin(found, unit, product, camera, processes, advance))
         records += [dataset.record(sha256) for inputs in found.values() for dataset, sha256 in inputs]
-    return tuple(tables), records
+    sky, dome = tables
+    return (sky, dome), records
 
 
 Inputs = dict[int, list[tuple[Dataset, str]]]

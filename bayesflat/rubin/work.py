@@ -94,7 +94,7 @@ def find_units(
             output = None
             if query.output_run is not None:
                 # a run holds one dataset of a filter
-                run = query.output_run if len(dates) == 1 else f"{query.output_run}/{file_name(date)}"
+                run = query.output_run if len(dates) == 1 else f"{query.output_run}/{file_name(str(date))}"
                 output = OutputRun(repository.butler, run, overwrite)
             data_id = {"instrument": repository.instrument, "physical_filter": physical_filter}
             units.append(WorkUnit(physical_filter, date, folder, output, data_id, mine))
@@ -117,7 +117,7 @@ def open_repository(query: Query, camera: Camera, *, writeable: bool) -> tuple[R
         writeable=writeable,
     )  # fmt: skip
     check_instrument(repository.instrument, camera, query.repo)
-    dates = list(dict.fromkeys(query.dates)) or [None]
+    dates: list[str | None] = [*dict.fromkeys(query.dates)] or [None]
     if query.dates and not repository.has_calibrations:
         message = (
             f"--date chooses among what a CALIBRATION collection certifies; {', '.join(query.collections)} is none"
@@ -131,7 +131,7 @@ def open_repository(query: Query, camera: Camera, *, writeable: bool) -> tuple[R
 def folder_of(out: Path, query: Query, physical_filter: str, date: str | None) -> Path:
     """Where the files of a filter and date go: deeper where several filters, or several dates, are asked for."""
     folder = out / file_name(physical_filter) if len(query.physical_filters) != 1 else out
-    return folder / file_name(date) if len(set(query.dates)) > 1 else folder
+    return folder / file_name(str(date)) if len(set(query.dates)) > 1 else folder
 
 
 def file_name(text: str) -> str:

@@ -10,7 +10,7 @@ closed form: bins and pixels of any size are means of the same field, and no pix
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -134,7 +134,7 @@ class Detectors:
             axes.append((np.arange(n) + 0.5) * length / n)
             sizes.append(length / n)
         clean = self._draw(detector)._replace(spots=np.zeros((4, 0)))
-        return float(_cell_means(clean, detector, *axes, *sizes).mean())
+        return float(_cell_means(clean, detector, axes[0], axes[1], sizes[0], sizes[1]).mean())
 
     def defects(self, key: int | str, coarse: int = 1) -> NDArray[np.int64]:
         """Dead columns as boxes ``x0, y0, width, height`` in coarsened pixels: shape (n, 4).
@@ -208,7 +208,8 @@ def _pixel_axes(detector: Detector, coarse: int) -> tuple[NDArray, NDArray]:
     """Centres of the coarsened pixels in x and in y, in pixels of the detector as it is."""
     check_whole("coarse", coarse, 1)
     small = detector.coarsened(coarse)
-    return tuple(np.arange(n) * coarse + (coarse - 1) / 2 for n in (small.nx, small.ny))
+    x, y = (np.arange(n) * coarse + (coarse - 1) / 2 for n in (small.nx, small.ny))
+    return x, y
 
 
 # ---- the truth, and a binned focal plane ----
@@ -239,7 +240,7 @@ def true_parameters(light: Light, detectors: Detectors) -> dict:
     itl = [throughput[d.id] for d in detectors.camera if d.is_itl]
     rest = [throughput[d.id] for d in detectors.camera if not d.is_itl]
     group = float(np.mean(rest)) if rest else float(np.mean(itl)) * light.itl_ratio
-    truth = {}
+    truth: dict[str, Any] = {}
     if not isinstance(light.radial, str) and not light.bend:
         truth |= {f"radial_spline_values[{i}]": value * group for i, value in enumerate(light.radial[1])}
     truth["itl_ratio"] = light.itl_ratio * float(np.mean(itl)) / group if itl and rest else 1.0
@@ -296,7 +297,7 @@ def simulate_binned(
     check_whole("detector_boundary", detector_boundary, 0)
     camera = camera.science() if science_only else camera
     detectors = Detectors(camera, noise, seed)
-    parts = {name: [] for name in ("xf", "yf", "value", "detector", "itl", "amplifier")}
+    parts: dict[str, list[NDArray]] = {name: [] for name in ("xf", "yf", "value", "detector", "itl", "amplifier")}
     for detector in camera:
         n_x, n_y = (max(0, (n - 2 * detector_boundary) // bin_factor) for n in (detector.nx, detector.ny))
         px, py = (detector_boundary + np.arange(n) * bin_factor + (bin_factor - 1) / 2 for n in (n_x, n_y))

@@ -209,7 +209,8 @@ def write_simulation(
     small = camera.coarsened(coarse)
     detectors = Detectors(camera, noise, seed)
     for detector in camera:  # a light that is not positive somewhere must show before anything is written
-        light.evaluate(*detector.corners().T, detector.is_itl)
+        x, y = detector.corners().T
+        light.evaluate(x, y, detector.is_itl)
     out = Path(out).absolute()
     _check_folder(out, overwrite)
     truth = _truth(light, detectors, kind=kind, coarse=int(coarse), physical_filter=physical_filter)

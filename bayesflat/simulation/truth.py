@@ -253,12 +253,13 @@ class Noise:
         smooth field, by variance.
         """
         _, detectors, amplifiers, shared, slope = _BANDS[band_of(band)]
-        left = [0.01 * math.sqrt(max(0.0, s**2 - t**2 / 12) / 2) for s, t in zip(shared, slope, strict=True)]
+        itl, rest = (0.01 * math.sqrt(max(0.0, s**2 - t**2 / 12) / 2) for s, t in zip(shared, slope, strict=True))
+        own_itl, own_rest = (0.01 * math.sqrt(max(0.0, amplifiers**2 - s**2)) for s in shared)
         return cls(
             detector_scatter=(0.01 * detectors[0], 0.01 * detectors[1]),
-            amplifier_scatter=tuple(0.01 * math.sqrt(max(0.0, amplifiers**2 - s**2)) for s in shared),
-            shared_amplifier=tuple(left),
-            shared_smooth=tuple(left),
+            amplifier_scatter=(own_itl, own_rest),
+            shared_amplifier=(itl, rest),
+            shared_smooth=(itl, rest),
             shared_slope=(0.01 * slope[0], 0.01 * slope[1]),
             own_field=0.001,
             rim=0.002,
