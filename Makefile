@@ -4,13 +4,15 @@
 # make calibration   hours: errors against truth on 200 focal planes, 200 comparisons, NUTS on 200 small ones; slow tests
 # make docs   documentation with the notebooks run anew, in docs/_build/html
 # make clean  remove the environment and the demo's output
-# Each sets itself up in .venv, with uv where there is one, else with pip.
+# Each sets itself up in .venv, with uv where it runs, else with pip.
 
 PYTHON ?= $(shell command -v python3.12 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
 
 DOCS_READY := .venv/.docs
+# a shim of another Python's uv is found and fails: it counts only where it runs
+UV := $(shell uv --version >/dev/null 2>&1 && echo yes)
 
 .PHONY: demo test lint calibration docs clean
 
@@ -37,7 +39,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 $(READY): pyproject.toml
-	@if command -v uv >/dev/null; then \
+	@if [ -n "$(UV)" ]; then \
 	    uv venv --quiet --allow-existing .venv && uv pip install --quiet --python $(BIN)/python -e '.[test]'; \
 	else \
 	    $(PYTHON) -c 'import sys; sys.version_info >= (3, 12) or sys.exit("bayesflat needs Python 3.12 or later, this is " + sys.version.split()[0])' \
@@ -46,7 +48,7 @@ $(READY): pyproject.toml
 	@touch $(READY)
 
 $(DOCS_READY): $(READY)
-	@if command -v uv >/dev/null; then \
+	@if [ -n "$(UV)" ]; then \
 	    uv pip install --quiet --python $(BIN)/python -e '.[docs,test]'; \
 	else \
 	    $(BIN)/python -m pip install --quiet -e '.[docs,test]'; \

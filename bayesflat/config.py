@@ -209,7 +209,7 @@ class FitConfig(_Strict):
 
 
 class RunConfig(FitConfig):
-    """What the command line keeps beside the fit's own configuration."""
+    """Configuration of the command line: that of the fit, camera and filter."""
 
     camera: str = Field("lsstcam", description="lsstcam, lsstcomcam or a camera table")
     physical_filter: str | None = Field(None, description="physical filter, where the input does not say")
@@ -260,7 +260,7 @@ def _parse(text: str) -> Any:
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        # TOML wants a digit on both sides of the point; Python's and the shell's users do not
+        # TOML needs a digit on both sides of the point; Python and the shell do not
         if re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", text):
             return float(text)
         if "," in text and not text.startswith(("[", "{")):

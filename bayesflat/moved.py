@@ -1,4 +1,4 @@
-"""Names that notebooks and documentation taught before modules stood in packages; they go on working, and say so."""
+"""Import paths of earlier versions that notebooks and documentation used; they still work, with a warning."""
 
 from __future__ import annotations
 
@@ -18,18 +18,20 @@ MOVED = {
     "summary": "commands.tables",
     "truth": "simulation.truth",
 }
+_RENAMED = {"Detectors": "SimulatedDetectors", "strongest": "strongest_correlations"}
 
 
 class _MovedModule(ModuleType):
-    """Stands for a module at its old place, and imports the new one when something of it is asked for."""
+    """A module at its old path, which imports the new one on the first access."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
         old = self.__name__.removeprefix("bayesflat.")
-        value = getattr(importlib.import_module(f"bayesflat.{MOVED[old]}"), name)
+        new = _RENAMED.get(name, name)
+        value = getattr(importlib.import_module(f"bayesflat.{MOVED[old]}"), new)
         warnings.warn(
-            f"bayesflat.{old} is now bayesflat.{MOVED[old]}; what is public there is an attribute of bayesflat itself",
+            f"bayesflat.{old}.{name} is now bayesflat.{MOVED[old]}.{new}; public names are attributes of bayesflat",
             DeprecationWarning,
             stacklevel=2,
         )

@@ -1,4 +1,4 @@
-"""Work that is shared among processes, or the workers of a cluster, and ends with whoever asked for it."""
+"""Work in several processes, or on the workers of a cluster, which ends when its parent ends."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _submitted(
 
 
 def _explained(error: Exception, name: str, doing: str) -> Exception:
-    """A worker that is gone as one clear line; whatever else went wrong as it is."""
+    """One clear line for a worker that was lost; any other error as it is."""
     if isinstance(error, BrokenProcessPool):
         return InputError(f"a process that was {doing} was killed, perhaps for want of memory; use fewer of them")
     if isinstance(error, CancelledError) or type(error).__name__ in ("KilledWorker", "FutureCancelledError"):
@@ -136,7 +136,7 @@ def _explained(error: Exception, name: str, doing: str) -> Exception:
 
 
 def _logged(work: Callable, submitter: str, level: int, *task: Any) -> tuple[Any, Sequence[logging.LogRecord]]:
-    """Work, and what was logged meanwhile where nobody would see it: in another process than the submitter's.
+    """The result of the work, and the records that it logged in another process than the submitter's.
 
     One task at a time: threads of a worker would share its log, its warnings and its compiler.
     """
@@ -195,13 +195,13 @@ def workers_of(processes: int, dask: str | None = None) -> Iterator[Workers]:
 
 
 def begin_worker() -> None:
-    """Let a worker end with its parent, and by Ctrl-C on the spot and without a traceback: the parent speaks of it."""
+    """Let a worker end with its parent, and on Ctrl-C at once and without a traceback, which the parent prints."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
 
 
 def _end_with_the_parent() -> None:
-    """A parent that was killed cannot tell its workers, and these would wait for work for ever."""
+    """End this process when its parent ends: workers of a killed parent would wait for work for ever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -1,4 +1,4 @@
-"""What a fit gives besides the radial function: names, units, and how they are shown."""
+"""The scalars of a fit: names, labels and units."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ QUANTITIES = {
     "outer_gradient_y": Quantity.slope("outer plane y"),
 }
 SCALARS = tuple(QUANTITIES)
-# those that a sky and a dome flat are compared in
+# the scalars that a comparison of sky and dome reports
 COMPARED = SCALARS[:5]
 
 

@@ -37,7 +37,7 @@ from bayesflat.gradient.product import FlatGradient
 from bayesflat.inference.fitting import fit
 from bayesflat.processes import in_processes
 from bayesflat.report.plots_fit import save_figure
-from bayesflat.simulation.detectors import Detectors, simulate_binned, true_parameters
+from bayesflat.simulation.detectors import SimulatedDetectors, simulate_binned, true_parameters
 from bayesflat.simulation.truth import _VIGNETTING, Light, Noise, band_itl_ratio
 
 SCALARS = ("itl_ratio", "gradient_x", "gradient_y", "centroid_delta_x", "centroid_delta_y")
@@ -79,7 +79,7 @@ def simulate_plane(
     light, noise, physical_filter, description = draw_light(seed)
     camera = camera or lsstcam().science()
     binned = simulate_binned(camera, light, noise, seed, bin_factor=bin_factor, physical_filter=physical_filter)
-    found = true_parameters(light, Detectors(camera, noise, seed))
+    found = true_parameters(light, SimulatedDetectors(camera, noise, seed))
     truth = {name: found[name] for name in SCALARS}
     truth["radial"] = (light.radial_function(RADII) * found["group_throughput"] * light.level).tolist()
     return binned, truth, description

@@ -34,7 +34,7 @@ from bayesflat.gradient.product import FlatGradient
 from bayesflat.inference.map import find_map, make_objective
 from bayesflat.model.build import build_model
 from bayesflat.model.prepare import FitData, prepare
-from bayesflat.simulation.detectors import Detectors, simulate_binned, true_parameters
+from bayesflat.simulation.detectors import SimulatedDetectors, simulate_binned, true_parameters
 from bayesflat.simulation.truth import Light, Noise, default_light
 
 # wide enough for the table of fits
@@ -357,7 +357,7 @@ def cost_of(fitter: Any, fit: Fit) -> float:
     return float(fitter(parameters))
 
 
-def truth_of(light: Light, detectors: Detectors, data: FitData) -> Fit:
+def truth_of(light: Light, detectors: SimulatedDetectors, data: FitData) -> Fit:
     """The truth, its radial function read off at the nodes."""
     truth = true_parameters(light, detectors)
     values = light.radial_function(data.nodes) * truth["group_throughput"] * light.level / data.normalization
@@ -397,7 +397,7 @@ def compare_fits(check: Checks, fitter_class: type, kind: str, title: str, noise
     judge = lsst_fitter(fitter_class, data, data.nodes)
     fits = [way() for way in ways]
     costs = {fit.name: cost_of(judge, fit) for fit in fits}
-    print_fits([truth_of(light, Detectors(camera.science(), noise, seed), data), *fits], judge)
+    print_fits([truth_of(light, SimulatedDetectors(camera.science(), noise, seed), data), *fits], judge)
     best = min(cost for name, cost in costs.items() if name.startswith("LSST"))
     ours = costs["bayesflat, laplace"]
     check(f"our cost is not above LSST's: {ours:.6f}, {best:.6f}", ours <= best * (1 + COST_TOLERANCE))

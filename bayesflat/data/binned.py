@@ -227,9 +227,9 @@ def is_binned_table(path: str | Path) -> bool:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # whoever reads the file says what is wrong with it
+            warnings.simplefilter("ignore")  # the reader of the file reports what is wrong with it
             with fits.open(path) as hdus:
                 found = hdus[1].columns.names if len(hdus) > 1 and type(hdus[1]) is fits.BinTableHDU else []
     except Exception:
-        return False  # no FITS at all: the reader of flats says what is wrong with it
+        return False  # no FITS at all: the reader of flats reports what is wrong with it
     return any(name in found for name in REQUIRED)

@@ -199,8 +199,8 @@ def bin_files(
     mask_planes, physical_filter
         As for `bayesflat.data.flats.read_flat`.
     processes : int or concurrent.futures.Executor
-        Flats read at once, or who reads them; the result does not depend on it. A script that asks for more than one
-        process needs the usual ``if __name__ == "__main__"``.
+        Number of processes that read flats, or an executor; the result does not depend on it. A script that asks for
+        more than one process needs the usual ``if __name__ == "__main__"``.
     progress : callable, optional
         Called once for each flat that is done, without arguments; those of detectors that are skipped count.
 

@@ -75,7 +75,7 @@ def find_defects(path: str | Path, camera: Camera) -> dict[int, list[Box]]:
         detector, boxes = read_defects(file, camera)
         if detector is None:
             raise InputError(
-                f"{file}: which detector the defects are of cannot be told; looked for {', '.join(DETECTOR_KEYS)} in "
+                f"{file}: no detector is named; looked for {', '.join(DETECTOR_KEYS)} in "
                 f"the header and for a detector of {camera.name} in the file name"
             )
         if detector.id in tables:

@@ -171,7 +171,7 @@ def read_flat(
     physical_filter : str, optional
         For files whose headers do not say.
     identity : tuple of Detector, str, str, optional
-        Detector, filter and instrument where they are known from elsewhere; then the headers are not asked.
+        Detector, filter and instrument where they are known already; the headers are not read for them then.
 
     Returns
     -------
@@ -290,7 +290,7 @@ def identify(
     detector = find_detector(headers, path, camera, DETECTOR_KEYS)
     if detector is None:
         raise InputError(
-            f"{path}: which detector it is cannot be told; looked for {', '.join(DETECTOR_KEYS)} in the headers and "
+            f"{path}: no detector is named; looked for {', '.join(DETECTOR_KEYS)} in the headers and "
             f"for a detector of {camera.name} in the file name, such as _{next(iter(camera)).name}_"
         )
     check_shape(hdu.shape, detector, path)
@@ -325,7 +325,7 @@ def _cards(headers: Iterable[Mapping], keys: Iterable[str]) -> Iterator[tuple[st
 
 
 def find_detector(headers: Iterable[Mapping], path: str | Path, camera: Camera, keys: Iterable[str]) -> Detector | None:
-    """Detector that headers, or else the file name, speak of.
+    """Detector that the headers name, or else the file name.
 
     Parameters
     ----------
@@ -342,12 +342,12 @@ def find_detector(headers: Iterable[Mapping], path: str | Path, camera: Camera, 
     Returns
     -------
     detector : Detector or None
-        None where nothing speaks of a detector.
+        None where neither names a detector.
 
     Raises
     ------
     InputError
-        The camera lacks the detector, or an id and a name speak of different ones.
+        The camera lacks the detector, or an id and a name are those of different ones.
     """
     by_name: tuple[str, Detector] | None = None
     by_id: tuple[str, Detector] | None = None

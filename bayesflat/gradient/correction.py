@@ -3,7 +3,7 @@
 LSST's arithmetic (``CpFlatApplyGradientsTask``): times the dome's planes, divided by the ratio of the dome's radial
 function to the reference's, each about its own centroid, divided by the dome's normalization.  The reference's plane
 and normalization are not used, and the throughput ratio of the vendors stays in.  Unlike LSST's, the variance is scaled
-too, and pixels that a radial function says nothing of are flagged.
+too, and pixels beyond the reach of a radial function are flagged.
 """
 
 from __future__ import annotations

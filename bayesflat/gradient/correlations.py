@@ -52,7 +52,7 @@ def correlations(gradient: FlatGradient, radii: Sequence[float] = RADII) -> tupl
     to[len(scalars) :, : len(nodes)] = akima_basis(nodes, gradient.radial_spline_values, inside)
     covariance = to @ estimates.covariance @ to.T
     variance = np.diag(covariance)
-    # at a node that is held, what is left of the radial function's variance is rounding
+    # at a node whose value is fixed, the variance of the radial function is rounding
     rounding = 1e-12 * np.diag(estimates.covariance)[: len(nodes)].max()
     fitted = variance > np.where(np.arange(len(names)) < len(scalars), 0.0, rounding)
     if not fitted.any():
@@ -62,10 +62,10 @@ def correlations(gradient: FlatGradient, radii: Sequence[float] = RADII) -> tupl
     return [name for name, there in zip(names, fitted, strict=True) if there], correlation
 
 
-def strongest(gradient: FlatGradient, most: int = 3) -> list[tuple[str, str, float]]:
+def strongest_correlations(gradient: FlatGradient, most: int = 3) -> list[tuple[str, str, float]]:
     """The pairs of `correlations` that are hardest to tell apart.
 
-    Two radial values are no pair: that they go together is the radial function's smoothness.
+    Pairs of two radial values are left out: they are correlated because the radial function is smooth.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What is known of the parameters of a gradient beside their values: uncertainties, diagnostics, throughputs."""
+"""Uncertainties and diagnostics of the parameters of a gradient, and throughputs of detectors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STATISTICS = ("map", "mean", "sd", "q05", "q50", "q95", "ess_bulk", "ess_tail", 
 
 @dataclass(frozen=True)
 class Estimates:
-    """What is known of every parameter, beside its value: the rows of ``PARAMETERS`` and ``COVARIANCE``.
+    """Statistics of every parameter, and diagnostics of the fit: the rows of ``PARAMETERS`` and ``COVARIANCE``.
 
     Attributes
     ----------

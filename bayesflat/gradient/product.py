@@ -151,7 +151,8 @@ class FlatGradient:
         basis = akima_basis(self.radial_spline_nodes, self.radial_spline_values, radius.ravel())
         covariance = self.estimates.covariance[:n, :n]
         variance = np.einsum("ri,ij,rj->r", basis, covariance, basis)
-        return np.sqrt(np.maximum(variance, 0.0)).reshape(radius.shape)  # rounding, where a value is held
+        # where a value is fixed, rounding may leave a negative variance
+        return np.sqrt(np.maximum(variance, 0.0)).reshape(radius.shape)
 
     def radius(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
         """Radius from the moved centroid (mm) of positions on the focal plane (mm)."""

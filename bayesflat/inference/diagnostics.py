@@ -19,7 +19,7 @@ SD_RATIO = (0.7, 1.4)
 
 @dataclass(frozen=True)
 class Diagnostics:
-    """What the chains say of themselves.
+    """Diagnostics of the chains.
 
     Attributes
     ----------

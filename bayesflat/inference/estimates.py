@@ -200,7 +200,7 @@ def _estimates(objective: Objective, found: MapResult, approximation: Laplace | 
 
 
 def _reach(data: FitData, found: MapResult) -> float:
-    """The largest radius of a bin: what the radial function says beyond it is a guess."""
+    """The largest radius of a bin; beyond it the radial function is an extrapolation."""
     cx, cy = found.parameters.get("centroid_delta", (0.0, 0.0))
     return round(float(np.hypot(data.dx - cx, data.dy - cy).max()), 4)
 

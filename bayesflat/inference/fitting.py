@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bayesflat.config import FitConfig
 from bayesflat.data.binned import BinnedFlat
 from bayesflat.errors import InputError
-from bayesflat.gradient.correlations import strongest
+from bayesflat.gradient.correlations import strongest_correlations
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.gradient.spline import akima_basis
 from bayesflat.inference.choice import scaled_choice
@@ -64,7 +64,7 @@ class FitResult:
     posterior : xarray.DataTree or None
         The draws of `sample`.
     diagnostics : Diagnostics or None
-        What they say of themselves.
+        Diagnostics of the draws.
     """
 
     data: FitData
@@ -236,7 +236,7 @@ def _finish(search: _Search, rough: Rough | None, inputs: Sequence[dict[str, Any
     approximation = None if config.likelihood == "laplace" else laplace(objective, found, choice)
     gradient = make_gradient(objective, found, approximation, inputs)
     if "CORRMAX" in gradient.require_estimates().header:
-        pairs = [f"{one} and {other} ({value:+.2f})" for one, other, value in strongest(gradient)]
+        pairs = [f"{one} and {other} ({value:+.2f})" for one, other, value in strongest_correlations(gradient)]
         log.info("hardest to tell apart, by their correlation: %s", ", ".join(pairs))
     return FitResult(objective.data, config, search.model, objective, found, approximation, gradient, rough)
 

@@ -52,7 +52,7 @@ def laplace(objective: Objective, found: MapResult, choice: NDArray | None = Non
 
     The curvature is taken by central differences of the exact gradient along directions in which the posterior has
     unit width.  The same steps give the derivatives of the product.  With hierarchical noise the level and the ratio
-    are those of the detectors that are there: what their throughputs scatter at given parameters is added.
+    are relative to the detectors present: the scatter of their throughputs at given parameters is added.
 
     Parameters
     ----------

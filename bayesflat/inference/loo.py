@@ -1,4 +1,4 @@
-"""Leave one detector out: how well the others predict it, and which terms of the model that speaks for.
+"""Leave one detector out: how well the others predict it, and which terms of the model improve the prediction.
 
 Pareto-smoothed importance sampling (Vehtari, Gelman & Gabry 2017) over draws of the posterior, of NUTS or of Laplace's
 approximation; where it fails for a detector, the others are fitted again.

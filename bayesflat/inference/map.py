@@ -1,6 +1,6 @@
 """The maximum of the posterior: found with Newton's steps, judged on PyMC's own log-density.
 
-Newton's steps with Gauss's curvature see the parameters whitened: neither scales nor correlations matter.
+Newton's steps with Gauss's curvature do not depend on the scales and correlations of the parameters.
 A second start must come to the same maximum, and the gradient of PyMC's log-density must vanish there.
 """
 
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 TOLERANCE = 5e-3
 # two starts agree when they end within this distance, in standard deviations ...
 AGREEMENT = 0.05
-# ... or, where the likelihood has a kink and the curvature says nothing, within this part of the absolute deviation
+# ... or, where the likelihood has a kink and no curvature, within this part of the absolute deviation
 COST_AGREEMENT = 1e-6
 _MOST_STARTS = 8
 _AT_THE_EDGE = 0.98
@@ -135,7 +135,7 @@ def _find_map(model: pm.Model, objective: Objective, rough: Rough | None) -> Map
 
     ends: list[End] = []
     while len(ends) < _MOST_STARTS:
-        # two starts of their own; where these disagree, others beside the better one, until one comes back to it
+        # two independent starts; where these disagree, further ones near the better one, until one returns to it
         near = len(ends) > 1
         z = first if not ends else _other_start(objective, ends[0].z if near else first, rng, near)
         ends.append(_descend(objective, z, kinked))
@@ -198,7 +198,7 @@ def compile_density(model: pm.Model) -> Callable[[NDArray], tuple[float, NDArray
 
 @dataclass(frozen=True)
 class End:
-    """Where a descent came to rest: the value, cost, gradient and curvature there, and how many steps it took."""
+    """The end of a descent: point, cost, gradient and curvature there, and the number of steps."""
 
     z: NDArray
     cost: float

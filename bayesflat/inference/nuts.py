@@ -125,7 +125,7 @@ def run_nuts(
 
 
 class _AtMost(DualAverageAdaptation):
-    """The step size that is accepted as often as wanted, but no longer than it was to begin with."""
+    """The step size with the target acceptance, but no longer than the initial one."""
 
     def current(self, tune: bool) -> float:
         """Of the next tree."""
@@ -182,7 +182,7 @@ class _Density:
 
 
 def _constrained(objective: Objective, z: NDArray) -> dict[str, NDArray]:
-    """A point as PyMC wants its starts: by variable, in product units."""
+    """A point in the form of PyMC's ``initvals``: by variable, in product units."""
     return {p.variable: p.from_value(z[objective.slices[p.name]]) for p in objective.parameters}
 
 
@@ -256,7 +256,7 @@ def _follow_draws(points: NDArray, seeds: list) -> list[dict]:
 
 
 def _follow(objective: Objective, z: NDArray, seed) -> dict[str, dict[str, NDArray]]:
-    """What a draw says: product, log-likelihood of each detector, log-priors."""
+    """What follows from a draw: product, log-likelihood of each detector, log-priors."""
     prior = {}
     for p in objective.parameters:
         if np.all(np.isfinite(p.sigma)):

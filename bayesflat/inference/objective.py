@@ -374,9 +374,9 @@ class HierarchicalObjective(Objective):
         return np.log(mean) + effects.expand(covariance.all_effects(own, shared)) + white
 
     def shortened(self, step: NDArray) -> NDArray[np.float64]:
-        """The step, with that of the noise scales shortened: far from the maximum, theirs run away for good.
+        """The step, with that of the noise scales shortened: far from the maximum, they would run away.
 
-        Their curvature does not mix with that of the mean's parameters, so that the shortened step goes downhill too.
+        The curvature has no terms that mix scales and other parameters, so the shortened step goes downhill too.
         """
         scales = slice(self.n_mean, None)
         longest = np.max(np.abs(step[scales]))
@@ -424,7 +424,7 @@ class HierarchicalObjective(Objective):
         return parameters, covariance, covariance.marginal(np.log(self.data.value / self.mean(parameters)))
 
     def product(self, z: NDArray) -> dict[str, NDArray]:
-        """The ratio is that of the detectors that are there, and the level that of the others (or of ITL alone).
+        """Parameters relative to the detectors present: ratio of the mean throughputs, level of those that are not ITL.
 
         Beside the parameters, ``throughput`` is that of each detector and amplifier, relative to its vendor's mean:
         shape (n_detectors, 1 + n_amplifiers), the detector first.

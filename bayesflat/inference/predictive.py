@@ -1,4 +1,4 @@
-"""Predictive checks: would flats that the model makes look like the one that was fitted?
+"""Predictive checks: do flats drawn from the model look like the one that was fitted?
 
 Replicates are drawn from the model, their own detectors, amplifiers and patterns included, and their means by detector,
 radius and azimuth are compared with the data's.
@@ -137,7 +137,7 @@ def posterior_predictive(
 def prior_predictive(
     binned: BinnedFlat | FitData, config: FitConfig, draws: int = 100, seed: int = 0
 ) -> PredictiveCheck:
-    """Compare a flat with replicates drawn from the model before it has seen any.
+    """Compare a flat with replicates drawn from the priors.
 
     Defaults of the priors are centred on medians of the flat, however.
 

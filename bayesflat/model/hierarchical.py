@@ -35,7 +35,7 @@ def _degree(name: str) -> int:
 
 
 def _shared_label(name: str, vendor: str) -> str:
-    """The scale of a shared effect: each vendor has too few slopes and rims for a scale of its own."""
+    """Label of the scale of a shared effect; slopes and rims are too few for a scale of each vendor."""
     kind = name.split()[0]
     return f"shared {kind}" if kind in ("slope", "rim") else f"shared {kind} {vendor}"
 
@@ -71,7 +71,7 @@ class HierarchicalNoise(NoiseModel):
         self.detectors, index = np.unique(data.binned.detector, return_inverse=True)
         itl = np.zeros(len(self.detectors), dtype=bool)
         itl[index] = data.itl
-        # vendors that are there, numbered from 0
+        # vendors that have detectors, numbered from 0
         vendors, vendor = np.unique(~itl, return_inverse=True)
         self.vendors = ["rest" if other else "itl" for other in vendors]
         self.amp_shape = tuple(
@@ -80,7 +80,7 @@ class HierarchicalNoise(NoiseModel):
         self.effects, names = _effects(data, self.detectors, index, vendor, self.amp_shape)
         self.labels = ["white"]
         n_own = self.effects.own.stop
-        # which scale rules which effect of which vendor
+        # index of the scale of each effect, by vendor
         self.own_scale = np.array(
             [[self._scale(f"detector {v}" if name == "detector" else name) for name in names[:n_own]]
              for v in self.vendors]
@@ -214,8 +214,8 @@ class HierarchicalNoise(NoiseModel):
     def relative_to_present(self, parameters: dict[str, NDArray], throughput: NDArray) -> dict[str, NDArray]:
         """Parameters as the product holds them, and ``throughput`` relative to the vendor's mean.
 
-        The level becomes the mean response of the detectors that are not ITL (of ITL where there is no other), the
-        ratio that of the two means: inside, the offsets do not sum to zero.
+        The offsets of the model do not sum to zero.  Here the level becomes the mean response of the detectors that
+        are not ITL (of the ITL ones where all are), and the ratio becomes that of the two means.
         """
         vendor = self.effects.vendor
         means = np.array([throughput[vendor == v, 0].mean() for v in range(len(self.vendors))])
@@ -353,7 +353,7 @@ class LogLikelihood(Op):
     def perform(self, node, inputs, output_storage):
         """In NumPy."""
         residual, log_scales = inputs
-        # a sampler that is still looking for its step goes anywhere; it takes back what is not finite
+        # a sampler in tuning tries extreme scales, and rejects what is not finite
         with np.errstate(all="ignore"):
             covariance = self.noise.covariance(log_scales, self.workspace)
             found = covariance.marginal(residual)

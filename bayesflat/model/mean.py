@@ -47,7 +47,7 @@ class Mean:
         -------
         mean : numpy.ndarray, shape (n_bins,)
         jacobian : numpy.ndarray, shape (n_bins, n)
-            By all parameters that are there, in product units: radial values, ratio, centroid, plane, outer plane.
+            By all parameters that are fitted, in product units: radial values, ratio, centroid, plane, outer plane.
         """
         data, nodes = self.data, self.data.nodes
         sizes = {name: np.size(value) for name, value in parameters.items() if name in _ORDER}

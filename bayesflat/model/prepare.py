@@ -43,7 +43,7 @@ class FitData:
     dropped : dict of str to int
         Bins left out, by reason.
     weight : numpy.ndarray, shape (n_bins,)
-        How much hierarchical noise trusts a bin: 1, or 0 where dust or defects spoil it.
+        Weight of a bin in hierarchical noise: 1, or 0 for outliers such as dust and defects.
     bin_size : float
         Side of the bins (pixels), from their distances; 0 where no two bins of a detector lie in a row.
     smooth : float
@@ -186,5 +186,5 @@ def _central_value(value: NDArray, centre: NDArray, config: FitConfig) -> float:
     # and others may be nearly dead: leave out what is far below the brighter half
     alive = alive[alive >= _DEAD * np.median(alive[alive >= np.median(alive)])]
     if len(alive) < _FEWEST_AT_CENTRE:
-        log.warning("only %d good bins %s: the normalization hangs on them", len(alive), where)
+        log.warning("only %d good bins %s: the normalization, their median, is not reliable", len(alive), where)
     return float(np.median(alive))

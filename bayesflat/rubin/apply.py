@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Products:
-    """The dome's gradient and the reference of a unit, and what flats say of them."""
+    """The dome's gradient and the reference of a unit, and the cards that corrected flats get."""
 
     dome: FlatGradient
     sky: FlatGradient

@@ -121,7 +121,7 @@ def run_compare(
 def _find(
     repository: Repository, query: Query, out: Path, gradient: str, dates: Sequence[str | None]
 ) -> list[WorkUnit]:
-    """A unit for each date and each filter that is named, or that there is a gradient of."""
+    """A unit for each date and each filter that is named, or else that has a gradient."""
     units = []
     for date in dates:
         filters = list(dict.fromkeys(query.physical_filters))
@@ -176,7 +176,7 @@ Inputs = dict[int, list[tuple[Dataset, str]]]
 
 
 def _flats_of(repository: Repository, product: FlatGradient) -> tuple[Inputs, str]:
-    """Flat and defects of each detector with their checksums, the flat first; or what there is not."""
+    """Flat and defects of each detector with their checksums, the flat first; or what is missing."""
     flats: Inputs = {}
     defects: Inputs = {}
     for one in product.config.get("inputs", []):

@@ -1,7 +1,7 @@
 """What `fit` does with a data repository: a product for each filter and date.
 
-Only this process speaks to the repository; whoever bins gets addresses of files, whoever fits gets bins and gives back
-the contents of the files to write.
+Only this process uses the repository.  Workers that bin get the addresses of files; workers that fit get bins, and
+return the contents of the files to write.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Progress = Callable[[int], Callable[[], None]]
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a fit leaves, wherever it ran: the files by their names, and what is printed of it."""
+    """Result of a fit, from any worker: the files by their names, and what is printed."""
 
     files: dict[str, bytes]
     gradient: FlatGradient
@@ -76,7 +76,7 @@ def run_fit(
     config : RunConfig
         Its ``connections`` name the dataset types.
     processes : int or concurrent.futures.Executor
-        Who bins the detectors, and then fits the filters.
+        Number of processes that bin the detectors and then fit the filters, or an executor.
     overwrite : bool
         Whether earlier products may be replaced, in the folder and in the output run.
     progress : callable, optional
@@ -105,7 +105,7 @@ def run_fit(
     }
     camera = get_camera(config.camera)
     table = Path(config.camera)
-    if table.is_file():  # whoever fits may work elsewhere
+    if table.is_file():  # a worker may run in another folder
         config = config.model_copy(update={"camera": str(table.resolve())})
     with capture_records() as records:
         repository, units = find_units(query, out, names.input_flats, camera, overwrite)
@@ -195,7 +195,7 @@ def _bin(
 
 
 def _order(record: Mapping[str, Any]) -> tuple:
-    """Records in the same order, whoever was ready first."""
+    """Sort key of records, so that their order does not depend on which worker was ready first."""
     return record["dataset_type"], record["data_id"].get("detector", -1), record["id"]
 
 
@@ -212,7 +212,7 @@ class _Defects:
     """The defects of detectors, each table read once."""
 
     def __init__(self, repository: Repository, name: str | None, dates: Iterable[str | None]) -> None:
-        # the expression chooses flats: it may speak of filters, which defects do not have
+        # the expression chooses flats: it may name filters, which defects do not have
         self._found = {
             date: {} if name is None else repository.find(name, ("detector",), date, where="") for date in dates
         }

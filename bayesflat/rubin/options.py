@@ -62,7 +62,7 @@ source_and_output_options = group(
 
 
 def query_of(source: Source, inputs: Sequence[str], out: Path | None, filters: Sequence[str]) -> Query | None:
-    """What is asked of a repository, or None where the input is files.
+    """The query of a repository, or None where the input is files.
 
     Raises
     ------

@@ -83,7 +83,7 @@ class OutputRun:
             raise InputError(f"--output-run {run}: is a {info.type.name} collection there, a RUN is needed")
 
     def check(self, kinds: Iterable[Kind], data_ids: Iterable[Mapping[str, Any]]) -> None:
-        """Refuse what could not be put: other definitions in the repository, datasets that are there already.
+        """Refuse what could not be put: dataset types defined otherwise, datasets that exist already.
 
         What a CALIBRATION or TAGGED collection has too is not replaced even with ``overwrite``.
         """
@@ -160,7 +160,7 @@ class OutputRun:
         Raises
         ------
         InputError
-            What the repository says against it.
+            The repository refuses it.
         """
         from lsst.daf.butler import CollectionType, FileDataset
 
@@ -184,7 +184,7 @@ class OutputRun:
 
 @contextmanager
 def _kept(files: Iterable[Any]) -> Iterator[None]:
-    """Put files back if what follows fails: a transaction takes back what it did to the tables, not to the files."""
+    """Restore files if what follows fails: a transaction restores the tables of a repository, not its files."""
     from lsst.resources import ResourcePath
 
     with tempfile.TemporaryDirectory(prefix="bayesflat-") as folder:

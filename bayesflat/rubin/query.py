@@ -1,4 +1,4 @@
-"""What is asked of a data repository."""
+"""A query of a data repository."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Query:
-    """What the command line asks of a repository.
+    """What the command line selects in a repository.
 
     Attributes
     ----------

@@ -44,7 +44,7 @@ class Dataset:
     uri: str
 
     def record(self, sha256: str) -> dict[str, Any]:
-        """What a product says of an input."""
+        """What a product records of an input."""
         return {
             "name": self.uri, "sha256": sha256, "id": self.id, "dataset_type": self.dataset_type, "run": self.run,
             "data_id": self.data_id,
@@ -241,14 +241,14 @@ class Repository:
 
     def product(self, name: str, physical_filter: str, date: str | None = None) -> Dataset:
         """The product of one filter, by the name of its dataset type; errors as `find`, or there is none."""
-        # the expression chooses flats: it may speak of detectors, which products do not have
+        # the expression chooses flats: it may name detectors, which products do not have
         found = self.find(name, ("physical_filter",), date, where="")
         if (physical_filter,) not in found:
             raise self.nothing(name, physical_filter, (key[0] for key in found), date)
         return found[physical_filter,]
 
     def dataset(self, id: str) -> Dataset | None:
-        """The dataset of an id, whatever its collections; None where it is gone."""
+        """The dataset of an id, in any collection; None where it was removed."""
         try:
             ref = self.butler.get_dataset(UUID(id))
         except ValueError:  # no id
@@ -256,7 +256,7 @@ class Repository:
         return None if ref is None else self._dataset(ref)
 
     def nothing(self, name: str, physical_filter: str | None, there: Iterable[str], date: str | None) -> InputError:
-        """The error that says which filters there are datasets of."""
+        """The error that names the filters of which there are datasets."""
         there = sorted(set(there))
         what = f"{name} of {self.instrument}" + (f" and {physical_filter}" if physical_filter else "")
         for_date = f" for {date}" if date is not None else ""

@@ -103,7 +103,7 @@ def find_units(
 
 
 def open_repository(query: Query, camera: Camera, *, writeable: bool) -> tuple[Repository, list[str | None]]:
-    """The repository, once it is sure to be of the camera, and the dates that are asked for: None where there are none.
+    """The repository, checked against the camera, and the dates of the query; a single None where it has none.
 
     Raises
     ------
@@ -129,7 +129,7 @@ def open_repository(query: Query, camera: Camera, *, writeable: bool) -> tuple[R
 
 
 def folder_of(out: Path, query: Query, physical_filter: str, date: str | None) -> Path:
-    """Where the files of a filter and date go: deeper where several filters, or several dates, are asked for."""
+    """Folder of a filter and date: there is a subfolder for each filter, or date, of a query that has several."""
     folder = out / file_name(physical_filter) if len(query.physical_filters) != 1 else out
     return folder / file_name(str(date)) if len(set(query.dates)) > 1 else folder
 
@@ -148,7 +148,7 @@ def find_detector(number: int, camera: Camera, where: str) -> Detector:
 
 @contextmanager
 def place(unit: WorkUnit, names: Sequence[str], overwrite: bool) -> Iterator[Path]:
-    """A folder to fill: the unit's own, or one that is gone afterwards."""
+    """A folder to fill: the unit's own, or a temporary one."""
     if unit.folder is not None:
         with filling(unit.folder, names, overwrite) as folder:
             yield folder
@@ -158,7 +158,7 @@ def place(unit: WorkUnit, names: Sequence[str], overwrite: bool) -> Iterator[Pat
 
 
 def _places(unit: WorkUnit) -> tuple[str, ...]:
-    """Where its results are, to print."""
+    """Folder and run that hold the results, to print."""
     places = [str(unit.folder)] if unit.folder is not None else []
     return (*places, *([f"run {unit.output.run}"] if unit.output is not None else []))
 
@@ -179,23 +179,23 @@ def finish_units(
     finish: Callable[[int, Any], Any],
     errors: dict[int, Exception] | None = None,
 ) -> list[Outcome]:
-    """Finish units one by one; what became of each.
+    """Finish units one by one, and return the outcome of each.
 
     Parameters
     ----------
     units : sequence of WorkUnit
     found : iterable of tuple
-        Number of a unit and what there is of it, as it comes.
+        Index of a unit and its result, in any order.
     finish : callable
         Called with these two; leaves the results where they belong, and returns what is printed of them. Where it
         fails, the other units go on.
     errors : dict, optional
-        Of units that have failed already, or will while ``found`` is asked for more.
+        Exceptions of units that have failed already, or that fail while ``found`` is consumed.
 
     Raises
     ------
     KeyboardInterrupt
-        It says which units are there already.
+        Its message lists the units that are written.
     """
     errors = {} if errors is None else errors
     results: dict[int, Any] = {}
@@ -217,7 +217,7 @@ def finish_units(
 
 
 def _explained(error: Exception, name: str) -> str:
-    """One line; what is no mistake of the user's keeps its traceback in the log."""
+    """One line; the traceback of an unexpected error goes into the log."""
     if isinstance(error, InputError):
         return f"{name}: {error}"
     if isinstance(error, OSError) and error.strerror:

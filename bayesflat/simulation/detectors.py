@@ -1,8 +1,8 @@
 """Focal planes with a known truth: the response of the detectors, and what a flat looks like through it.
 
 A flat is ``level * light * response``, plus white noise.  The light (`bayesflat.simulation.truth.Light`) differs
-between a sky and a dome flat; the response (`Detectors`) belongs to camera and seed, so both of one seed show the same
-detectors.
+between a sky and a dome flat; the response (`SimulatedDetectors`) belongs to camera and seed, so both of one seed show
+the same detectors.
 Each term of the response is a sum of products of a function of x and one of y, whose mean over a rectangle is known in
 closed form: bins and pixels of any size are means of the same field, and no pixel needs to be made to get a bin.
 """
@@ -43,7 +43,7 @@ class _Draw(NamedTuple):
     spots: NDArray  # (4, n): x, y, sigma, depth
 
 
-class Detectors:
+class SimulatedDetectors:
     """The response of a camera's detectors: the same for sky and dome, for any subset and any order of detectors.
 
     Everything lies at physical positions within the detector, so that a coarse image shows the same detector as one
@@ -124,7 +124,7 @@ class Detectors:
     def throughput(self, key: int | str) -> float:
         """Mean response over the whole area of the detector (relative).
 
-        Dead columns and dust do not count: they spoil bins, which say nothing of the detector.
+        Dead columns and dust are left out: they affect single bins, not the throughput of the detector.
         """
         detector = self.camera[key]
         axes, sizes = [], []
@@ -215,17 +215,17 @@ def _pixel_axes(detector: Detector, coarse: int) -> tuple[NDArray, NDArray]:
 # ---- the truth, and a binned focal plane ----
 
 
-def true_parameters(light: Light, detectors: Detectors) -> dict:
+def true_parameters(light: Light, detectors: SimulatedDetectors) -> dict:
     """What a fit should find, with the product's names.
 
     The throughputs that were drawn are part of the truth: the radial function is the mean response of the detectors
-    that are not ITL (of ITL ones where there is no other), the ratio that of the two means.
+    that are not ITL (of the ITL ones where all are), and the ratio is that of the two means.
 
     Parameters
     ----------
     light : Light
         The truth of the light.
-    detectors : Detectors
+    detectors : SimulatedDetectors
         Its camera's detectors are those that count.
 
     Returns
@@ -277,7 +277,7 @@ def simulate_binned(
     seed : int
         Of detectors and noise.
     kind : str
-        ``sky`` or ``dome``; they see the same detectors and differ in the white noise that is drawn.
+        ``sky`` or ``dome``; both have the same detectors, and differ in the white noise that is drawn.
     bin_factor, detector_boundary : int
         Side of a bin, and what is left out along the edges (pixels).
     vignetted_radius : float
@@ -285,7 +285,7 @@ def simulate_binned(
     science_only : bool
         Leave out guider and wavefront detectors.
     physical_filter : str
-        What the result says of itself.
+        Recorded in the result.
 
     Raises
     ------
@@ -296,7 +296,7 @@ def simulate_binned(
     check_whole("bin_factor", bin_factor, 1)
     check_whole("detector_boundary", detector_boundary, 0)
     camera = camera.science() if science_only else camera
-    detectors = Detectors(camera, noise, seed)
+    detectors = SimulatedDetectors(camera, noise, seed)
     parts: dict[str, list[NDArray]] = {name: [] for name in ("xf", "yf", "value", "detector", "itl", "amplifier")}
     for detector in camera:
         n_x, n_y = (max(0, (n - 2 * detector_boundary) // bin_factor) for n in (detector.nx, detector.ny))

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from bayesflat.data.camera import Camera, Detector, lsstcam
 from bayesflat.errors import InputError
 from bayesflat.processes import in_processes
-from bayesflat.simulation.detectors import CELL, VIGNETTED_RADIUS, Detectors, true_parameters
+from bayesflat.simulation.detectors import CELL, VIGNETTED_RADIUS, SimulatedDetectors, true_parameters
 from bayesflat.simulation.truth import KINDS, Light, Noise, check_kind, check_whole, default_light
 
 PARTLY_VIGNETTED_RADIUS = 317.0  # mm
@@ -68,7 +68,7 @@ class DetectorImage:
 
 
 def detector_image(
-    detectors: Detectors,
+    detectors: SimulatedDetectors,
     light: Light,
     key: int | str,
     *,
@@ -80,7 +80,7 @@ def detector_image(
 
     Parameters
     ----------
-    detectors : Detectors
+    detectors : SimulatedDetectors
         Their response, in full resolution.
     light : Light
         The truth of the light, taken at the centre of each pixel.
@@ -136,7 +136,7 @@ def simulate_focal_plane(
 ) -> Iterator[DetectorImage]:
     """The flats of all (science) detectors of a camera, one at a time; ``options`` are those of `detector_image`."""
     camera = camera.science() if science_only else camera
-    detectors = Detectors(camera, noise, seed)
+    detectors = SimulatedDetectors(camera, noise, seed)
     for detector in camera:
         yield detector_image(detectors, light, detector.id, **options)
 
@@ -207,7 +207,7 @@ def write_simulation(
     camera = lsstcam() if camera is None else camera
     camera = camera.science() if science_only else camera
     small = camera.coarsened(coarse)
-    detectors = Detectors(camera, noise, seed)
+    detectors = SimulatedDetectors(camera, noise, seed)
     for detector in camera:  # a light that is not positive somewhere must show before anything is written
         x, y = detector.corners().T
         light.evaluate(x, y, detector.is_itl)
@@ -260,7 +260,7 @@ def _put_in_place(new: Path, out: Path, old: Path) -> None:
         os.rename(new / name, out / name)
 
 
-def _truth(light: Light, detectors: Detectors, **what) -> dict:
+def _truth(light: Light, detectors: SimulatedDetectors, **what) -> dict:
     """The contents of truth.json; its radial function is what a fit means by it, before normalization."""
     truth = true_parameters(light, detectors)
     radius = np.arange(0.0, 350.1, 5.0)
@@ -290,7 +290,15 @@ def _file_name(text: str) -> str:
 
 
 def _write_detector(
-    folder: Path, detectors: Detectors, light: Light, key: int, *, kind: str, coarse: int, filter_: str, compress: bool
+    folder: Path,
+    detectors: SimulatedDetectors,
+    light: Light,
+    key: int,
+    *,
+    kind: str,
+    coarse: int,
+    filter_: str,
+    compress: bool,
 ) -> None:
     """Write one detector's flat and defect table."""
     flat = detector_image(detectors, light, key, kind=kind, coarse=coarse)
@@ -300,7 +308,7 @@ def _write_detector(
     _write_defects(folder / "defects", flat)
 
 
-def _flat_hdus(flat: DetectorImage, detectors: Detectors, *, kind: str, filter_: str, compress: bool):
+def _flat_hdus(flat: DetectorImage, detectors: SimulatedDetectors, *, kind: str, filter_: str, compress: bool):
     from astropy.io import fits
 
     instrument, detector = detectors.camera.name, flat.detector

@@ -72,7 +72,7 @@ class Light:
     outer_gradient_radius : float
         mm.
     itl_ratio : float
-        What ITL detectors see over what others see, before the detectors' own scatter.
+        Throughput of ITL detectors over that of the others, before the detectors' own scatter.
     level : float
         Counts (electrons) where `evaluate` is 1.
 
