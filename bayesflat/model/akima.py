@@ -185,14 +185,14 @@ def collect_moments(nodes, radius, weight):
 
 
 # PyTensor's Numba mode compiles the loops into its own function.  The number returned stands for the version of the
-# loop: it is part of the key of PyTensor's compilation cache, so raise it when the loop changes.
+# loop: it is part of the key of PyTensor's compilation cache, so raise it when the loop changes or its module moves.
 
 
 @register_funcify_default_op_cache_key(PiecewiseCubic)
 def _numba_piecewise_cubic(op, node, **kwargs):
-    return numba_njit(evaluate_cubic.py_func), 2
+    return numba_njit(evaluate_cubic.py_func), 3
 
 
 @register_funcify_default_op_cache_key(PiecewiseMoments)
 def _numba_piecewise_moments(op, node, **kwargs):
-    return numba_njit(collect_moments.py_func), 2
+    return numba_njit(collect_moments.py_func), 3
