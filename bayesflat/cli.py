@@ -1,15 +1,15 @@
-"""The command line: parses, prints, and turns mistakes into one line; no science."""
+"""The command line: parse options, run a command, print its results, and print errors in one line."""
 
 from __future__ import annotations
 
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.logging import RichHandler
@@ -49,7 +49,11 @@ from bayesflat.rubin.options import (
     source_options,
 )
 
-Progress = Callable[[int], Callable[..., None]]  # of a number of steps; the inner one is called after each
+if TYPE_CHECKING:
+    from bayesflat.simulation.truth import Light, Noise
+
+# called with a number of steps; returns a function that is called after each step
+Progress = Callable[[int], Callable[..., None]]
 
 
 def main() -> None:
@@ -71,7 +75,7 @@ def run(arguments: list[str]) -> int:
     except InputError as error:
         return fail(str(error))
     except OSError as error:
-        # the disk is full, a folder is not ours ...: the user's to mend
+        # the disk is full, no permission ...: the user can solve it
         return fail(f"{error.filename or 'file'}: {error.strerror or error}")
     except (KeyboardInterrupt, click.Abort) as error:
         stderr.print(str(error) or "interrupted; nothing was written", highlight=False)
@@ -135,16 +139,24 @@ def fit_command(
             return show_all(run_units(query, out, config, **work), common.quiet, show_fit)
         from bayesflat.commands.fit import run_fit
 
-        result = run_fit(inputs, out, config, defects=defects, **work)
+        folder = _required(out, "-o must say which folder to write")
+        result = run_fit(inputs, folder, config, defects=defects, **work)
     if compare_terms and not common.quiet:
         from bayesflat.commands.tables import terms_table
 
-        stdout.print(terms_table(out))
-    return show_fit(result, f"written to {out}", common.quiet)
+        stdout.print(terms_table(folder))
+    return show_fit(result, f"written to {folder}", common.quiet)
+
+
+def _required[T](value: T | None, message: str) -> T:
+    """The value of an option that must be given."""
+    if value is None:
+        raise InputError(message)
+    return value
 
 
 def _describe_fields() -> str:
-    """A line for each config field, with unit and default."""
+    """Help on the config fields: a line for each, with unit and default."""
     lines = []
     for name, field in RunConfig.model_fields.items():
         if name == "connections":
@@ -157,7 +169,7 @@ def _describe_fields() -> str:
     return "\n".join(lines)
 
 
-fit_command.help = inspect.cleandoc(fit_command.help) + "\n" + _describe_fields()
+fit_command.help = inspect.cleandoc(fit_command.help or "") + "\n" + _describe_fields()
 
 
 @cli.command(name="apply", short_help="Correct dome flats.")
@@ -188,22 +200,26 @@ def apply_command(
     """
     config, filters = configured(settings, common.camera, several=source.repo is not None)
     query = query_of(source, flats, out, filters)
-    for option, given in (("--gradient", gradient), ("--reference", reference)):
-        if query is None and given is None:
-            raise InputError(f"{option} must say which product to apply")
-    with _running(common) as progress:
-        work: dict[str, Any] = {"processes": common.processes, "overwrite": common.overwrite, "progress": progress}
-        if query is not None:
+    if query is not None:
+        with _running(common) as progress:
             from bayesflat.rubin.apply import run_apply as run_units
 
-            outcomes = run_units(query, out, config, gradient=gradient, reference=reference, **work)
+            outcomes = run_units(
+                query, out, config, gradient=gradient, reference=reference, processes=common.processes,
+                overwrite=common.overwrite, progress=progress,
+            )  # fmt: skip
             return show_all(outcomes, common.quiet, show_flats)
+    folder = _required(out, "-o must say which folder to write")
+    dome = _required(gradient, "--gradient must say which product to apply")
+    sky = _required(reference, "--reference must say which product to apply")
+    with _running(common) as progress:
         from bayesflat.commands.apply import run_apply
 
         written = run_apply(
-            flats, out, gradient, reference, camera=config.camera, physical_filter=config.physical_filter, **work
-        )
-    return show_flats(len(written), f"written to {out}", common.quiet)
+            flats, folder, dome, sky, camera=config.camera, physical_filter=config.physical_filter,
+            processes=common.processes, overwrite=common.overwrite, progress=progress,
+        )  # fmt: skip
+    return show_flats(len(written), f"written to {folder}", common.quiet)
 
 
 @cli.command(name="compare", short_help="Do sky and dome differ?")
@@ -248,8 +264,6 @@ def compare_command(
     folders in DIR are as for fit. Of the config, only the camera and the dataset type names are used, and only then:
     connections.gradient, reference_gradient.
     """
-    work: dict[str, Any] = {"binned": binned, "unpaired": unpaired, "rope_mmag": rope, "radius": radius}
-    work |= {"overwrite": common.overwrite, "report": not no_report}
     if source.repo is None:
         given = {"--physical-filter": settings.filters, "-c": settings.overrides, "-C": settings.config_file}
         option = next((option for option, value in given.items() if value), None)
@@ -259,6 +273,8 @@ def compare_command(
             raise InputError(f"SKY.fits DOME.fits: two products are needed, {len(products)} given; or --butler")
     config, filters = configured(settings, common.camera, several=source.repo is not None)
     query = query_of(source, products, out, filters)
+    work: dict[str, Any] = {"binned": binned, "unpaired": unpaired, "rope_mmag": rope, "radius": radius}
+    work |= {"overwrite": common.overwrite, "report": not no_report}
     with _running(common) as progress:
         if query is not None:
             from bayesflat.rubin.compare import run_compare as run_units
@@ -267,7 +283,8 @@ def compare_command(
             return show_all(outcomes, common.quiet, show_comparison)
         from bayesflat.commands.compare import run_compare
 
-        comparison = run_compare(*products, out, camera=common.camera, **work)
+        sky, dome = products
+        comparison = run_compare(sky, dome, out, camera=common.camera, **work)
     return show_comparison(comparison, f"written to {out}", common.quiet)
 
 
@@ -310,7 +327,7 @@ def simulate_command(
     light = _with_fields(default_light(kind, physical_filter), light_fields, "--light")
     noise = _with_fields(Noise.for_band(band_of(physical_filter)), noise_fields, "--noise")
     with _running(common) as progress:
-        advance = None
+        advance: Callable[..., None] | None = None
 
         def report(done: int, total: int) -> None:
             nonlocal advance
@@ -338,8 +355,8 @@ def simulate_command(
     return DONE
 
 
-def _with_fields(defaults, texts, option):
-    """A dataclass with some of its fields set from key=value texts."""
+def _with_fields[T: (Light, Noise)](defaults: T, texts: Sequence[str], option: str) -> T:
+    """A dataclass with some of its fields replaced, from key=value texts."""
     import dataclasses
 
     values = merge_overrides({}, texts, option)
@@ -370,7 +387,7 @@ def _with_fields(defaults, texts, option):
 def demo_command(out: Path, seed: int, coarse: int, common: Common) -> int:
     """Simulate sky and dome flats of LSSTCam, fit both, compare them, correct the dome, and fit it again.
 
-    Estimates are held against the truth.
+    Estimates are compared with the truth.
     """
     from bayesflat.commands.demo import run_demo
 
@@ -392,7 +409,7 @@ def demo_command(out: Path, seed: int, coarse: int, common: Common) -> int:
 
 @contextmanager
 def _running(common: Common) -> Iterator[Progress | None]:
-    """Log to stderr while a command runs; yields what makes progress bars."""
+    """Log to stderr while a command runs; yields a function that makes a progress bar."""
     with _logging(common.verbose, common.quiet), _progress(common.quiet) as progress:
         yield progress
 
@@ -416,7 +433,7 @@ def _logging(verbose: int, quiet: bool) -> Iterator[None]:
 
 @contextmanager
 def _progress(quiet: bool) -> Iterator[Progress | None]:
-    """Yield a maker of progress bars, or None off a terminal."""
+    """Yield a function that makes a progress bar, or None if stderr is not a terminal."""
     if quiet or not stderr.is_terminal:
         yield None
         return

@@ -26,7 +26,7 @@ _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THR
 _ALONE = threading.Lock()
 _HERE = uuid4().hex  # this process, whatever the machine
 _RECORDS = "bayesflat_records"  # attribute of an error
-_TIMEOUT = 10  # s, until a scheduler must have answered
+SCHEDULER_TIMEOUT = 10  # s, until a scheduler must have answered
 
 
 def in_processes(
@@ -126,10 +126,10 @@ def _submitted(
 def _explained(error: Exception, name: str, doing: str) -> Exception:
     """One clear line for a worker that was lost; any other error as it is."""
     if isinstance(error, BrokenProcessPool):
-        return InputError(f"a process that was {doing} was killed, perhaps for want of memory; use fewer of them")
+        return InputError(f"a process that was {doing} was killed, perhaps because memory ran out; use fewer of them")
     if isinstance(error, CancelledError) or type(error).__name__ in ("KilledWorker", "FutureCancelledError"):
         where = f"{name}: " if name else ""
-        return InputError(f"{where}a worker that was {doing} was lost, perhaps for want of memory")
+        return InputError(f"{where}a worker that was {doing} was lost, perhaps because memory ran out")
     if isinstance(error, RuntimeError) and "deserialization" in str(error):
         return InputError("a Dask worker cannot load the work; its Python must have the same bayesflat installed")
     return error
@@ -185,7 +185,7 @@ def workers_of(processes: int, dask: str | None = None) -> Iterator[Workers]:
     # bins of a whole focal plane are sent with each fit, which Dask would remark upon
     with dask_module.config.set({"distributed.admin.large-graph-warning-threshold": "1GB"}):
         try:
-            client = Client(dask, timeout=_TIMEOUT, set_as_default=False)
+            client = Client(dask, timeout=SCHEDULER_TIMEOUT, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:
             raise InputError(f"--dask {dask}: no Dask scheduler answers there ({first_line(error)})") from None
         with client:

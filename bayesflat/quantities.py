@@ -48,7 +48,7 @@ class Quantity:
 
 
 QUANTITIES = {
-    "itl_ratio": Quantity.ratio("throughput ratio"),
+    "itl_ratio": Quantity.ratio("ITL ratio"),
     "centroid_delta_x": Quantity.length("centroid x"),
     "centroid_delta_y": Quantity.length("centroid y"),
     "gradient_x": Quantity.slope("plane x"),
@@ -73,5 +73,4 @@ def label_of(name: str) -> str:
 
 def long_label(name: str, rest: str) -> str:
     """Label of a scalar; the throughput ratio says between which detectors, of which ``rest`` are not ITL."""
-    label = QUANTITIES[name].label
-    return f"{label} ITL / {rest}" if name == "itl_ratio" else label
+    return f"throughput ratio ITL / {rest}" if name == "itl_ratio" else QUANTITIES[name].label

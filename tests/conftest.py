@@ -1,4 +1,4 @@
-"""A small camera of both vendors, and flats on it."""
+"""Fixtures of all tests: a small camera of both vendors, and random numbers."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 
 from bayesflat.data.camera import Camera, Detector
-
-# 5 x 5 detectors of 20 mm: as many bins in each as LSSTCam's would have if bins were 2 mm
-PITCH, SIDE = 21.0, 20.0
+from tests.helpers import PITCH, SIDE
 
 
 @pytest.fixture(scope="session")

@@ -6,16 +6,9 @@ import tomllib
 import pytest
 
 from bayesflat.config import FitConfig, NormalPrior, RunConfig, merge_overrides, read_toml
-from bayesflat.errors import InputError
+from tests.helpers import message
 
 NODES = [0, 200, 250, 300, 310, 320, 330, 340, 350, 360, 368]
-
-
-def message(call, *args, **kwargs):
-    with pytest.raises(InputError) as caught:
-        call(*args, **kwargs)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def parse(*texts):

@@ -11,7 +11,7 @@ from bayesflat.cli import run
 from bayesflat.config import PRIOR_NAMES
 from bayesflat.simulation.detectors import simulate_binned
 from bayesflat.simulation.truth import Light, Noise
-from tests.inference.test_map import NODES, VALUES
+from tests.helpers import NODES, VALUES
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -45,7 +45,7 @@ def folder(small_camera, tmp_path_factory):
     return out
 
 
-# those of lsst.md need a data repository: tests/test_butler.py does what they show
+# those of lsst.md need a data repository: tests/rubin/test_butler.py does what they show
 RUN = [page for page in PAGES if blocks(page) and page.name != "lsst.md"]
 
 
@@ -90,7 +90,7 @@ def test_commands_and_options_exist(page):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_hold_no_output_and_say_what_one_should_see(path):
-    """`make docs` runs them; here only what would be forgotten by hand."""
+    """`make docs` runs them; this checks what is easily forgotten."""
     before = ""
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         source = "".join(cell["source"])

@@ -1,1 +1,1 @@
-"""What the command line runs on files."""
+"""Commands of the command line, run on files."""

@@ -1,15 +1,15 @@
-"""What `bayesflat apply` does: dome flats from disk, and corrected ones with all else as it was."""
+"""The command `bayesflat apply`: read dome flats from disk and write corrected ones, otherwise unchanged."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import closing
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
-from bayesflat import __version__
 from bayesflat.data.camera import Camera, Detector, get_camera
 from bayesflat.data.flats import check_shape, find_flats, identify, image_hdu, named_hdu, opened_fits
 from bayesflat.errors import InputError
@@ -20,9 +20,10 @@ from bayesflat.processes import in_processes
 
 log = logging.getLogger(__name__)
 
-# SHA-256 of the gradient that was applied: by this card a flat that was corrected is known
-_DONE = "CPPGRSUM"
-BUTLER_CARDS = "LSST BUTLER"  # how the cards begin that name a dataset and its inputs
+Cards = dict[str, tuple[str, str]]  # keyword to value and comment
+
+_DONE = "CPPGRSUM"  # SHA-256 of the gradient that was applied: this card marks a flat as corrected
+BUTLER_CARDS = "LSST BUTLER"  # first words of the cards that name a dataset and its inputs
 _NO_DATA = "MP_NO_DATA"
 
 
@@ -38,25 +39,25 @@ def run_apply(
     overwrite: bool = False,
     progress: Callable[[int], Callable[[], None]] | None = None,
 ) -> list[Path]:
-    """Correct dome flats, and leave them under their own names in a folder.
+    """Correct dome flats, and write them under the same names to a folder.
 
     Parameters
     ----------
     inputs : iterable of str or Path
-        Flats, folders or globs of them.
+        Flats, folders or globs.
     out : str or Path
-        Folder to write; all files appear at once, when all are done.
+        Folder to write; its files appear together at the end.
     gradient, reference : str or Path
         Products of the dome and of the sky flats.
     camera : str
         As for `get_camera`.
     physical_filter : str, optional
-        For flats whose headers do not say.
+        Filter of flats whose headers do not name it.
     processes : int
     overwrite : bool
         Whether files of an earlier run may be replaced.
     progress : callable, optional
-        Called with the number of flats; what it returns is called after each.
+        Called with the number of flats; returns a function that is called after each flat.
 
     Returns
     -------
@@ -66,8 +67,8 @@ def run_apply(
     Raises
     ------
     InputError
-        What cannot be read; products that do not belong together or to the flats; flats that were corrected before, or
-        whose names are the same; a folder that holds one of the inputs.
+        A file cannot be read; products do not belong together or to the flats; flats were corrected before, or have
+        the same name; the folder holds one of the inputs.
     """
     paths = find_flats(inputs)
     out = Path(out)
@@ -80,7 +81,7 @@ def run_apply(
         names[path.name] = path
     dome, sky = FlatGradient.read(gradient), FlatGradient.read(reference)
     check_products(dome, sky)
-    warn_of_unconverged(dome, sky)  # once, not with every flat
+    warn_of_unconverged(dome, sky)  # once, not for every flat
     geometry = get_camera(camera)
     cards = make_cards(dome, gradient, sky, reference)
     advance = progress(len(paths)) if progress else lambda: None
@@ -95,14 +96,14 @@ def run_apply(
     return [out / name for name in sorted(names)]
 
 
-def make_cards(dome: FlatGradient, gradient: str | Path, sky: FlatGradient, reference: str | Path) -> dict:
-    """What a corrected flat says of the products, and of the files that they were read from."""
-    return {  # ids and checksums leave no room for comments
+def make_cards(dome: FlatGradient, gradient: str | Path, sky: FlatGradient, reference: str | Path) -> Cards:
+    """Header cards of a corrected flat that identify the products and the files that they were read from."""
+    return {  # an id or a checksum leaves no room for a comment
         "CPPGRAD": (_name_of(dome, gradient), ""),
         _DONE: (checksum(gradient), ""),
         "CPPREF": (_name_of(sky, reference), ""),
         "CPPRFSUM": (checksum(reference), ""),
-        "CPPBY": (f"bayesflat {__version__}", "what applied them"),
+        "CPPBY": (f"bayesflat {version('bayesflat')}", "what applied them"),
     }
 
 
@@ -113,12 +114,12 @@ def correct_file(
     gradient: FlatGradient,
     reference: FlatGradient,
     physical_filter: str | None,
-    cards: dict[str, tuple[str, str]],
+    cards: Cards,
     identity: tuple[Detector, str, str] | None = None,
 ) -> None:
-    """Correct one flat: image and variance scaled, NO_DATA where the gradients say nothing, all else as it was.
+    """Correct one flat: scale image and variance, and flag NO_DATA beyond the radial functions.
 
-    With an ``identity``, as for `bayesflat.data.flats.read_flat`, the headers are not asked which detector it is.
+    With an ``identity``, as for `bayesflat.data.flats.read_flat`, detector and filter are not read from the headers.
     """
     with opened_fits(path) as hdus:
         header = hdus[0].header
@@ -131,7 +132,7 @@ def correct_file(
         mask, variance = named_hdu(hdus, "MASK", path), named_hdu(hdus, "VARIANCE", path)
         pixels, spread = floating(image.data), None if variance is None else floating(variance.data)
         flagged = mask is not None and _NO_DATA in mask.header
-        # a pixel without data reads 0 in LSST's flats, where a mask can say so
+        # a pixel without data is 0 in LSST's flats, which have a mask to flag it
         empty = 0.0 if flagged else np.nan
         for rows, correction in corrections(detector, gradient, reference):
             pixels[rows] *= correction.factor
@@ -142,12 +143,12 @@ def correct_file(
             pixels[rows][correction.nowhere] = empty
             if spread is not None:
                 spread[rows][correction.nowhere] = empty
-            if flagged:  # else the mask is not even read
+            if flagged:  # otherwise the mask is not even read from disk
                 mask.data[rows][correction.nowhere] |= mask.data.dtype.type(1 << mask.header[_NO_DATA])
         image.data = pixels
         if variance is not None:
             variance.data = spread
-        if f"HIERARCH {BUTLER_CARDS} ID" in cards:  # the dataset's, and no longer those of the one that it is made of
+        if f"HIERARCH {BUTLER_CARDS} ID" in cards:  # these replace the cards of the uncorrected dataset
             for key in [key for key in header if key.startswith(BUTLER_CARDS)]:
                 del header[key]
         for key, (value, comment) in cards.items():
@@ -156,5 +157,5 @@ def correct_file(
 
 
 def _name_of(product: FlatGradient, path: str | Path) -> str:
-    """Its calibration id where it has one, else its file name."""
+    """The calibration id of a product if it has one, else its file name."""
     return str(product.metadata.get("CALIB_ID") or "") or Path(path).name

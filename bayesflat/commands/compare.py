@@ -1,4 +1,4 @@
-"""What `bayesflat compare` does: two products from disk, their bins where there are any, and the folder it leaves."""
+"""The command `bayesflat compare`: read two products and their bins from disk, compare them, and write a folder."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ def run_compare(
     overwrite: bool = False,
     report: bool = True,
 ) -> Comparison:
-    """Compare a sky's and a dome's product, and leave the result in a folder.
+    """Compare the products of a sky and a dome flat, and write the result to a folder.
 
     Parameters
     ----------
     sky, dome : str or Path
-        Products.
+        Files of the products.
     out : str or Path
         Folder to write.
     binned : (str or Path, str or Path), optional
         Binned tables of sky and dome; by default ``binned_image.fits`` beside the products, where both have one.
     unpaired : bool
-        Whether to compare the products alone all the same.
+        Whether to compare the products without their bins.
     camera : str, optional
         As for `get_camera`; by default the one that the sky's product names.
     rope_mmag, radius : float
@@ -58,7 +58,7 @@ def run_compare(
     overwrite : bool
         Whether an earlier comparison may be replaced.
     report : bool
-        Whether to write the page that shows it: ``report.html``.
+        Whether to write ``report.html``.
 
     Returns
     -------
@@ -67,7 +67,7 @@ def run_compare(
     Raises
     ------
     InputError
-        As `compare`; or a file that cannot be read.
+        As `compare`; or a file cannot be read.
     """
     if binned is not None and unpaired:
         raise InputError("--binned is for a paired comparison; leave it or --unpaired out")
@@ -75,14 +75,16 @@ def run_compare(
         products = FlatGradient.read(sky), FlatGradient.read(dome)
         geometry = get_camera(camera or products[0].config.get("camera") or "lsstcam")
         tables = None if unpaired else binned or _beside(sky, dome)
-        read = None if tables is None else tuple(BinnedFlat.read(path, geometry) for path in tables)
+        read = None
+        if tables is not None:
+            read = BinnedFlat.read(tables[0], geometry), BinnedFlat.read(tables[1], geometry)
         comparison = compare(*products, binned=read, camera=geometry, rope_mmag=rope_mmag, radius=radius)
         write_comparison(comparison, [record(path) for path in (sky, dome, *(tables or ()))], folder, report)
     return comparison
 
 
 def _beside(sky: str | Path, dome: str | Path) -> tuple[Path, Path] | None:
-    """The binned tables beside the products, where each has one of its own."""
+    """The binned tables in the folders of the products; None unless each product has its own."""
     tables = Path(sky).parent / BINNED, Path(dome).parent / BINNED
     if not all(table.is_file() for table in tables):
         return None
@@ -93,17 +95,17 @@ def _beside(sky: str | Path, dome: str | Path) -> tuple[Path, Path] | None:
 
 
 def write_comparison(comparison: Comparison, inputs: list[dict[str, Any]], folder: Path, report: bool) -> None:
-    """Everything that a comparison leaves.
+    """Write the files of a comparison.
 
     Parameters
     ----------
     comparison : Comparison
     inputs : list of dict
-        Names and checksums of what was compared, and Butler's ids where they are known.
+        Names and checksums of the files that were compared, and Butler's ids where they are known.
     folder : Path
-        There already, and empty.
+        An existing empty folder.
     report : bool
-        Whether to write the page, too.
+        Whether to write ``report.html``.
     """
     from astropy.table import Table
 
@@ -128,16 +130,16 @@ def write_comparison(comparison: Comparison, inputs: list[dict[str, Any]], folde
 
 
 def as_dict(comparison: Comparison, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-    """What ``comparison.json`` holds; what is not known is None.
+    """Content of ``comparison.json``; unknown numbers are None.
 
     Parameters
     ----------
     comparison : Comparison
     inputs : list of dict
-        Names and checksums of what was compared.
+        Names and checksums of the files that were compared.
     """
 
-    def of(difference: Difference) -> dict[str, float | None]:
+    def numbers(difference: Difference) -> dict[str, float | None]:
         return {key: _known(value) for key, value in vars(difference).items()}
 
     return {
@@ -148,8 +150,8 @@ def as_dict(comparison: Comparison, inputs: list[dict[str, Any]]) -> dict[str, A
         "notes": comparison.notes,
         "rope_mmag": comparison.rope_mmag,
         "radius": comparison.radius,
-        "differences": {name: of(difference) for name, difference in comparison.differences.items()},
-        "radial_at_radius": of(comparison.at_radius),
+        "differences": {name: numbers(difference) for name, difference in comparison.differences.items()},
+        "radial_at_radius": numbers(comparison.at_radius),
         "radial": {"radius": comparison.grid.tolist()}
         | {key: [_known(v) for v in values.tolist()] for key, values in comparison.radial.items()},
         "n_bins": comparison.n_bins,

@@ -1,9 +1,10 @@
-"""The whole story on simulated flats: fit sky and dome, compare them, correct the dome, and fit it again."""
+"""The command `bayesflat demo`: fit simulated sky and dome flats, compare them, correct the dome, and fit it again."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -12,7 +13,7 @@ from bayesflat.commands.apply import run_apply
 from bayesflat.commands.compare import FILES as COMPARISON
 from bayesflat.commands.compare import TIED, run_compare
 from bayesflat.commands.fit import FILES, PRODUCT, REFERENCE, run_fit
-from bayesflat.commands.tables import comparison_lines
+from bayesflat.commands.tables import comparison_lines, new_table
 from bayesflat.comparison.comparison import MMAG, Comparison
 from bayesflat.config import RunConfig
 from bayesflat.data.camera import get_camera
@@ -23,7 +24,7 @@ from bayesflat.quantities import COMPARED, QUANTITIES, SHOWN_RADII, unit_of
 from bayesflat.simulation.flats import CONTENTS, write_simulation
 
 PHYSICAL_FILTER = "i_39"
-_RADII = (100.0, *SHOWN_RADII[1:])  # mm; at the centre flats are normalized
+_RADII = (100.0, *SHOWN_RADII[1:])  # mm; not the centre, where flats are normalized
 
 
 def run_demo(
@@ -34,20 +35,20 @@ def run_demo(
     camera: str = "lsstcam",
     processes: int = 1,
     overwrite: bool = False,
-    progress: Callable | None = None,
-    say: Callable = print,
+    progress: Callable[[int], Callable[[], None]] | None = None,
+    say: Callable[[str | Table], None] = print,
 ) -> list[FitResult]:
-    """Simulate sky and dome, fit both, compare them, correct the dome with the sky, and show that it closes.
+    """Simulate sky and dome, fit both, compare them, correct the dome with the sky, and compare again.
 
     Parameters
     ----------
     out : str or Path
-        Gets ``sky``, ``dome`` (the simulations), ``sky_fit``, ``dome_fit``, ``compare``, ``corrected`` (the dome's
-        flats), ``refit`` (these fitted) and ``closure`` (these compared with the sky).
+        Folder for ``sky``, ``dome`` (the simulations), ``sky_fit``, ``dome_fit``, ``compare``, ``corrected`` (the
+        corrected dome flats), ``refit`` (a fit of these) and ``closure`` (a comparison of these with the sky).
     seed : int
-        Of the simulation.
+        Seed of the simulation.
     coarse : int
-        Pixels so many times as large; bins keep their size on the focal plane.
+        Factor by which pixels are larger; bins keep their size on the focal plane.
     camera, processes, overwrite, progress
         As for the commands.
     say : callable
@@ -107,18 +108,19 @@ def run_demo(
 
 
 def closure_table(closure: Comparison, sky: FlatGradient, dome: FlatGradient, corrected: FlatGradient) -> Table:
-    """What the corrected dome has beside sky and dome, and how far it is from what it should have.
+    """Parameters of sky, dome and corrected dome, and the deviation of the corrected dome from its expectation.
 
     Parameters
     ----------
     closure : Comparison
-        Of the sky and the corrected dome.
+        Comparison of the sky and the corrected dome.
     sky, dome, corrected : FlatGradient
-        Fits of their own.
+        Products of three fits.
     """
-    table = Table(title="the corrected dome: the sky's radial function and centroid, no plane")
-    for name in ("parameter", "sky", "dome", "corrected", "off by", "sd", "unit"):
-        table.add_column(name, justify="left" if name in ("parameter", "unit") else "right", no_wrap=True)
+    title = "the corrected dome: the sky's radial function and centroid, no plane"
+    columns = ("parameter", "sky", "dome", "corrected", "off by", "sd", "unit")
+    table = new_table(title, columns, ("parameter", "unit"), no_wrap=True)
+    estimates = corrected.require_estimates()
     products = (sky, dome, corrected)
 
     def add(name: str, values: list[float], off: float, sd: float, unit: str) -> None:
@@ -134,8 +136,8 @@ def closure_table(closure: Comparison, sky: FlatGradient, dome: FlatGradient, co
     for name in COMPARED:
         quantity, difference = QUANTITIES[name], closure.differences[name]
         values = [quantity.scale * getattr(p, name) for p in products]
-        if name.startswith("gradient"):  # the sky's plane is not put in: there must be none
-            off, sd = values[-1], quantity.scale * corrected.estimates[name]["sd"]
+        if name.startswith("gradient"):  # a correction removes the dome's plane and does not add the sky's
+            off, sd = values[-1], quantity.scale * estimates[name]["sd"]
         else:
             off, sd = difference.mean, difference.sd
         add(quantity.label, values, off, sd, quantity.shown_unit)
@@ -144,17 +146,14 @@ def closure_table(closure: Comparison, sky: FlatGradient, dome: FlatGradient, co
     return table
 
 
-def truth_table(gradient: FlatGradient, truth: dict, title: str) -> Table:
-    """Truth and estimate side by side, with the estimate's error; the radial function relative to the truth's."""
-    table = Table(title=title)
-    for name, justify in (
-        ("parameter", "left"), ("truth", "right"), ("estimate", "right"), ("difference", "right"),
-        ("sd", "right"), ("unit", "left"),
-    ):  # fmt: skip
-        table.add_column(name, justify=justify)
+def truth_table(gradient: FlatGradient, truth: dict[str, Any], title: str) -> Table:
+    """Truth and estimate of each parameter, with the standard deviation; for the radial function relative (%)."""
+    columns = ("parameter", "truth", "estimate", "difference", "sd", "unit")
+    table = new_table(title, columns, ("parameter", "unit"))
+    estimates = gradient.require_estimates()
     for name in COMPARED:
         true, found = truth[name], getattr(gradient, name)
-        sd = gradient.estimates[name]["sd"]
+        sd = estimates[name]["sd"]
         table.add_row(name, f"{true:.6g}", f"{found:.6g}", f"{found - true:+.2g}", f"{sd:.2g}", unit_of(name))
     true_radius, true_value = (np.array(truth["radial_function"][key]) for key in ("radius", "value"))
     for radius in _RADII:

@@ -1,11 +1,11 @@
-"""What `bayesflat fit` does: inputs from disk, the fit, and the folder that it leaves."""
+"""The command `bayesflat fit`: read inputs from disk, fit them, and write a folder."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bayesflat.config import RunConfig
 from bayesflat.data.binned import BinnedFlat, is_binned_table
@@ -18,6 +18,9 @@ from bayesflat.files import checksum, filling
 from bayesflat.logs import logging_to
 from bayesflat.processes import Workers
 
+if TYPE_CHECKING:
+    from bayesflat.inference.fitting import FitResult
+
 log = logging.getLogger(__name__)
 
 PRODUCT, REFERENCE = "flat_gradient.fits", "flat_gradient_reference.fits"
@@ -27,7 +30,7 @@ OFFSETS_PLOT, CORRELATION_PLOT, PREDICTIVE_PLOT = (
 )  # fmt: skip
 BINNED, CONFIG, LOG = "binned_image.fits", "config.toml", "fit.log"
 POSTERIOR, TERMS, REPORT = "posterior.nc", "terms.ecsv", "report.html"
-# the product comes last: where it is, all is there
+# the product comes last: where it exists, all files do
 FILES = (
     LOG, CONFIG, RADIAL_PLOT, RESIDUAL_PLOT, OFFSETS_PLOT, CORRELATION_PLOT, PREDICTIVE_PLOT, REPORT, TERMS, POSTERIOR,
     BINNED, REFERENCE, PRODUCT,
@@ -46,40 +49,40 @@ def run_fit(
     sampling: bool = False,
     terms: bool = False,
     report: bool = True,
-):
-    """Fit flats, or a binned table, and leave the product and its companions in a folder.
+) -> FitResult:
+    """Fit flats, or a binned table, and write the product, plots and report to a folder.
 
     Parameters
     ----------
     inputs : iterable of str or Path
-        Flats, folders or globs of them; or one binned table.
+        Flats, folders or globs; or one binned table.
     out : str or Path
-        Folder to write; all its files appear at once, when the fit is done.
+        Folder to write; its files appear together at the end.
     config : RunConfig
     defects : str or Path, optional
         Defect tables: a folder, a glob or a file.
     processes : int or concurrent.futures.Executor
-        Processes that bin flats, or who bins them.
+        Number of processes that bin flats, or an executor.
     overwrite : bool
         Whether an earlier product may be replaced.
     progress : callable, optional
-        Called with the number of flats; what it returns is called after each flat.
+        Called with the number of flats; returns a function that is called after each flat.
     sampling : bool
-        Whether to sample the posterior with NUTS; then ``progress`` says whether to show bars.
+        Whether to sample the posterior with NUTS, with progress bars if ``progress`` is given.
     terms : bool
-        Whether to compare models with and without centroid, plane and outer plane: ``terms.ecsv``.
+        Whether to compare models with and without centroid, plane and outer plane, in ``terms.ecsv``.
     report : bool
-        Whether to write the page that says how the fit went: ``report.html``.
+        Whether to write ``report.html``.
 
     Returns
     -------
     FitResult
-        Written even where it did not converge; the product says so.
+        It is written even if it did not converge, which the product records.
 
     Raises
     ------
     InputError
-        Any mistake in inputs, config or output; then nothing is left behind.
+        Wrong inputs, config or output; then nothing is written.
     """
     with (
         filling(out, FILES, overwrite) as folder,
@@ -102,10 +105,10 @@ def fit_into(
     terms: bool = False,
     bars: bool = False,
     warnings: list[str] | None = None,
-):
-    """Fit a binned flat and write everything but the log into a folder; parameters and result as of `run_fit`.
+) -> FitResult:
+    """Fit a binned flat and write everything but the log to a folder; parameters and result as in `run_fit`.
 
-    With ``warnings``, which are filled while it runs, there is a report too.
+    A report is written if ``warnings`` is given: a list to which the caller's log handler appends during the fit.
     """
     from bayesflat.inference.fitting import fit, sample
 
@@ -116,7 +119,7 @@ def fit_into(
         from bayesflat.inference.loo import compare_terms
 
         compare_terms(binned, config).write(folder / TERMS, format="ascii.ecsv")
-    _write(result, binned, folder, warnings)
+    _write(result, binned, config, folder, warnings)
     return result
 
 
@@ -137,21 +140,21 @@ def load(
         Name and SHA-256 of every file that was read.
     """
     camera = get_camera(config.camera)
-    inputs = [str(path) for path in inputs]
-    tables = [path for path in inputs if is_binned_table(path)]
-    if tables and len(inputs) > 1:
-        raise InputError(f"{tables[0]}: a binned table must be the only input, {len(inputs)} were given")
+    paths = [str(path) for path in inputs]
+    tables = [path for path in paths if is_binned_table(path)]
+    if tables and len(paths) > 1:
+        raise InputError(f"{tables[0]}: a binned table must be the only input, {len(paths)} were given")
     if tables:
         if defects is not None:
             raise InputError("--defects: the input is a binned table, whose defects were left out when it was made")
-        binned = BinnedFlat.read(inputs[0], camera)
+        binned = BinnedFlat.read(tables[0], camera)
         log.info("the input is binned already: bin_factor, detector_boundary and mask_planes do nothing")
-        return _with_filter(binned, config.physical_filter, inputs[0]), [record(inputs[0])]
-    paths = find_flats(inputs)
+        return _with_filter(binned, config.physical_filter, tables[0]), [record(tables[0])]
+    flats = find_flats(paths)
     boxes = find_defects(defects, camera) if defects is not None else None
-    log.info("binning %d flats by %d pixels", len(paths), config.bin_factor)
+    log.info("binning %d flats by %d pixels", len(flats), config.bin_factor)
     binned = bin_files(
-        paths,
+        flats,
         camera,
         defects=boxes,
         bin_factor=config.bin_factor,
@@ -160,13 +163,13 @@ def load(
         physical_filter=config.physical_filter,
         use_non_science=config.do_use_non_science_detectors,
         processes=processes,
-        progress=progress(len(paths)) if progress else None,
+        progress=progress(len(flats)) if progress else None,
     )
-    return binned, [record(path) for path in paths]
+    return binned, [record(path) for path in flats]
 
 
 def _with_filter(binned: BinnedFlat, physical_filter: str | None, where: str) -> BinnedFlat:
-    """The table's own filter, or the one that the user names."""
+    """The binned flat with the filter that is configured, which must agree with that of the table."""
     from dataclasses import replace
 
     if not physical_filter:
@@ -183,14 +186,14 @@ def record(path: str | Path) -> dict[str, str]:
     return {"name": str(path), "sha256": checksum(path)}
 
 
-def _write(result, binned: BinnedFlat, folder: Path, warnings: list[str] | None) -> None:
-    """Everything that a fit leaves; the report where there are warnings to put into it, be they none."""
+def _write(result: FitResult, binned: BinnedFlat, config: RunConfig, folder: Path, warnings: list[str] | None) -> None:
+    """Write the files of a fit; the report only if ``warnings`` is not None."""
     from bayesflat.inference.predictive import posterior_predictive
     from bayesflat.report.figures import save_figure
     from bayesflat.report.plots_fit import plot_model_residual, plot_radial_model
     from bayesflat.report.plots_uncertainty import plot_correlations, plot_offsets, plot_predictive
 
-    config, gradient = result.config, result.gradient
+    gradient = result.gradient
     log.info("drawing plots")
     scale = config.fixed_model_residual_plot_scale
     save_figure(plot_model_residual(result.data, gradient, scale=scale), folder / RESIDUAL_PLOT)
@@ -210,16 +213,15 @@ def _write(result, binned: BinnedFlat, folder: Path, warnings: list[str] | None)
     if result.posterior is not None:
         result.posterior.to_netcdf(folder / POSTERIOR, engine="h5netcdf")
     binned.write(folder / BINNED)
-    (folder / CONFIG).write_text(_resolved(config, binned).to_toml(), encoding="utf-8")
-    result.gradient.write(folder / (REFERENCE if config.do_reference_gradient else PRODUCT))
+    (folder / CONFIG).write_text(_resolved(result, binned, config).to_toml(), encoding="utf-8")
+    gradient.write(folder / (REFERENCE if config.do_reference_gradient else PRODUCT))
 
 
-def _resolved(config: RunConfig, binned: BinnedFlat) -> RunConfig:
-    """The configuration that repeats the fit from any folder: with the filter found, and a camera table's full path."""
+def _resolved(result: FitResult, binned: BinnedFlat, config: RunConfig) -> RunConfig:
+    """The configuration that repeats the fit in any folder, with the filter that was read and a full camera path."""
     camera = Path(config.camera)
-    return config.model_copy(
-        update={
-            "physical_filter": binned.physical_filter or None,
-            "camera": str(camera.resolve()) if camera.is_file() else config.camera,
-        }
-    )
+    found = {
+        "physical_filter": binned.physical_filter or None,
+        "camera": str(camera.resolve()) if camera.is_file() else config.camera,
+    }
+    return RunConfig(**result.config.model_dump() | found)

@@ -1,4 +1,4 @@
-"""Options that commands share, each group of them one argument of a command, and the configuration they amount to."""
+"""Options that several commands have, in groups that are one argument each, and the configuration made from them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Decorator = Callable[[Callable[..., int]], Callable[..., int]]
 
 
 def group(name: str, kind: type, *options: Decorator) -> Decorator:
-    """Options that reach a command as one argument ``name``: a dataclass ``kind`` whose fields have their names."""
+    """Pass options to a command as one argument ``name``: a dataclass ``kind`` with a field for each option."""
     taken = [field.name for field in fields(kind)]
 
     def decorate(command: Callable[..., int]) -> Callable[..., int]:
@@ -56,7 +56,7 @@ common = group(
 
 
 class Names(click.ParamType):
-    """One name, or several with commas."""
+    """One name, or several separated by commas."""
 
     name = "names"
 
@@ -67,7 +67,7 @@ class Names(click.ParamType):
 
 @dataclass(frozen=True)
 class Settings:
-    """The configuration as it is given, and the filters that are named."""
+    """Options that set the configuration, and the filters."""
 
     overrides: tuple[str, ...]
     config_file: str | None
@@ -75,7 +75,7 @@ class Settings:
 
 
 def settings_options(filter_help: str) -> Decorator:
-    """Filter and config fields; what the filter is for differs from command to command."""
+    """Options for filters and config fields; the help on filters differs between commands."""
     return group(
         "settings",
         Settings,
@@ -89,7 +89,7 @@ def settings_options(filter_help: str) -> Decorator:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Options of NUTS; those but ``sample`` are fields of the config."""
+    """Options of NUTS; all but ``sample`` are fields of the config."""
 
     sample: bool
     seed: int | None
@@ -112,7 +112,7 @@ sampling_options = group(
 def configured(
     settings: Settings, camera: str | None, *, several: bool, options: dict[str, Any] | None = None
 ) -> tuple[RunConfig, list[str]]:
-    """The configuration of a command, and the filters that are named.
+    """The configuration of a command, and the filters.
 
     Parameters
     ----------
@@ -120,18 +120,18 @@ def configured(
     camera : str or None
         ``--camera``.
     several : bool
-        Whether several filters may be named, as of a data repository.
+        Whether several filters are accepted, as from a data repository.
     options : dict, optional
-        Further fields of the config that have an option of their own; None is an option that is not given.
+        Config fields that have options of their own; None for an option that is not given.
 
     Raises
     ------
     InputError
-        A mistake in the configuration, or several filters where there can be but one.
+        An invalid configuration, or several filters where only one is accepted.
     """
     values = read_toml(settings.config_file) if settings.config_file is not None else {}
     if "radial_spline_nodes" in merge_overrides({}, settings.overrides):
-        values.pop("radial_spline_nodes_placed", None)  # of the nodes that were in the file
+        values.pop("radial_spline_nodes_placed", None)  # it was about the nodes in the file
     values = merge_overrides(values, settings.overrides)
     filters = [name for names in settings.filters for name in names]
     if len(filters) > 1 and not several:

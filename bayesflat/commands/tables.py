@@ -1,7 +1,8 @@
-"""Fits and comparisons as something to print."""
+"""Fits and comparisons as tables and text to print."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +15,24 @@ from bayesflat.quantities import SCALARS, SHOWN_RADII
 from bayesflat.report.text import probability
 
 
+def new_table(title: str | None, columns: Sequence[str], text: Collection[str], *, no_wrap: bool = False) -> Table:
+    """An empty table whose columns are aligned to the right, except those of text."""
+    table = Table(title=title)
+    for name in columns:
+        table.add_column(name, justify="left" if name in text else "right", no_wrap=no_wrap)
+    return table
+
+
 def fit_table(gradient: FlatGradient) -> Table:
-    """The scalars of a product, with their uncertainties where it has any."""
-    table = Table(title=f"{gradient.instrument} {gradient.physical_filter}".strip() or None)
-    for name, justify in (("parameter", "left"), ("MAP", "right"), ("sd", "right"), ("unit", "left")):
-        table.add_column(name, justify=justify)
+    """The scalars of a fit, with their standard deviations where they are known."""
+    estimates = gradient.require_estimates()
+    title = f"{gradient.instrument} {gradient.physical_filter}".strip() or None
+    table = new_table(title, ("parameter", "MAP", "sd", "unit"), ("parameter", "unit"))
     for name in SCALARS:
-        row = gradient.estimates[name]
-        unit = gradient.estimates.units[gradient.estimates.names.index(name)]
+        row = estimates[name]
+        unit = estimates.units[estimates.names.index(name)]
         if row["sd"] == 0 and name != "itl_ratio":
-            continue  # the term is off
+            continue  # the term was not fitted
         table.add_row(name, f"{row['map']:.6g}", "" if np.isnan(row["sd"]) else f"{row['sd']:.2g}", unit)
     for radius in SHOWN_RADII:
         if gradient.radial_spline_nodes[0] <= radius <= gradient.radial_spline_nodes[-1]:
@@ -35,21 +44,20 @@ def fit_table(gradient: FlatGradient) -> Table:
 
 
 def terms_table(folder: str | Path) -> Table:
-    """The comparison of terms that `bayesflat fit --compare-terms` left in a folder."""
+    """The comparison of terms that `bayesflat fit --compare-terms` wrote to a folder."""
     from astropy.table import Table as AstropyTable
 
     from bayesflat.commands.fit import TERMS
 
-    table = Table(title="which terms predict detectors that are left out")
-    for name, justify in (("terms", "left"), ("elpd difference", "right"), ("its error", "right"), ("bad k", "right")):
-        table.add_column(name, justify=justify)
+    title = "which terms predict detectors that are left out"
+    table = new_table(title, ("terms", "elpd difference", "its error", "bad k"), ("terms",))
     for row in AstropyTable.read(Path(folder) / TERMS, format="ascii.ecsv"):
         table.add_row(row["terms"], f"{row['elpd_diff']:.1f}", f"{row['dse']:.1f}", str(row["bad_k"]))
     return table
 
 
 def comparison_lines(c: Comparison) -> list[str]:
-    """A comparison in some ten lines: what differs, by how much, and what to do about it.
+    """A comparison in about ten lines: the differences, the detectors beyond the tolerance, and the verdict.
 
     Parameters
     ----------
@@ -85,7 +93,7 @@ def comparison_lines(c: Comparison) -> list[str]:
 
 
 def _measured(d: Difference, unit: str, scale: float = 1.0) -> str:
-    """Mean and sd, to two digits of the sd."""
+    """Mean and sd with two digits of the sd."""
     if not (np.isfinite(d.sd) and d.sd > 0):
         return f"{scale * d.mean:+.4g} {unit}".rstrip()
     decimals = max(0, 1 - int(np.floor(np.log10(scale * d.sd))))
@@ -93,7 +101,7 @@ def _measured(d: Difference, unit: str, scale: float = 1.0) -> str:
 
 
 def judged(d: Difference) -> str:
-    """Whether a difference is there, and whether it matters."""
+    """Whether a difference is significant, and whether it exceeds the tolerance."""
     kind = kind_of(d)
     if kind == "unknown":
         return "uncertainty not known"

@@ -1,1 +1,1 @@
-"""Sky against dome."""
+"""Comparison of a sky and a dome flat."""

@@ -1,4 +1,4 @@
-"""Sky and dome side by side: do they differ, where, and by how much in magnitudes."""
+"""Comparison of sky and dome: whether they differ, where, and by how much in magnitudes."""
 
 from __future__ import annotations
 
@@ -21,17 +21,20 @@ from bayesflat.model.prepare import FitData, prepare
 from bayesflat.quantities import COMPARED, REFERENCE_RADIUS, TOLERANCE_MMAG
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
     from bayesflat.comparison.ratio import Paired
     from bayesflat.inference.fitting import FitResult
+    from bayesflat.inference.rough import Rough
 
 log = logging.getLogger(__name__)
 
-MMAG = 2500.0 / np.log(10.0)  # of a small relative difference
+MMAG = 2500.0 / np.log(10.0)  # mmag per unit of a small relative difference
 ZONES = (317.0, 350.0)  # mm: where vignetting begins, and where flats end
 _LEVELS = {"q05": norm.ppf(0.05), "q95": norm.ppf(0.95)}
-_STEP = 1.0  # mm, of the radial difference
-_SAME_CENTRE = 0.01  # to which a table's centre must agree with its product's normalization
-_ACROSS = 8  # positions along a detector's side, where there are no bins
+_STEP = 1.0  # mm between the radii of the radial difference
+_SAME_CENTRE = 0.01  # largest relative difference of a table's centre and its product's normalization
+_ACROSS = 8  # positions along a detector's side, without bins
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,11 @@ class Difference:
     Attributes
     ----------
     mean, sd, q05, q95 : float
-        In the quantity's own unit; the central 90% lie between the quantiles.
+        In the quantity's own unit; the central 90% are between the quantiles.
     tail : float
         Two-sided tail probability of zero.
     p_rope : float
-        Probability of more than the tolerance, either way.
+        Probability that the difference exceeds the tolerance in either direction.
     """
 
     mean: float
@@ -57,7 +60,7 @@ class Difference:
 
     @classmethod
     def normal(cls, mean: float, sd: float, tolerance: float) -> Difference:
-        """Of a normal posterior; without an sd (NaN) nothing but the mean is known."""
+        """The difference with a normal posterior; where the sd is NaN, all but the mean are NaN."""
         quantiles = {key: float(mean + level * sd) for key, level in _LEVELS.items()}
         if sd == 0:
             return cls(mean, sd, **quantiles, tail=float(mean == 0), p_rope=float(abs(mean) > tolerance))
@@ -68,7 +71,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class DetectorDifference:
-    """Dome over sky on one detector: mean over its bins of ``-2.5 log10``, relative to the centre (mmag)."""
+    """Mean of ``-2.5 log10(dome / sky)`` over the bins of a detector, relative to the centre (mmag)."""
 
     detector: int
     name: str
@@ -79,7 +82,7 @@ class DetectorDifference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How dome and sky differ.
+    """The differences of dome and sky.
 
     Attributes
     ----------
@@ -87,39 +90,41 @@ class Comparison:
         ``paired`` (the ratio of the flats, bin by bin, in which the detectors cancel) or ``unpaired`` (the difference
         of two posteriors, which is conservative).
     differences : dict of str to Difference
-        Of `COMPARED`, in product units; their tolerance is what makes ``rope_mmag`` at ``radius``.
+        Differences of `COMPARED`, in product units; the tolerance of each changes the flat by ``rope_mmag`` at
+        ``radius``.
     radius : float
-        mm.
+        Radius of reference (mm).
     rope_mmag : float
+        Tolerance (mmag).
     at_radius : Difference
-        Of the radial functions at ``radius`` (mmag).
+        Difference of the radial functions at ``radius`` (mmag).
     grid : numpy.ndarray, shape (n,)
         Radii (mm).
     radial : dict of str to numpy.ndarray, shape (n,)
         ``mean``, ``sd``, ``q05``, ``q95`` of ``-2.5 log10(dome / sky)`` of the radial functions, each about its own
         centroid and normalized at its centre (mmag).
     positions : BinnedFlat
-        Where the map is known: the bins, or a few places on each detector; its values mean nothing.
-    map_mmag, map_sd : numpy.ndarray, one a position
+        Positions of the map: the bins, or a grid on each detector; its values have no meaning.
+    map_mmag, map_sd : numpy.ndarray, shape (n_positions,)
         ``-2.5 log10(dome / sky)`` of the whole models, relative to the centre, and its sd.
-    measured_mmag : numpy.ndarray or None
-        The same as the bins have it; paired only.
+    measured_mmag : numpy.ndarray or None, shape (n_positions,)
+        The same of the bins themselves; paired only.
     dome_centre : tuple of float
-        Centre of the dome's radial function on the focal plane, as the comparison has it (mm).
+        Centre of the dome's radial function on the focal plane, from this comparison (mm).
     detectors : list of DetectorDifference
     notes : list of str
-        What to keep in mind.
+        Warnings.
     converged : bool
-        Whether both fits and the paired one did.
+        Whether both fits, and the fit of the ratio, converged.
     n_bins, n_spoilt : int
-        Bins in the paired fit, and those among them that weigh nothing.
+        Bins in the fit of the ratio, and outliers among them, which have weight 0.
     noise : dict of str to float
-        Scales of the paired noise (standard deviations of the log-ratio), by effect.
+        Noise scales of the ratio (standard deviations of the log-ratio), by effect.
     instrument, physical_filter : str
     tolerances : dict of str to float
-        What makes ``rope_mmag`` at ``radius``, of each of `COMPARED` in product units.
+        Tolerance of each of `COMPARED`, in product units.
     tied : FlatGradient or None
-        The dome's gradient as the sky's and the ratio of the flats have it; paired only.
+        The dome's gradient, from the sky's gradient and the ratio of the flats; paired only.
     """
 
     method: str
@@ -158,7 +163,7 @@ def compare(
     """Compare the posteriors of a sky and a dome flat.
 
     With the bins of both (two results, or products with their binned tables) the comparison is paired: the ratio of the
-    flats is fitted bin by bin.  With two products alone it is the difference of their posteriors.
+    flats is fitted bin by bin.  Without them it is the difference of the two posteriors.
 
     Parameters
     ----------
@@ -166,12 +171,12 @@ def compare(
     binned : (BinnedFlat, BinnedFlat), optional
         Binned tables of sky and dome, for products.
     camera : Camera, optional
-        For two products without bins: by default the one that the sky's product names.
+        For two products without bins; by default the one that the sky's product names.
     rope_mmag : float
         Tolerance (mmag).
     radius : float, optional
-        Where planes and centroids are turned into magnitudes, and the radial functions are judged (mm); by default
-        310 mm, or 0.85 of the reach of a smaller camera.
+        Radius at which planes, centroids and radial functions are judged in magnitudes (mm); by default 310 mm, or
+        0.85 of the largest common radius of a smaller camera.
 
     Returns
     -------
@@ -180,11 +185,11 @@ def compare(
     Raises
     ------
     InputError
-        Products of other filters, instruments or pivots; sky and dome swapped; flats without a common bin; a tolerance
-        that is not positive; a radius beyond what both products know.
+        Products of different filters, instruments or pivots; sky and dome swapped; flats without a common bin; a
+        tolerance that is not positive; a radius beyond the reach of a product.
     """
-    sky_product, sky_data = _parts(sky)
-    dome_product, dome_data = _parts(dome)
+    sky_product, sky_data, rough = _parts(sky)
+    dome_product, dome_data, _ = _parts(dome)
     notes = check_pair(sky_product, dome_product)
     if not rope_mmag > 0:
         raise InputError(f"rope: the tolerance must be above 0 mmag, got {rope_mmag:g}")
@@ -193,6 +198,7 @@ def compare(
         raise InputError(f"radius: {radius:g} mm; must be above 0 and at most {reach:g} mm, which both products know")
     at = radius or (REFERENCE_RADIUS if reach > REFERENCE_RADIUS else round(0.85 * reach, 1))
     if binned is not None:
+        rough = None
         sky_data, dome_data = (
             prepare(bins, config_of(p).model_copy(update={"radial_spline_nodes": "auto"}))
             for bins, p in zip(binned, (sky_product, dome_product), strict=True)
@@ -203,7 +209,7 @@ def compare(
                     f"the {name}'s binned table does not belong to its product: the centre reads "
                     f"{data.normalization:.6g}, the product was normalized by {p.normalization_factor:.6g}"
                 )
-        # beyond what a fit used, bins may be cut by light or mask
+        # beyond the bins of a fit, vignetting or masks may cut bins
         sky_data, dome_data = (
             data.select(p.radius(data.binned.xf, data.binned.yf) <= p.reach + 1e-3)
             for data, p in ((sky_data, sky_product), (dome_data, dome_product))
@@ -214,7 +220,7 @@ def compare(
         from bayesflat.comparison.ratio import fit_ratio
 
         found = fit_ratio(
-            sky_data, dome_data, config_of(sky_product), rough=None if binned else _rough_of(sky),
+            sky_data, dome_data, config_of(sky_product), rough=rough,
             itl_ratio=sky_product.itl_ratio, outer=config_of(dome_product).do_fit_outer_gradient,
         )  # fmt: skip
         posterior, positions = found.posterior, found.data.binned
@@ -227,8 +233,8 @@ def compare(
         posterior = unpaired(sky_product, dome_product)
         positions = _places(sky_product, dome_product, camera or _camera_of(sky_product))
         notes.append(
-            "unpaired: detectors, which both flats share, are counted as if they were not; the errors are too large. "
-            "Give the binned tables for a paired comparison"
+            "unpaired: the two products are treated as independent, although the flats have the same detectors; the "
+            "errors are too large. Give the binned tables for a paired comparison"
         )
     for text in notes:
         log.warning("%s", text)
@@ -241,7 +247,7 @@ def compare(
 
 
 def check_pair(sky: FlatGradient, dome: FlatGradient) -> list[str]:
-    """Refuse products that cannot be compared; what else there is to say of them is returned.
+    """Check that two products can be compared, and return warnings about them.
 
     Raises
     ------
@@ -270,20 +276,19 @@ def check_pair(sky: FlatGradient, dome: FlatGradient) -> list[str]:
 
 
 def config_of(product: FlatGradient) -> FitConfig:
-    """The configuration that a product records, as far as a fit knows it; for products without one, the defaults."""
+    """The configuration of a fit that a product records; fields that it does not record have their defaults."""
     known = {key: value for key, value in product.config.items() if key in FitConfig.model_fields and value is not None}
     pivot = {"fp_centroid_x": product.centroid_x, "fp_centroid_y": product.centroid_y}
     return FitConfig.make(known | pivot, "the product's CONFIG")
 
 
-def _parts(given: FitResult | FlatGradient) -> tuple[FlatGradient, FitData | None]:
-    return (given, None) if isinstance(given, FlatGradient) else (given.gradient, given.data)
-
-
-def _rough_of(sky: FitResult):
-    """The rough fit that a result began with, if it knew centroid and plane."""
-    rough = sky.rough
-    return rough if rough is not None and {"centroid_delta", "gradient"} <= set(rough.parameters) else None
+def _parts(given: FitResult | FlatGradient) -> tuple[FlatGradient, FitData | None, Rough | None]:
+    """Product, data, and the rough fit that the search began with, if that had a centroid and a plane."""
+    if isinstance(given, FlatGradient):
+        return given, None, None
+    rough = given.rough
+    complete = rough is not None and {"centroid_delta", "gradient"} <= set(rough.parameters)
+    return given.gradient, given.data, rough if complete else None
 
 
 def _camera_of(product: FlatGradient) -> Camera:
@@ -293,9 +298,9 @@ def _camera_of(product: FlatGradient) -> Camera:
 
 
 def _places(sky: FlatGradient, dome: FlatGradient, camera: Camera) -> BinnedFlat:
-    """A few places on each science detector, where both products know the light."""
+    """A grid of positions on each science detector, within the reach of both products."""
     share = (np.arange(_ACROSS) + 0.5) / _ACROSS
-    x, y, number = [], [], []
+    xs, ys, numbers = [], [], []
     for detector in camera.science():
         px, py = np.meshgrid(share * detector.nx - 0.5, share * detector.ny - 0.5)
         xf, yf = (p.ravel() for p in detector.pixel_to_focal_plane(px, py))
@@ -303,14 +308,14 @@ def _places(sky: FlatGradient, dome: FlatGradient, camera: Camera) -> BinnedFlat
         for product in (sky, dome):
             radius = product.radius(xf, yf)
             known &= (radius <= product.reach) & (product.compute_radial(radius) > 0)
-        x.append(xf[known])
-        y.append(yf[known])
-        number.append(np.full(int(known.sum()), detector.id))
-    x, y, number = (np.concatenate(part) for part in (x, y, number))
+        xs.append(xf[known])
+        ys.append(yf[known])
+        numbers.append(np.full(int(known.sum()), detector.id))
+    x, y, number = np.concatenate(xs), np.concatenate(ys), np.concatenate(numbers)
     if not len(x):
         raise InputError(f"camera {camera.name}: no detector lies where both products know the light")
     itl = np.isin(number, [d.id for d in camera if d.is_itl])
-    columns = {"xf": x, "yf": y, "value": np.ones(len(x)), "detector": number, "itl": itl}
+    columns: dict[str, ArrayLike] = {"xf": x, "yf": y, "value": np.ones(len(x)), "detector": number, "itl": itl}
     return BinnedFlat.from_columns(columns, camera, instrument=sky.instrument, physical_filter=sky.physical_filter)
 
 
@@ -318,26 +323,26 @@ def _compared(
     posterior: Posterior, found: Paired | None, sky: FlatGradient, positions: BinnedFlat, at: float, reach: float,
     rope: float, notes: list[str], converged: bool,
 ) -> Comparison:  # fmt: skip
-    """What follows of a posterior."""
-    # what a unit of each quantity makes in mmag at the radius
+    """The comparison that follows from a posterior of the log-ratio."""
+    # relative change of the flat at the radius per unit of each quantity
     slope = abs(float(log_radial_slope(sky, np.array([at]))[0]))
     per_unit = {"itl_ratio": 1 / sky.itl_ratio, "centroid_delta": slope, "gradient": at}
     differences, tolerances = {}, {}
     for name in COMPARED:
-        mean, row = posterior.scalars[name]
+        difference, row = posterior.scalars[name]
         unit = MMAG * per_unit[name.removesuffix("_x").removesuffix("_y")]
         tolerances[name] = float(rope / unit) if unit > 0 else np.inf
-        differences[name] = Difference.normal(float(mean), float(posterior.sd(row[None])[0]), tolerances[name])
+        differences[name] = Difference.normal(float(difference), float(posterior.sd(row[None])[0]), tolerances[name])
     grid = np.unique(np.append(np.arange(0.0, reach, _STEP), [at, reach]))
-    mean, rows = posterior.log_radial(grid)
-    radial = _in_mmag(mean, posterior.sd(rows))
+    log_radial, radial_rows = posterior.log_radial(grid)
+    radial = _in_mmag(log_radial, posterior.sd(radial_rows))
     k = int(np.searchsorted(grid, at))
     at_radius = Difference.normal(float(radial["mean"][k]), float(radial["sd"][k]), rope)
     mean, rows = posterior.log_ratio(positions.xf, positions.yf, positions.itl)
     of_map = _in_mmag(mean, posterior.sd(rows))
     measured = None
     if found is not None:
-        # relative to the centre, as the model: what that is there comes from the fit
+        # relative to the centre, as the model is; the level there comes from the fit
         centre = float(np.median((found.log_ratio - mean)[found.data.weight > 0]))
         measured = -MMAG * (found.log_ratio - centre)
     return Comparison(
@@ -354,15 +359,16 @@ def _compared(
 
 
 def _dome_centre(posterior: Posterior, sky: FlatGradient) -> tuple[float, float]:
-    return tuple(
+    x, y = (
         getattr(sky, f"centroid_{axis}") + getattr(sky, f"centroid_delta_{axis}")
         + float(posterior.scalars[f"centroid_delta_{axis}"][0])
         for axis in "xy"
     )  # fmt: skip
+    return x, y
 
 
 def _in_mmag(mean: NDArray, sd: NDArray) -> dict[str, NDArray]:
-    """A log-ratio and its sd as ``-2.5 log10`` in mmag, with quantiles."""
+    """A natural log of dome/sky and its sd in mmag, with quantiles."""
     mean, sd = -MMAG * mean, MMAG * sd
     return {"mean": mean, "sd": sd} | {key: mean + level * sd for key, level in _LEVELS.items()}
 
@@ -370,7 +376,7 @@ def _in_mmag(mean: NDArray, sd: NDArray) -> dict[str, NDArray]:
 def _by_detector(
     posterior: Posterior, positions: BinnedFlat, mean: NDArray, rows: NDArray, sky: FlatGradient
 ) -> list[DetectorDifference]:
-    """Means over the detectors' positions."""
+    """Means of the log-ratio over the positions of each detector."""
     out = []
     for number in np.unique(positions.detector).tolist():
         here = np.flatnonzero(positions.detector == number)

@@ -1,4 +1,4 @@
-"""What a comparison says: whether sky and dome differ by more than the tolerance, and where."""
+"""The conclusion of a comparison: whether sky and dome differ by more than the tolerance, and where."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import numpy as np
 
 from bayesflat.comparison.comparison import Comparison, DetectorDifference, Difference
 
-SURE = 0.95  # probability from which on, or below one minus which, something is said to be so
+# a quantity differs if its probability of exceeding the tolerance is above this, and agrees if it is below 1 - SURE
+SURE = 0.95
 
 
 def conclusion(c: Comparison) -> tuple[str, str]:
@@ -15,7 +16,7 @@ def conclusion(c: Comparison) -> tuple[str, str]:
     Returns
     -------
     kind : str
-        ``differ``, ``agree``, ``undecided``, or ``unknown`` for want of uncertainties.
+        ``differ``, ``agree``, ``undecided``, or ``unknown`` without uncertainties.
     words : str
     """
     found = [kind_of(d) for d in [*c.differences.values(), c.at_radius]]
@@ -26,11 +27,11 @@ def conclusion(c: Comparison) -> tuple[str, str]:
         return "agree", "sky and dome agree within the tolerance"
     if known:
         return "undecided", "the errors do not tell whether sky and dome agree within the tolerance"
-    return "unknown", "none, for want of uncertainties; fit both flats with bayesflat"
+    return "unknown", "none, because uncertainties are missing; fit both flats with bayesflat"
 
 
 def kind_of(d: Difference) -> str:
-    """``differ``, ``agree``, ``undecided`` or ``unknown``, of one quantity and its tolerance."""
+    """``differ``, ``agree``, ``undecided`` or ``unknown`` for one quantity and its tolerance."""
     if not np.isfinite(d.p_rope):
         return "unknown"
     return "differ" if d.p_rope > SURE else "agree" if d.p_rope < 1 - SURE else "undecided"

@@ -1,8 +1,8 @@
-"""How a dome flat differs from a sky flat: a normal posterior of their log-ratio, from two products alone.
+"""The normal posterior of the log-ratio of a dome flat and a sky flat, from two products without their bins.
 
-The two products see the same detectors, and most of what each is uncertain of is these: it cancels in the difference.
-Two posteriors alone cannot know that, so what they say here is conservative; `bayesflat.comparison.ratio` uses the
-bins.
+Both flats are of the same detectors, whose throughputs are the largest part of the uncertainty of each product.  They
+cancel in the difference, but two posteriors do not show that.  The errors here are therefore too large;
+`bayesflat.comparison.ratio` uses the bins.
 """
 
 from __future__ import annotations
@@ -19,30 +19,31 @@ from bayesflat.gradient.product import FlatGradient
 from bayesflat.gradient.spline import akima_basis
 from bayesflat.quantities import SCALARS
 
-_MANY = 10_000
-_LEAST = 1e-12  # for logs, where a radial function has come to an end
+_MANY = 10_000  # rows of derivatives that are treated at a time
+_LEAST = 1e-12  # smallest argument of a log, where a radial function is zero
 
-# mean and, row by row, derivatives by the posterior's numbers
+# mean, shape (m,), and its derivatives by the posterior's parameters, shape (m, n)
 Linear = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """The log of dome over sky, linear in a few numbers that are jointly normal.
+    """The log of dome/sky, linear in parameters that are jointly normal.
 
     Attributes
     ----------
     covariance : numpy.ndarray, shape (n, n)
-        Of the numbers; NaN where a product has no uncertainties.
+        Covariance of the parameters; NaN where a product has no uncertainties.
     scalars : dict of str to (float, numpy.ndarray)
-        Dome minus sky of each of the product's scalars, in product units: mean, and derivatives by the numbers, (n,).
+        Dome minus sky of each scalar of the product, in product units: mean, and derivatives by the parameters, (n,).
     log_radial : callable
-        Radius (mm, shape (m,)) to mean and derivatives of the log of the ratio of the radial functions, each about its
-        own centroid and relative to its centre: shapes (m,), (m, n).
+        From radius (mm, shape (m,)) to mean and derivatives, shapes (m,) and (m, n), of the log of the ratio of the
+        radial functions, each about its own centroid and relative to its centre.
     log_ratio : callable
-        ``xf, yf, itl`` (mm, mm, bool; shapes (m,)) to the same of the whole models.
+        From ``xf, yf, itl`` (mm, mm, bool; shapes (m,)) to mean and derivatives of the log of the ratio of the whole
+        models.
     centre : (float, numpy.ndarray)
-        Log of the ratio of the radial functions at the centre, as each is normalized, and its derivatives, (n,).
+        Log of the ratio of the normalized radial functions at the centre, and its derivatives, (n,).
     """
 
     covariance: NDArray[np.float64]
@@ -52,8 +53,8 @@ class Posterior:
     centre: tuple[float, NDArray[np.float64]]
 
     def sd(self, rows: NDArray) -> NDArray[np.float64]:
-        """Standard deviations of what has these derivatives: (m, n) to (m,)."""
-        parts = (rows[k : k + _MANY] for k in range(0, len(rows), _MANY))  # a map has many rows
+        """Standard deviations of quantities from their derivatives: (m, n) to (m,)."""
+        parts = (rows[k : k + _MANY] for k in range(0, len(rows), _MANY))
         variance = [np.einsum("mi,mi->m", part @ self.covariance, part) for part in parts]
         return np.sqrt(np.maximum(np.concatenate(variance), 0.0))
 
@@ -64,38 +65,38 @@ def unpaired(sky: FlatGradient, dome: FlatGradient) -> Posterior:
     Parameters
     ----------
     sky, dome : FlatGradient
-        With the same pivot; nodes may differ.  Their means count where they have any, else their values.
+        With the same pivot; nodes may differ.  Posterior means are used where a product has them, else its values.
 
     Returns
     -------
     Posterior
-        Its numbers are the dome's parameters, then the sky's.
+        Its parameters are those of the dome, then those of the sky.
     """
     products = [_at_mean(product) for product in (dome, sky)]
     covariance = block_diag(*(parameter_covariance(product) for product in products))
     n, first = len(covariance), len(products[0].radial_spline_nodes) + len(SCALARS)
 
     def difference(parts: list[Linear]) -> Linear:
-        (mean_dome, of_dome), (mean_sky, of_sky) = parts
-        return mean_dome - mean_sky, np.hstack([of_dome, -of_sky])
+        (mean_dome, rows_dome), (mean_sky, rows_sky) = parts
+        return mean_dome - mean_sky, np.hstack([rows_dome, -rows_sky])
 
     scalars = {}
     for k, name in enumerate(SCALARS):
         row = np.zeros(n)
         row[first - len(SCALARS) + k], row[n - len(SCALARS) + k] = 1.0, -1.0
         scalars[name] = (getattr(products[0], name) - getattr(products[1], name), row)
-    centre, of_centre = difference([_log_radial(p, np.zeros(1), relative=False) for p in products])
+    centre, centre_rows = difference([_log_radial(p, np.zeros(1), relative=False) for p in products])
     return Posterior(
         covariance=covariance,
         scalars=scalars,
         log_radial=lambda radius: difference([_log_radial(p, np.atleast_1d(radius)) for p in products]),
         log_ratio=lambda x, y, itl: difference([_log_model(p, x, y, itl) for p in products]),
-        centre=(float(centre[0]), of_centre[0]),
+        centre=(float(centre[0]), centre_rows[0]),
     )
 
 
 def parameter_covariance(product: FlatGradient) -> NDArray[np.float64]:
-    """Covariance of a product's radial spline values and scalars, in the order of `SCALARS`; NaN where not known."""
+    """Covariance of a product's radial spline values and `SCALARS`, in this order; NaN where it is not known."""
     names = [f"radial_spline_values[{k}]" for k in range(len(product.radial_spline_nodes))] + list(SCALARS)
     if product.estimates is None:
         return np.full((len(names), len(names)), np.nan)
@@ -113,16 +114,16 @@ def log_radial_slope(product: FlatGradient, radius: NDArray) -> NDArray[np.float
 
 
 def _at_mean(product: FlatGradient) -> FlatGradient:
-    """The product with its posterior means in place of the MAP, where it has them."""
+    """The product with posterior means in place of the maximum of the posterior, where it has them."""
     if product.estimates is None or not np.all(np.isfinite(product.estimates.columns["mean"])):
         return product
     mean = dict(zip(product.estimates.names, product.estimates.columns["mean"].tolist(), strict=True))
     values = [mean[f"radial_spline_values[{k}]"] for k in range(len(product.radial_spline_nodes))]
-    return replace(product, radial_spline_values=values, **{name: mean[name] for name in SCALARS})
+    return replace(product, radial_spline_values=np.array(values), **{name: mean[name] for name in SCALARS})
 
 
 def _log_radial(product: FlatGradient, radius: NDArray, relative: bool = True) -> Linear:
-    """Log of the radial function, relative to its centre or not, and its derivatives by a product's numbers."""
+    """Log of the radial function, relative to its centre or not, and derivatives by the product's parameters."""
     nodes, values = product.radial_spline_nodes, product.radial_spline_values
     at = np.append(np.asarray(radius, dtype=float), 0.0)
     radial = np.maximum(product.compute_radial(at), _LEAST)
@@ -134,7 +135,7 @@ def _log_radial(product: FlatGradient, radius: NDArray, relative: bool = True) -
 
 
 def _log_model(product: FlatGradient, x: ArrayLike, y: ArrayLike, itl: ArrayLike) -> Linear:
-    """Log of the model relative to the radial function's centre, and its derivatives by a product's numbers."""
+    """Log of the model relative to the radial function's centre, and derivatives by the product's parameters."""
     x, y, itl = np.asarray(x, dtype=float), np.asarray(y, dtype=float), np.asarray(itl, dtype=bool)
     radius = product.radius(x, y)
     mean, rows = _log_radial(product, radius)

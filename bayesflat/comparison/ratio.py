@@ -1,15 +1,16 @@
-"""How a dome flat differs from a sky flat, bin by bin: the detectors are the same in both, and cancel in the ratio.
+"""The posterior of the log-ratio of a dome flat and a sky flat, fitted bin by bin.
 
-What is left of the noise is small, and its scales come from the ratio itself: white noise, and what does not cancel of
-detectors, amplifiers and patterns (lamp and sky differ in colour).  The log of the ratio is
+The detectors are the same in both flats, and cancel in the ratio.  The remaining noise is small, and its scales are
+estimated from the ratio: white noise, and the part of the scatter of detectors, amplifiers and patterns that does not
+cancel because lamp and sky differ in colour.  The log of the ratio is
 
     log R(|x - c - delta|) + D(|x - c - delta|) - log R(|x - c|) + log_itl_ratio - log(dome plane / sky plane)
 
-with R and c the sky's radial function and centroid, delta the dome's centroid from the sky's, and D the log of the
-ratio of the two radial functions: a cubic B-spline, flat at the centre.  R matters only where delta moves it.  It comes
-from a rough fit of the sky's bins, which needs no nodes, and with the errors that this gives it: with nodes that fall
-short, delta would be off by many of its own.  All is normal and nearly linear: generalised least squares in a few
-steps, with the noise scales at their maximum (Rasmussen & Williams 2006, 5.4.1).
+with R and c the sky's radial function and centroid, delta the dome's centroid relative to the sky's, and D the log of
+the ratio of the two radial functions: a cubic B-spline, flat at the centre.  R matters only through delta.  It comes,
+with its errors, from a rough fit of the sky's bins, which has no nodes: a spline whose nodes do not follow the flat
+would bias delta by many standard deviations.  Everything is normal and nearly linear, so a few steps of generalised
+least squares suffice, with the noise scales at their maximum (Rasmussen & Williams 2006, 5.4.1).
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from threadpoolctl import threadpool_limits
 from bayesflat.comparison.posterior import Linear, Posterior
 from bayesflat.config import FitConfig
 from bayesflat.errors import InputError
-from bayesflat.inference.laplace import covariance_root
+from bayesflat.gradient.spline import spread_knots
+from bayesflat.inference.linalg import covariance_root
 from bayesflat.inference.rough import OUTLIER, Rough, fit_scales, rough_fit
 from bayesflat.model.hierarchical import HierarchicalNoise
 from bayesflat.model.marginal import Covariance
@@ -35,13 +37,15 @@ from bayesflat.model.prepare import FitData
 
 log = logging.getLogger(__name__)
 
-INTERVALS = 60  # of the B-spline, at most: 3.3 mm at LSSTCam's rim, 23 mm at its centre
+Positions = tuple[NDArray, NDArray, NDArray]  # x, y (mm), and whether the detector is an ITL one
+
+INTERVALS = 60  # largest number of intervals of the B-spline: 3.3 mm at LSSTCam's rim, 23 mm at its centre
 _BINS_PER_INTERVAL = 40
-_BY_AREA = 0.75  # part of the intervals that is spread by area, as the bins are
-_FEW_BINS = 20_000  # of the first round
-_LEFT = 0.01  # what is expected to be left of the scatter of detectors, amplifiers and patterns
-_FIRST_STEPS, _MOST_STEPS, _TOLERANCE = 3, 8, 1e-3  # of least squares; the last one in standard deviations
-_MICRON = 1e-3  # mm, to which bins of the two tables must agree
+_FEW_BINS = 20_000  # number of bins in the first round
+_LEFT = 0.01  # expected fraction of the scatter of detectors, amplifiers and patterns that does not cancel
+_FIRST_STEPS, _MOST_STEPS = 3, 8  # steps of least squares: in the first round, and at most in the last
+_TOLERANCE = 1e-3  # largest step at convergence (standard deviations)
+_MICRON = 1e-3  # mm to which positions of bins in the two tables must agree
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,9 @@ class Paired:
     ----------
     posterior : Posterior
     data : FitData
-        Of the sky: the bins that both have; outliers weigh nothing.
+        The sky's data, of the bins that both flats have; outliers have weight 0.
     log_ratio : numpy.ndarray, shape (n_bins,)
-        Log of dome over sky, each normalized; as it was measured.
+        Measured log of dome/sky, each normalized.
     scales : dict of str to float
         Standard deviations of the noise of the log-ratio, by effect.
     converged : bool
@@ -83,13 +87,13 @@ def fit_ratio(
     sky, dome : FitData
         Bins after the cuts, about the same pivot.
     config : FitConfig
-        Of the sky's fit.
+        Configuration of the sky's fit.
     rough : Rough, optional
-        The rough fit of the sky's bins, with centroid and plane, where it is at hand; all of ``sky`` is inside.
+        Rough fit of the sky's bins, with centroid and plane, if it was done; then ``sky`` has only its ``inside`` bins.
     itl_ratio : float
-        Throughput ratio of the sky, from which the product's difference is counted.
+        Throughput ratio of the sky, which turns the log of dome/sky into a difference in product units.
     outer : bool
-        Whether an outer plane is fitted though the sky has none.
+        Whether an outer plane is fitted even if the sky has none.
 
     Raises
     ------
@@ -106,36 +110,38 @@ def fit_ratio(
         alive = (data.value > 0) & (dome.value[rows_dome] > 0)
         data = replace(data.select(alive), smooth=rough.smooth)
         value = np.log(dome.value[rows_dome][alive]) - np.log(data.value)
-        return _fit(_Mean(rough, data, config, outer or config.do_fit_outer_gradient), data, value, itl_ratio)
+        return _fit(RatioMean(rough, data, config, outer or config.do_fit_outer_gradient), data, value, itl_ratio)
 
 
 def _common(a: FitData, b: FitData) -> tuple[NDArray, NDArray]:
     """Rows of the bins that two flats have in common."""
-    keys = []
-    for data in (a, b):
-        x, y = (np.rint(p / _MICRON).astype(np.int64) for p in (data.binned.xf, data.binned.yf))
-        keys.append(np.rec.fromarrays([data.binned.detector, x, y]))
-    _, rows_a, rows_b = np.intersect1d(*keys, return_indices=True)
+    _, rows_a, rows_b = np.intersect1d(_keys(a), _keys(b), return_indices=True)
     if not len(rows_a):
         raise InputError(
             f"the flats have no bin in common ({len(a)} bins of sky, {len(b)} of dome): "
             "bin both with the same camera, bin_factor and detector_boundary"
         )
-    order = np.argsort(rows_a)  # bins of a row one after the other, as they were
+    order = np.argsort(rows_a)  # the order of the bins in the sky
     return rows_a[order], rows_b[order]
 
 
-class _Mean:
-    """The log-ratio that is expected, and its derivatives.
+def _keys(data: FitData) -> NDArray:
+    """Detector and position (micron) of each bin, as records."""
+    x, y = (np.rint(p / _MICRON).astype(np.int64) for p in (data.binned.xf, data.binned.yf))
+    return np.rec.fromarrays([data.binned.detector, x, y])
 
-    The numbers are, in this order, the B-spline's coefficients, the log of the throughput ratios' ratio, the centroid
-    and the planes: all of them dome minus sky.
+
+class RatioMean:
+    """The expected log-ratio and its derivatives.
+
+    The parameters are, in this order, the coefficients of the B-spline, the log of the throughput ratio, the centroid
+    and the planes, all of them dome minus sky.
     """
 
     def __init__(self, rough: Rough, data: FitData, config: FitConfig, outer: bool) -> None:
         to_places = BSpline.design_matrix(rough.radius, rough.knots, 3).toarray()
         self.log_sky = BSpline(rough.knots, np.linalg.solve(to_places, rough.log_radial), 3)
-        # root of the covariance of the coefficients, whose information is that at the places seen through the splines
+        # root of the covariance of the coefficients, from the information on the values at the radii of the rough fit
         self.sky_root = covariance_root(np.linalg.inv(to_places.T @ rough.information @ to_places))
         self.centroid = rough.parameters.get("centroid_delta", np.zeros(2))
         self.planes = {name: rough.parameters.get(name, np.zeros(2)) for name in ("gradient", "outer_gradient")}
@@ -143,8 +149,8 @@ class _Mean:
         self.outer_radius = config.outer_gradient_radius
         radius = np.hypot(data.dx, data.dy).max() + config.centroid_max
         intervals = int(np.clip(len(data) // _BINS_PER_INTERVAL, 1, INTERVALS))
-        self.knots = _knots(radius, intervals)
-        n = intervals + 2  # one less than the B-splines: the first two go together, which makes it flat at the centre
+        self.knots = spread_knots(0.0, radius, intervals, 20 * intervals + 1)
+        n = intervals + 2  # one less than the B-splines: the first two have equal coefficients, so D is flat at 0
         moving = [("itl_ratio", 1)] * data.has_ratio + [("centroid_delta", 2), ("gradient", 2)]
         moving += [("outer_gradient", 2)] * outer
         self.slices, start = {"radial": slice(0, n)}, n
@@ -152,7 +158,7 @@ class _Mean:
             self.slices[name] = slice(start, start + size)
             start += size
         self.size = start
-        # the difference of two fits' default priors
+        # default priors of the difference of two fits
         rim, both = data.radius.max(), np.sqrt(2.0)
         widths = {
             "radial": both * SIGMA_RADIAL, "itl_ratio": both * SIGMA_RATIO, "gradient": both * RIM_GRADIENT / rim,
@@ -161,87 +167,79 @@ class _Mean:
         }  # fmt: skip
         self.widths = np.concatenate([np.full(s.stop - s.start, widths[name]) for name, s in self.slices.items()])
 
-    def radial(self, numbers: NDArray, radius: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+    def radial(self, parameters: NDArray, radius: NDArray) -> tuple[NDArray, NDArray, NDArray]:
         """D, its slope (1/mm), and its derivatives by the coefficients."""
         inside = np.clip(radius, 0.0, self.knots[-1])
         basis = BSpline.design_matrix(inside, self.knots, 3).toarray()
         basis[:, 1] += basis[:, 0]
-        coefficients = numbers[self.slices["radial"]]
+        coefficients = parameters[self.slices["radial"]]
         spline = BSpline(self.knots, np.append(coefficients[0], coefficients), 3)
         return spline(inside), spline(inside, 1), basis[:, 1:]
 
-    def of_sky(self, radius: NDArray, slope: bool = False) -> NDArray[np.float64]:
-        """Log of the sky's radial function, or its slope (1/mm); 0 beyond its bins."""
+    def log_radial_sky(self, radius: NDArray, slope: bool = False) -> NDArray[np.float64]:
+        """Log of the sky's radial function, or its slope (1/mm); constant beyond its bins."""
         inside = np.clip(radius, self.log_sky.t[0], self.log_sky.t[-1])
         return np.where(inside == radius, self.log_sky(inside, 1), 0.0) if slope else self.log_sky(inside)
 
-    def linearised(self, numbers: NDArray, x: NDArray, y: NDArray, itl: NDArray) -> Linear:
-        """Mean and derivatives at positions on the focal plane (mm): shapes (n_bins,), (n_bins, size)."""
+    def linearised(self, parameters: NDArray, x: NDArray, y: NDArray, itl: NDArray) -> Linear:
+        """Mean log-ratio and derivatives at positions on the focal plane (mm): shapes (n_bins,), (n_bins, size)."""
         slices = self.slices
         design = np.zeros((len(x), self.size))
         position = np.column_stack([x, y]) - self.pivot
-        from_sky, from_dome = self._from_centres(numbers, position)
-        of_sky, of_dome = np.hypot(*from_sky.T), np.hypot(*from_dome.T)
-        d, slope, design[:, slices["radial"]] = self.radial(numbers, of_dome)
-        mean = d + self.of_sky(of_dome) - self.of_sky(of_sky)
-        moved = (self.of_sky(of_dome, slope=True) + slope) / np.maximum(of_dome, 1e-9)
+        from_sky, from_dome = self._from_centres(parameters, position)
+        r_sky, r_dome = np.hypot(*from_sky.T), np.hypot(*from_dome.T)
+        d, slope, design[:, slices["radial"]] = self.radial(parameters, r_dome)
+        mean = d + self.log_radial_sky(r_dome) - self.log_radial_sky(r_sky)
+        moved = (self.log_radial_sky(r_dome, slope=True) + slope) / np.maximum(r_dome, 1e-9)
         design[:, slices["centroid_delta"]] = -moved[:, None] * from_dome
         if "itl_ratio" in slices:
             design[:, slices["itl_ratio"].start] = itl
-            mean = mean + np.where(itl, numbers[slices["itl_ratio"]], 0.0)
+            mean = mean + np.where(itl, parameters[slices["itl_ratio"]], 0.0)
         beyond = np.hypot(*position.T) >= self.outer_radius
         for name, where in (("gradient", 1.0), ("outer_gradient", beyond.astype(float))):
             if name in slices:
-                plane = np.maximum(1 + where * (position @ (self.planes[name] + numbers[slices[name]])), 1e-3)
+                plane = np.maximum(1 + where * (position @ (self.planes[name] + parameters[slices[name]])), 1e-3)
                 mean = mean - np.log(plane / (1 + where * (position @ self.planes[name])))
                 design[:, slices[name]] = -position * (where / plane)[:, None]
         return mean, design
 
-    def of_dome(self, numbers: NDArray, data: FitData) -> NDArray[np.float64]:
+    def radius_dome(self, parameters: NDArray, data: FitData) -> NDArray[np.float64]:
         """Radius of bins from the dome's centroid (mm)."""
-        return np.hypot(*self._from_centres(numbers, np.column_stack([data.dx, data.dy]))[1].T)
+        return np.hypot(*self._from_centres(parameters, np.column_stack([data.dx, data.dy]))[1].T)
 
-    def by_sky(self, numbers: NDArray, x: NDArray, y: NDArray) -> NDArray[np.float64]:
-        """Derivatives of the mean by the sky's radial function, in its standard deviations: (n_bins, n_coefficients).
+    def by_sky(self, parameters: NDArray, x: NDArray, y: NDArray) -> NDArray[np.float64]:
+        """Derivatives of the mean by the whitened coefficients of the sky's radial function: (n_bins, n_coefficients).
 
-        The two terms cancel where the centroids are the same.
+        They are zero if the centroids are the same.
         """
         bases = [
             BSpline.design_matrix(np.clip(np.hypot(*p.T), self.log_sky.t[0], self.log_sky.t[-1]), self.log_sky.t, 3)
-            for p in self._from_centres(numbers, np.column_stack([x, y]) - self.pivot)
+            for p in self._from_centres(parameters, np.column_stack([x, y]) - self.pivot)
         ]
         return (bases[1] - bases[0]) @ self.sky_root
 
-    def _from_centres(self, numbers: NDArray, position: NDArray) -> tuple[NDArray, NDArray]:
-        """Positions from the sky's and from the dome's centroid."""
+    def _from_centres(self, parameters: NDArray, position: NDArray) -> tuple[NDArray, NDArray]:
+        """Positions relative to the sky's and to the dome's centroid."""
         from_sky = position - self.centroid
-        return from_sky, from_sky - numbers[self.slices["centroid_delta"]]
+        return from_sky, from_sky - parameters[self.slices["centroid_delta"]]
 
 
-def _knots(last: float, intervals: int) -> NDArray[np.float64]:
-    """Knots of a cubic B-spline from the centre on, denser where there are more bins."""
-    at = np.linspace(0.0, last, 20 * intervals + 1)
-    share = _BY_AREA * (at / last) ** 2 + (1 - _BY_AREA) * at / last
-    edges = np.interp(np.linspace(0.0, 1.0, intervals + 1), share, at)
-    return np.concatenate([np.full(3, edges[0]), edges, np.full(3, edges[-1])])
-
-
-def _fit(mean: _Mean, data: FitData, value: NDArray, itl_ratio: float) -> Paired:
-    """Least squares and noise scales in turn, on few bins and then on all that are neither outliers nor too far out."""
+def _fit(mean: RatioMean, data: FitData, value: NDArray, itl_ratio: float) -> Paired:
+    """Least squares and noise scales in turn, on a subset of the bins and then on all but outliers."""
     few = slice(None, None, max(1, round(len(data) / _FEW_BINS)))
-    numbers = np.zeros(mean.size)
-    numbers[mean.slices["radial"]] = np.median(value)
-    numbers, scales, _ = _round(mean, data.select(few), value[few], numbers, None, _FIRST_STEPS)
-    # where the dome's radius is beyond the sky's bins, nothing is known of what the sky's radial function is there
-    inside = mean.of_dome(numbers, data) <= mean.log_sky.t[-1]
+    parameters = np.zeros(mean.size)
+    parameters[mean.slices["radial"]] = np.median(value)
+    parameters, scales, _ = _round(mean, data.select(few), value[few], parameters, None, _FIRST_STEPS)
+    # the sky's radial function is not known beyond its bins
+    inside = mean.radius_dome(parameters, data) <= mean.log_sky.t[-1]
     data, value = data.select(inside), value[inside]
-    outlier = _outliers(HierarchicalNoise(data), scales, value - mean.linearised(numbers, *_at(data))[0])
+    outlier = _outliers(HierarchicalNoise(data), scales, value - mean.linearised(parameters, *_at(data))[0])
     data = replace(data, weight=(~outlier).astype(float))
-    numbers, scales, noise = _round(mean, data, value, numbers, scales, 1)
+    parameters, scales, noise = _round(mean, data, value, parameters, scales, 1)
     at = _at(data)
     covariance = noise.covariance(scales)
     for _ in range(_MOST_STEPS):
-        numbers, length = _step(mean, numbers, covariance, at, value)
+        parameters, length = gauss_newton_step(mean, parameters, covariance, at, value)
         if length < _TOLERANCE:
             break
     log.info(
@@ -249,7 +247,7 @@ def _fit(mean: _Mean, data: FitData, value: NDArray, itl_ratio: float) -> Paired
     )
     sizes = np.exp(scales) + FLOOR * (np.arange(len(scales)) == 0)
     return Paired(
-        posterior=_posterior(mean, numbers, noise, covariance, at, value, itl_ratio),
+        posterior=ratio_posterior(mean, parameters, noise, covariance, at, value, itl_ratio),
         data=data,
         log_ratio=value,
         scales=dict(zip(noise.labels, sizes.tolist(), strict=True)),
@@ -257,64 +255,67 @@ def _fit(mean: _Mean, data: FitData, value: NDArray, itl_ratio: float) -> Paired
     )
 
 
-def _at(data: FitData) -> tuple[NDArray, NDArray, NDArray]:
+def _at(data: FitData) -> Positions:
     return data.binned.xf, data.binned.yf, data.itl
 
 
 def _round(
-    mean: _Mean, data: FitData, value: NDArray, numbers: NDArray, scales: NDArray | None, steps: int
+    mean: RatioMean, data: FitData, value: NDArray, parameters: NDArray, scales: NDArray | None, steps: int
 ) -> tuple[NDArray, NDArray, HierarchicalNoise]:
-    """So many steps of least squares, and then the noise scales; from what is expected of them on, where not given."""
+    """Steps of least squares, then a fit of the noise scales, which start from typical scales unless they are given."""
     noise, at = HierarchicalNoise(data), _at(data)
     typical, width = noise.typical_scales()
-    typical = typical + np.where(np.arange(len(typical)) > 0, np.log(_LEFT), 0.0)  # all but white noise
+    typical = typical + np.where(np.arange(len(typical)) > 0, np.log(_LEFT), 0.0)  # white noise does not cancel
     scales = typical if scales is None else scales
     for _ in range(steps):
-        numbers, _ = _step(mean, numbers, noise.covariance(scales), at, value)
-    return numbers, fit_scales(noise, value - mean.linearised(numbers, *at)[0], scales, typical, width), noise
+        parameters, _ = gauss_newton_step(mean, parameters, noise.covariance(scales), at, value)
+    return parameters, fit_scales(noise, value - mean.linearised(parameters, *at)[0], scales, typical, width), noise
 
 
-def _step(mean: _Mean, numbers: NDArray, covariance: Covariance, at: tuple, value: NDArray) -> tuple[NDArray, float]:
-    """One step of Gauss and Newton: the numbers, and its length (standard deviations)."""
-    expected, design = mean.linearised(numbers, *at)
+def gauss_newton_step(
+    mean: RatioMean, parameters: NDArray, covariance: Covariance, at: Positions, value: NDArray
+) -> tuple[NDArray, float]:
+    """A Gauss-Newton step: the new parameters, and the length of the step (standard deviations)."""
+    expected, design = mean.linearised(parameters, *at)
     information = covariance.information(design) + np.diag(mean.widths**-2.0)
-    slope = -design.T @ covariance.marginal(value - expected).by_residual - numbers / mean.widths**2
+    slope = -design.T @ covariance.marginal(value - expected).by_residual - parameters / mean.widths**2
     step = np.linalg.solve(information, slope)
-    return numbers + step, float(np.sqrt(max(step @ information @ step, 0.0)))
+    return parameters + step, float(np.sqrt(max(float(step @ information @ step), 0.0)))
 
 
 def _outliers(noise: HierarchicalNoise, scales: NDArray, residual: NDArray) -> NDArray[np.bool_]:
-    """Bins far from what the effects explain of the others."""
+    """Bins whose residual, less the conditional mean of the effects, is beyond `OUTLIER` robust standard deviations."""
     covariance = noise.covariance(scales)
     found = covariance.marginal(residual)
     rest = residual - noise.effects.expand(covariance.all_effects(found.own, found.shared))
     return np.abs(rest) > OUTLIER * 1.4826 * np.median(np.abs(rest))
 
 
-def _posterior(
-    mean: _Mean, numbers: NDArray, noise: HierarchicalNoise, covariance: Covariance, at: tuple, value: NDArray,
+def ratio_posterior(
+    mean: RatioMean, parameters: NDArray, noise: HierarchicalNoise, covariance: Covariance, at: Positions, value: NDArray,
     itl_ratio: float,
 ) -> Posterior:  # fmt: skip
-    """What follows for the product's scalars.
+    """The posterior of the log-ratio, with the scalars in product units.
 
-    The posterior's numbers are those of the mean, then the sky's radial function in its standard deviations, which
-    stays near 0, and one that stands for what the detectors' offsets leave open in the throughput ratio.
+    Its parameters are those of the mean, then the whitened coefficients of the sky's radial function, which stay near
+    0, and one for the uncertainty of the throughput ratio from the detectors' offsets.
     """
     slices, n = mean.slices, mean.size
-    expected, design = mean.linearised(numbers, *at)
-    design = np.hstack([design, mean.by_sky(numbers, *at[:2])])
+    expected, design = mean.linearised(parameters, *at)
+    design = np.hstack([design, mean.by_sky(parameters, *at[:2])])
     m = design.shape[1] - n
     precision = np.concatenate([mean.widths**-2.0, np.ones(m)])
     joint = np.linalg.inv(covariance.information(design) + np.diag(precision))
-    # one step of all
+    # one step of all parameters, the sky's radial function included
     pull = -design.T @ covariance.marginal(value - expected).by_residual
-    pull[:n] -= numbers / mean.widths**2
+    pull[:n] -= parameters / mean.widths**2
     step = joint @ pull
-    numbers, of_sky = numbers + step[:n], step[n:]
+    parameters, sky_step = parameters + step[:n], step[n:]
     widened = np.zeros((n + m + 1, n + m + 1))
     widened[:-1, :-1] = joint
 
     def wide(rows: NDArray, *more: NDArray) -> NDArray:
+        """Rows with a column for each parameter of the posterior."""
         found = np.zeros((len(rows), n + m + 1))
         for part, start in zip((rows, *more), (0, n), strict=False):
             found[:, start : start + part.shape[1]] = part
@@ -322,38 +323,46 @@ def _posterior(
 
     scalars = {"itl_ratio": (0.0, np.zeros(n + m + 1))}
     if "itl_ratio" in slices:
-        there, row, widened[-1, -1] = _ratio_of_detectors_present(mean, numbers, noise, covariance, at, value)
+        log_change, row, widened[-1, -1] = _ratio_of_detectors_present(mean, parameters, noise, covariance, at, value)
         row = wide(row[None])[0]
         row[-1] = 1.0
-        scalars["itl_ratio"] = (itl_ratio * np.expm1(there), itl_ratio * np.exp(there) * row)
+        scalars["itl_ratio"] = (itl_ratio * np.expm1(log_change), itl_ratio * np.exp(log_change) * row)
     for name in ("centroid_delta", "gradient", "outer_gradient"):
         for k, axis in enumerate("xy"):
             row = np.zeros(n + m + 1)
             if name in slices:
                 row[slices[name].start + k] = 1.0
-            scalars[f"{name}_{axis}"] = (float(row[:n] @ numbers), row)
-    (centre,), _, basis = mean.radial(numbers, np.zeros(1))
-    of_centre = wide(basis)[0]  # the coefficients come first
+            scalars[f"{name}_{axis}"] = (float(row[:n] @ parameters), row)
+    (centre,), _, basis = mean.radial(parameters, np.zeros(1))
+    centre_row = wide(basis)[0]  # the coefficients come first
 
     def log_radial(radius: ArrayLike) -> Linear:
-        d, _, basis = mean.radial(numbers, np.atleast_1d(np.asarray(radius, dtype=float)))
-        return d - centre, wide(basis) - of_centre
+        d, _, basis = mean.radial(parameters, np.atleast_1d(np.asarray(radius, dtype=float)))
+        return d - centre, wide(basis) - centre_row
 
     def log_ratio(x: ArrayLike, y: ArrayLike, itl: ArrayLike) -> Linear:
         x, y, itl = np.asarray(x, dtype=float), np.asarray(y, dtype=float), np.asarray(itl, dtype=bool)
-        found, rows = mean.linearised(numbers, x, y, itl)
-        by_sky = mean.by_sky(numbers, x, y)
-        return found + by_sky @ of_sky - centre, wide(rows, by_sky) - of_centre
+        found, rows = mean.linearised(parameters, x, y, itl)
+        by_sky = mean.by_sky(parameters, x, y)
+        return found + by_sky @ sky_step - centre, wide(rows, by_sky) - centre_row
 
-    return Posterior(widened, scalars, log_radial, log_ratio, (float(centre), of_centre))
+    return Posterior(widened, scalars, log_radial, log_ratio, (float(centre), centre_row))
 
 
 def _ratio_of_detectors_present(
-    mean: _Mean, numbers: NDArray, noise: HierarchicalNoise, covariance: Covariance, at: tuple, value: NDArray
+    mean: RatioMean,
+    parameters: NDArray,
+    noise: HierarchicalNoise,
+    covariance: Covariance,
+    at: Positions,
+    value: NDArray,
 ) -> tuple[float, NDArray, float]:
-    """Log of the ratios' ratio with the mean offsets of the detectors in it, its derivatives, and its own variance."""
+    """Log of dome/sky of the throughput ratio of the detectors present, its derivatives, and its own variance.
+
+    It includes the mean offsets of the detectors of each vendor.
+    """
     vendor = noise.effects.vendor
-    expected, design = mean.linearised(numbers, *at)
+    expected, design = mean.linearised(parameters, *at)
     effects = covariance.conditional_means(np.column_stack([value - expected, -design]))
     of_detectors = np.einsum("dk,dkn->dn", noise.areas[:, 0], effects)
     itl, rest = (of_detectors[vendor == v].mean(0) for v in range(2))  # "itl" comes before "rest"
@@ -361,4 +370,4 @@ def _ratio_of_detectors_present(
     row = (itl - rest)[1:]
     row[k] += 1.0
     of_means, _ = noise.spread(covariance, np.ones((len(vendor), 1)))
-    return float(numbers[k] + (itl - rest)[0]), row, float(of_means.sum())
+    return float(parameters[k] + (itl - rest)[0]), row, float(of_means.sum())

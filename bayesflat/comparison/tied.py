@@ -1,8 +1,8 @@
-"""The dome's gradient tied to the sky's: the sky's product times what the ratio of the flats says.
+"""The dome's gradient tied to the sky's: the sky's product times the fitted ratio of the flats.
 
-Two fits of their own differ by what each makes of the detectors at its own radii.  The ratio of the flats, in which
-detectors cancel, is known much better.  A dome corrected by this gradient therefore has the sky's shape as well as the
-bins can tell.
+Two independent fits differ by errors that the scatter of the detectors causes in each.  The ratio of the flats, in
+which the detectors cancel, has much smaller errors.  A dome corrected by this gradient therefore has the shape of the
+sky within the errors of the ratio.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def tied_gradient(
     Parameters
     ----------
     sky, dome : FlatGradient
-        Of fits of their own; the dome's normalization and metadata are kept.
+        Products of two fits; the dome's normalization and metadata are kept.
     posterior : Posterior
-        Of the ratio; what it says of the sky's product is taken as independent of it.
+        Posterior of the ratio, which is taken as independent of the sky's product.
     reach : float
         Radius of the outermost bin (mm), from the dome's centroid.
     converged : bool
@@ -36,7 +36,7 @@ def tied_gradient(
     Returns
     -------
     FlatGradient
-        With the sky's uncertainties and those of the ratio; without those of the noise.
+        With the uncertainties of the sky and of the ratio, and without noise parameters.
     """
     nodes = sky.radial_spline_nodes
     n, size = len(nodes), len(nodes) + len(SCALARS)
@@ -54,7 +54,8 @@ def tied_gradient(
     covariance = 0.5 * (covariance + covariance.T)
     point = np.concatenate([values, [scalars[name] for name in SCALARS]])
     sd = np.sqrt(np.diag(covariance))
-    columns = {key: np.full(size, np.nan) for key in STATISTICS} | {"map": point, "mean": point + 0 * sd, "sd": sd}
+    mean = point + 0 * sd  # NaN where the sd is not known
+    columns = {key: np.full(size, np.nan) for key in STATISTICS} | {"map": point, "mean": mean, "sd": sd}
     columns |= {key: point + norm.ppf(p) * sd for key, p in (("q05", 0.05), ("q50", 0.5), ("q95", 0.95))}
     names = tuple(f"radial_spline_values[{k}]" for k in range(n)) + SCALARS
     units = tuple(unit_of(name) for name in names)

@@ -93,7 +93,7 @@ def leave_one_out(result: FitResult, *, draws: int = 400, refit: bool = True, se
     refitted = np.zeros(len(k), dtype=bool)
     if refit:
         for d in np.flatnonzero(~(k <= BAD_K)):
-            value = _refitted(result, int(detectors[d]), draws, seed + 1 + int(d))
+            value = log_density_from_others(result, int(detectors[d]), draws, seed + 1 + int(d))
             if value is not None:
                 elpd[d], refitted[d] = value, True
     return LeaveOneOut(detectors, elpd, k, refitted)
@@ -113,7 +113,7 @@ def _laplace_draws(result: FitResult, draws: int, seed: int):
     return tree, log_p - log_p.max(), log_q - log_q.max()
 
 
-def _refitted(result: FitResult, detector: int, draws: int, seed: int) -> float | None:
+def log_density_from_others(result: FitResult, detector: int, draws: int, seed: int) -> float | None:
     """Log predictive density of a detector from a fit of the others; None where none is left of its vendor."""
     full = result.objective
     reduced = full.without_detector(detector)

@@ -95,7 +95,7 @@ def run_nuts(
         log.info("compiled in %.1f s", time.perf_counter() - began)
         began = time.perf_counter()
         coordinates = stretched(objective, found, approximation)
-        step.integrator._logp_dlogp_func = _Density(step.integrator._logp_dlogp_func, coordinates, root)
+        step.integrator._logp_dlogp_func = RememberedDensity(step.integrator._logp_dlogp_func, coordinates, root)
         trace = pm.sample(
             draws=draws,
             tune=tune,
@@ -136,7 +136,7 @@ class _AtMost(DualAverageAdaptation):
         return {name: min(self._initial_step, value) for name, value in super().stats().items()}
 
 
-class _Density:
+class RememberedDensity:
     """The log-density with its gradient, as trees want it: of other points, remembered, with a bounded gradient.
 
     PyMC asks again where a tree starts, a quarter of all calls.  At the poles of the gradient a step would be thrown

@@ -1,16 +1,15 @@
-"""The report of a comparison: one page that says what differs between sky and dome, by how much, and if it matters."""
+"""The report of a comparison: one page with the differences of sky and dome, and a verdict on whether they matter."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from importlib.metadata import version
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bayesflat import __version__
 from bayesflat.comparison.comparison import MMAG, Comparison, DetectorDifference, Difference
 from bayesflat.comparison.judgement import conclusion, kind_of, zones
 from bayesflat.quantities import QUANTITIES, long_label
@@ -26,24 +25,24 @@ _GROUPS = {
     "unknown": "No uncertainty known",
 }
 _VERDICTS = {"differ": "differs", "undecided": "undecided", "agree": "agrees", "unknown": "unknown"}
-_RINGS = 70  # of the bins' medians, at most
-_LEAST = 0.01  # mmag, below which noise is not worth a number
-_FEW = 6  # inputs that are shown at once
+_RINGS = 70  # largest number of rings of bins
+_LEAST = 0.01  # smallest noise that is shown as a number (mmag)
+_FEW = 6  # largest number of inputs that are shown unfolded
 
 
 def comparison_report(c: Comparison, inputs: Sequence[Mapping[str, str]] = ()) -> str:
-    """The page of a comparison.
+    """The report of a comparison as an HTML page.
 
     Parameters
     ----------
     c : Comparison
     inputs : sequence of mapping
-        ``name`` and ``sha256`` of what was compared, the sky's product first.
+        ``name`` and ``sha256`` of the files that were compared, the sky's product first.
 
     Returns
     -------
     str
-        HTML, whole in itself.
+        Self-contained HTML.
     """
     title = " ".join(part for part in ("Sky against dome", c.instrument) if part)
     how = f"paired: the ratio of {c.n_bins:,} bins" if c.method == "paired" else "unpaired: two posteriors subtracted"
@@ -66,10 +65,9 @@ def judge(c: Comparison, inputs: Sequence[Mapping[str, str]] = ()) -> Verdict:
     kind, words = conclusion(c)
     groups: dict[str, list[str]] = {}
     for label, d, scale, unit, tolerance in _quantities(c):
-        said = _signed(d, scale, unit)
         effect = c.rope_mmag * abs(d.mean) / tolerance
         more = "" if unit == "mmag" else f", {effect:.2g} mmag"
-        groups.setdefault(kind_of(d), []).append(f"{label} ({said}{more})")
+        groups.setdefault(kind_of(d), []).append(f"{label} ({_signed(d, scale, unit)}{more})")
     sentences = [f"{name}: {', '.join(groups[key])}." for key, name in _GROUPS.items() if key in groups]
     worst, at = _largest(c)
     sentences.append(f"The radial functions differ most at {at:.0f} mm: {worst}.")
@@ -80,27 +78,29 @@ def judge(c: Comparison, inputs: Sequence[Mapping[str, str]] = ()) -> Verdict:
         dome = "flat_gradient_paired.fits" if c.tied is not None else names[1] if names else "DOME.fits"
         advice.append(f"Correct the dome's flats: bayesflat apply FLATS --gradient {dome} --reference {sky} -o DIR")
     if kind in ("undecided", "differ") and "undecided" in groups:
-        more = "" if c.method == "paired" else " A paired comparison, with the binned tables, knows far more."
-        advice.append("What is undecided needs better errors: fit more flats, or ask for a larger tolerance." + more)
+        more = "" if c.method == "paired" else " A paired comparison, with the binned tables, has far smaller errors."
+        advice.append(
+            "Undecided quantities need smaller errors or a larger tolerance: fit more flats, or set --rope." + more
+        )
     first = f"{words[:1].upper()}{words[1:]} of {c.rope_mmag:g} mmag at {c.radius:g} mm."
     if kind == "unknown":
-        first = "No verdict, for want of uncertainties: fit both flats with bayesflat."
+        first = "No verdict, because uncertainties are missing: fit both flats with bayesflat."
     state = "doubtful" if c.notes or kind in ("undecided", "unknown") else "differ" if kind == "differ" else "good"
     if not c.converged:
         first, state = "A fit did not converge: do not use this comparison.", "bad"
-        sentences.insert(0, f"If it had: {words}.")
+        sentences.insert(0, f"Its result would be: {words}.")
     note = (
-        f"Said of the dome minus the sky, where the probability is 95% or more. Planes, centroid and ratio count by "
-        f"what they do to the flat at {c.radius:g} mm."
+        "Differences are dome minus sky; beyond and within the tolerance mean a probability of at least 95%. Planes, "
+        f"centroid and ratio are judged by their effect on the flat at {c.radius:g} mm."
     )
     return Verdict(state, (first, *sentences), tuple(advice), note)
 
 
-# ---- what differs ----
+# ---- differences ----
 
 
 def _quantities(c: Comparison) -> list[tuple[str, Difference, float, str, float]]:
-    """Label, difference, scale, unit and tolerance (product units) of what is judged."""
+    """Label, difference, scale, unit and tolerance (product units) of each quantity that is judged."""
     rest = rest_name(c.positions) if 0 < c.positions.itl.sum() < len(c.positions) else "others"
     found = [(f"radial function at {c.radius:g} mm", c.at_radius, 1.0, "mmag", c.rope_mmag)]
     for name, d in c.differences.items():
@@ -132,12 +132,12 @@ def _differences(c: Comparison) -> str:
     return page.section(
         "Differences",
         page.table(
-            ("dome minus sky", "mean", "unit", "90% interval", "tolerance", "p of zero", "p beyond", "so"),
+            ("dome minus sky", "mean", "unit", "90% interval", "tolerance", "p of zero", "p beyond", "verdict"),
             rows,
             numbers=(1, 3, 4, 5, 6),
-            caption=f"The tolerance is what changes the flat by {c.rope_mmag:g} mmag at {c.radius:g} mm. "
-            "p of zero: two-sided tail probability of no difference at all. p beyond: probability of more than the "
-            "tolerance, either way; from 95% on the two differ, below 5% they agree.",
+            caption=f"The tolerance of each quantity changes the flat by {c.rope_mmag:g} mmag at {c.radius:g} mm. "
+            "p of zero: two-sided tail probability of zero. p beyond: probability that the difference exceeds the "
+            "tolerance in either direction; above 95% sky and dome differ, below 5% they agree.",
         ),
         page.table(
             ("detectors, by their centre", "number", "beyond the tolerance", "most of all"),
@@ -155,17 +155,18 @@ def _largest(c: Comparison) -> tuple[str, float]:
 
 
 def _radial(c: Comparison) -> str:
-    """Difference of the radial functions with band and tolerance, and what the bins leave of it."""
+    """Difference of the radial functions with band and tolerance, and the residuals of the bins."""
     mean, low, high = c.radial["mean"], c.radial["q05"], c.radial["q95"]
     zero, rope = np.zeros(c.grid.shape), np.full(c.grid.shape, c.rope_mmag)
     known = bool(np.all(np.isfinite(low)))
     upper = [
         Series(f"tolerance, ±{c.rope_mmag:g} mmag", c.grid, zero, -rope, rope, "tolerance"),
-        Series("radial functions" + (", 90% band" if known else ""), c.grid, mean,
-               *((low, high) if known else ())),
-    ]  # fmt: skip
+        Series("radial functions, 90% band", c.grid, mean, low, high)
+        if known
+        else Series("radial functions", c.grid, mean),
+    ]
     shown = [mean, rope, -rope] + ([low, high] if known else [])
-    panels = []
+    panels: list[tuple[str, list[Series], tuple[float, float]]] = []
     if c.measured_mmag is not None:
         radius = np.hypot(c.positions.xf - c.dome_centre[0], c.positions.yf - c.dome_centre[1])
         left = c.measured_mmag - c.map_mmag
@@ -186,12 +187,12 @@ def _radial(c: Comparison) -> str:
     panels.insert(0, ("dome − sky (mmag)", upper, (bottom - room, top + room)))
     caption = (
         "−2.5 log10 of dome over sky of the radial functions, each about its own centroid and relative to its centre. "
-        "Where the band lies outside the grey, the difference matters."
+        "Where the band lies outside the tolerance (grey), the difference matters."
     )
     if c.measured_mmag is not None:
         caption += (
-            " Below: what the fit leaves of the bins; the medians should stay near zero, and the spread is the noise "
-            "in which detectors do not cancel."
+            " Below: the residuals of the bins; the medians should stay near zero, and the spread is the noise that "
+            "does not cancel between dome and sky."
         )
     return page.section(
         "Radial difference",
@@ -243,14 +244,15 @@ def _focal_plane(c: Comparison) -> str:
         most = nice(max(half_width(left, 97.0), 0.1))
         layers.append(
             Layer("Measured − fitted", "mmag", of_bins(left), (-most, most), True,
-                  "Good: no order across the focal plane. Whole detectors or amplifiers that stand out answer to the "
-                  "lamp's colour otherwise than to the sky's.")
+                  "Good: no order across the focal plane. Whole detectors or amplifiers that stand out respond "
+                  "differently to the colours of lamp and sky.")
         )  # fmt: skip
     sds = np.array([d.sd_mmag for d in c.detectors])
     if np.isfinite(sds).all():
         layers.append(
             Layer("Standard deviation", "mmag", of_detectors({k: d.sd_mmag for k, d in of.items()}),
-                  (0.0, nice(max(float(sds.max()), 1e-6))), False, "Of the detectors' means, as fitted.")
+                  (0.0, nice(max(float(sds.max()), 1e-6))), False,
+                  "Standard deviation of the fitted means over the detectors.")
         )  # fmt: skip
     facts = [_facts(d.id, d.physical_type, of.get(d.id), measured, len(rows.get(d.id, ())), c) for d in detectors]
     head = ("detector", "vendor", "zone", "dome − sky", *(("measured",) if measured else ()), "beyond the tolerance")
@@ -279,7 +281,7 @@ def _size(d: DetectorDifference | None) -> float:
 def _facts(
     number: int, vendor: str, d: DetectorDifference | None, measured: Mapping[int, float], n: int, c: Comparison
 ) -> dict[str, str]:
-    """What is shown of a detector."""
+    """Label and text of everything that is shown for a detector."""
     facts = {"vendor": vendor, "id": str(number)}
     if d is None:
         return facts | {"bins": "none in the comparison"}
@@ -312,19 +314,19 @@ def _noise(c: Comparison) -> str:
             ("", ""),
             rows,
             numbers=(1,),
-            caption="Standard deviations of the log-ratio by what scatters it, as the ratio itself tells them: white "
-            "noise, and what of detectors, amplifiers and patterns does not cancel between lamp and sky.",
+            caption="Standard deviations of the log-ratio by source, estimated from the ratio: white noise, and the "
+            "part of the detectors', amplifiers' and patterns' scatter that does not cancel between lamp and sky.",
         ),
     )
 
 
 def _provenance(inputs: Sequence[Mapping[str, str]]) -> str:
-    versions = page.table(("", ""), [("version of bayesflat", __version__)])
+    versions = page.table(("", ""), [("version of bayesflat", version("bayesflat"))])
     if not inputs:
         return page.section("Provenance", versions, page.paragraph("Inputs were not recorded: they came from memory."))
     columns = list(dict.fromkeys(key for entry in inputs for key in entry))
     listed = [tuple(str(entry.get(key, "")) for key in columns) for entry in inputs]
-    found = page.table(columns, listed, caption="What was compared.")
+    found = page.table(columns, listed, caption="The files that were compared.")
     if len(listed) > _FEW:
         found = page.folded(f"The {len(listed)} files that were compared", found)
     return page.section("Provenance", versions, found)
@@ -341,8 +343,8 @@ def _plus(number: str) -> str:
     return number if number.startswith(("−", "–")) else f"+{number}"
 
 
-def _number(value: float, sd: Any = math.nan) -> str:
-    """A number with its sign, and two digits of the sd where there is one."""
+def _number(value: float, sd: float = math.nan) -> str:
+    """A number with its sign, rounded to two digits of the sd where there is one."""
     return _plus(plus_minus(value, sd, digits=3).split(" ± ")[0])
 
 

@@ -1,6 +1,6 @@
-"""What all plots share: figures without pyplot, their style, and the focal plane that maps are drawn on.
+"""Elements shared by all plots: figures without pyplot, their style, and the focal plane that maps are drawn on.
 
-Nothing global is changed, and `save_figure` writes a figure.
+No global state of matplotlib is changed.
 """
 
 from __future__ import annotations
@@ -25,32 +25,35 @@ from bayesflat.files import replacing
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.report.numbers import rest_name
 
-BLANK = "0.82"  # not white, which is a residual of zero
+Place = tuple[float, float, float, float]  # of axes in a figure: left, bottom, width, height (fractions)
+Extent = tuple[float, float, float, float]  # left, right, bottom, top
+
+BLANK = "0.82"  # no data; white is a residual of zero
 ITL, REST, EMPTY = "#c51b7d", "0.15", "0.6"
 SMALL, MIDDLE, LARGE = 11, 12.5, 15  # font sizes (points)
 NICE = (1, 2, 2.5, 5, 10)  # steps of ticks
 
 
 def new_figure(size: tuple[float, float]) -> Figure:
-    """An empty figure of that size (inches) that can be drawn."""
+    """An empty figure with a canvas (size in inches)."""
     figure = Figure(figsize=size, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
 def save_figure(figure: Figure, path: str | Path, dpi: float = 150) -> None:
-    """Write a figure as PNG; the file appears whole or not at all."""
+    """Write a figure as PNG, atomically."""
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=dpi, format="png")
 
 
-def box(size: tuple[float, float], x: float, y: float, width: float, height: float) -> tuple[float, ...]:
-    """Place of axes in the figure, from inches."""
+def box(size: tuple[float, float], x: float, y: float, width: float, height: float) -> Place:
+    """Place of axes in a figure; arguments in inches."""
     return x / size[0], y / size[1], width / size[0], height / size[1]
 
 
 def beyond(values: NDArray, norm: Normalize) -> str:
-    """Which ends of a colour bar values lie beyond."""
+    """The ends of a colour bar that values exceed: ``neither``, ``min``, ``max`` or ``both``."""
     below, above = bool(values.min() < norm.vmin), bool(values.max() > norm.vmax)
     return {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[below, above]
 
@@ -62,10 +65,10 @@ def style(colorbar: Colorbar, label: str) -> None:
 
 
 def percent_bar(colorbar: Colorbar, half: float, label: str) -> None:
-    """A horizontal colour bar about 1 with ticks in per cent from 1."""
-    ticks = MaxNLocator(7, steps=NICE, symmetric=True).tick_values(-100.0 * half, 100.0 * half)
+    """Ticks for a horizontal colour bar about 1, labelled in per cent from 1."""
+    ticks = np.asarray(MaxNLocator(7, steps=NICE, symmetric=True).tick_values(-100.0 * half, 100.0 * half))
     ticks = ticks[np.abs(ticks) <= 100.0 * half * (1 + 1e-9)]
-    colorbar.ax.xaxis.set_major_locator(FixedLocator(1.0 + ticks / 100.0))
+    colorbar.ax.xaxis.set_major_locator(FixedLocator((1.0 + ticks / 100.0).tolist()))
     colorbar.ax.xaxis.set_major_formatter(
         FuncFormatter(lambda ratio, _: f"{round(100.0 * (ratio - 1.0), 9):+g}".replace("-", "−").replace("+0", "0"))
     )
@@ -74,7 +77,7 @@ def percent_bar(colorbar: Colorbar, half: float, label: str) -> None:
 
 
 def heading(binned: BinnedFlat, gradient: FlatGradient, what: str) -> str:
-    """Instrument and physical filter, and what is shown."""
+    """Heading of a plot: instrument, physical filter, and a description."""
     instrument = binned.instrument or gradient.instrument or binned.camera.name
     parts = [instrument, binned.physical_filter or gradient.physical_filter, what]
     return "   ".join(part for part in parts if part)
@@ -83,9 +86,7 @@ def heading(binned: BinnedFlat, gradient: FlatGradient, what: str) -> str:
 # ---- the focal plane ----
 
 
-def map_axes(
-    figure: Figure, place: tuple[float, ...], extent: tuple[float, ...], title: str, first: Axes | None = None
-) -> Axes:
+def map_axes(figure: Figure, place: Place, extent: Extent, title: str, first: Axes | None = None) -> Axes:
     """Axes of a map of the focal plane; all but the first of a row have no labels along y."""
     left, right, bottom, top = extent
     axes = figure.add_axes(place, sharex=first)
@@ -101,7 +102,7 @@ def map_axes(
 
 
 def outline(axes: Sequence[Axes], binned: BinnedFlat) -> list[Line2D]:
-    """Outlines of the detectors on all axes; returns what a legend needs."""
+    """Draw the outlines of the detectors on all axes; returns the handles of the legend."""
     present, first = np.unique(binned.detector, return_index=True)
     itl = dict(zip(present.tolist(), binned.itl[first].tolist(), strict=True))
     groups: dict[str, list[Detector]] = {"empty": [], "rest": [], "itl": []}
@@ -111,26 +112,22 @@ def outline(axes: Sequence[Axes], binned: BinnedFlat) -> list[Line2D]:
         elif detector.is_science:
             groups["empty"].append(detector)
     names = {"itl": "ITL", "rest": rest_name(binned), "empty": "without bins"}
-    styles = {
-        "empty": {"color": EMPTY, "linewidth": 0.7},
-        "rest": {"color": REST, "linewidth": 0.7},
-        "itl": {"color": ITL, "linewidth": 1.0},
-    }
+    colours = {"empty": EMPTY, "rest": REST, "itl": ITL}
     for panel in axes:
         for key, detectors in groups.items():
             if detectors:
                 outlines = PolyCollection([d.corners() for d in detectors], facecolors="none", label=names[key])
-                outlines.set(edgecolor=styles[key]["color"], linewidth=styles[key]["linewidth"])
+                outlines.set(edgecolor=colours[key], linewidth=1.0 if key == "itl" else 0.7)
                 panel.add_collection(outlines, autolim=False)
     return [
-        Line2D([], [], color=styles[key]["color"], linewidth=2, label=f"{names[key]} ({len(groups[key])})")
+        Line2D([], [], color=colours[key], linewidth=2, label=f"{names[key]} ({len(groups[key])})")
         for key in ("itl", "rest", "empty")
         if groups[key]
     ]
 
 
 def outline_legend(figure: Figure, handles: Sequence[Line2D], x: float, y: float) -> None:
-    """The legend of the outlines, with its lower left corner at a place in inches."""
+    """The legend of the outlines, with its lower left corner at ``x, y`` (inches)."""
     width, height = figure.get_size_inches()
     figure.legend(
         handles=handles,

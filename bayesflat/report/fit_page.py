@@ -1,14 +1,14 @@
-"""The report of a fit: one page that says what came out, how well it is known, and what to try.
+"""The report of a fit: one page with the verdict, the parameters, their uncertainties, and the diagnostics.
 
 The verdict is in `bayesflat.report.verdict`, the sections with maps and radial function in
-`bayesflat.report.fit_sections`, their numbers in `bayesflat.report.numbers`; `bayesflat.report.page` makes a page of
-any sections.
+`bayesflat.report.fit_sections`, their numbers in `bayesflat.report.numbers`; `bayesflat.report.page` makes a page from
+sections.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 
 from bayesflat.config import FitConfig
 from bayesflat.gradient.correlations import correlations
+from bayesflat.gradient.estimates import Estimates
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.inference.diagnostics import LEAST_BFMI, LEAST_ESS, MOST_R_HAT
 from bayesflat.inference.map import AGREEMENT, COST_AGREEMENT, TOLERANCE
+from bayesflat.model.prepare import FitData
 from bayesflat.quantities import QUANTITIES, label_of, long_label
 from bayesflat.report import page
 from bayesflat.report.fit_sections import focal_plane_section, radial_section
@@ -27,30 +29,37 @@ from bayesflat.report.text import percent, plus_minus
 from bayesflat.report.verdict import judge
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from bayesflat.inference.fitting import FitResult
+    from bayesflat.inference.laplace import Laplace
     from bayesflat.inference.predictive import PredictiveCheck
 
 
+_METHODS = {"map": "no uncertainties", "laplace": "Laplace's approximation", "nuts": "NUTS"}
+
+
 def fit_report(result: FitResult, *, warnings: Sequence[str] = (), check: PredictiveCheck | None = None) -> str:
-    """The page of a fit.
+    """The report of a fit as an HTML page.
 
     Parameters
     ----------
     result : FitResult
     warnings : sequence of str
-        What the fit warned of.
+        Warnings of the fit.
     check : PredictiveCheck, optional
-        Of the posterior, if it was made.
+        A posterior predictive check, to be shown too.
 
     Returns
     -------
     str
-        HTML, whole in itself.
+        Self-contained HTML.
     """
     data, gradient = result.data, result.gradient
+    estimates = gradient.require_estimates()
     said = {result.map.message, *(result.diagnostics.failures if result.diagnostics else ())}
     warnings = [warning for warning in dict.fromkeys(warnings) if warning not in said]
-    kind = "reference (sky)" if gradient.estimates.reference else "dome"
+    kind = "reference (sky)" if estimates.reference else "dome"
     title = " ".join(part for part in ("Flat gradient", data.binned.instrument or gradient.instrument) if part)
     created = " ".join(str(gradient.metadata.get(f"CALIB_CREATION_{what}", ""))[:10] for what in ("DATE", "TIME"))
     subtitle = " · ".join(
@@ -59,55 +68,52 @@ def fit_report(result: FitResult, *, warnings: Sequence[str] = (), check: Predic
             data.binned.physical_filter or gradient.physical_filter,
             f"{kind} flat",
             f"{len(data):,} bins of {len(np.unique(data.binned.detector))} detectors",
-            f"{result.config.noise} noise, {_method(gradient)}",
+            f"{result.config.noise} noise, {_METHODS[estimates.method]}",
             f"{created[:16]} UTC",
         )
         if part.strip()
     )
     sections = [
-        _parameters(result),
+        _parameters(data, gradient, estimates),
         focal_plane_section(data, gradient, result.config),
         radial_section(data, gradient),
-        _posterior(result),
+        _posterior(result, estimates),
         _diagnostics(result, warnings, check),
         _configuration(result.config),
-        _provenance(gradient),
+        _provenance(gradient, estimates),
     ]
     return page.render(title, subtitle, judge(result, warnings), [part for part in sections if part])
-
-
-def _method(gradient: FlatGradient) -> str:
-    return {"map": "no uncertainties", "laplace": "Laplace's approximation", "nuts": "NUTS"}[gradient.estimates.method]
 
 
 # ---- parameters ----
 
 
-def _parameters(result: FitResult) -> str:
-    data, gradient = result.data, result.gradient
-    estimates, known = gradient.estimates, effects(data, gradient)
-    of = {"itl_ratio": "throughput ratio"} | {f"{term}_{axis}": name for name, term in TERMS.items() for axis in "xy"}
+def _parameters(data: FitData, gradient: FlatGradient, estimates: Estimates) -> str:
+    known = effects(data, gradient)
+    term_of = {"itl_ratio": "throughput ratio"} | {
+        f"{term}_{axis}": name for name, term in TERMS.items() for axis in "xy"
+    }
     rest = rest_name(data.binned) if data.has_ratio else ""
     rows = []
     for name, quantity in QUANTITIES.items():
-        if of[name] in known:
+        if term_of[name] in known:
             row, scale = estimates[name], quantity.scale
             value = plus_minus(row["map"], row["sd"], scale)
             interval = _interval(row["q05"], row["q95"], row["sd"], scale)
-            rows.append((long_label(name, rest), value, quantity.shown_unit, interval, percent(known[of[name]])))
+            rows.append((long_label(name, rest), value, quantity.shown_unit, interval, percent(known[term_of[name]])))
     for radius in shown_radii(gradient):
-        value, sd = float(gradient.compute_radial(radius)), float(gradient.compute_radial_sd(radius))
-        interval = _interval(value - BAND * sd, value + BAND * sd, sd)
-        relative = percent(sd / value) if value > 0 else "–"
-        rows.append((f"radial function at {radius:g} mm", plus_minus(value, sd), "", interval, relative))
+        radial, sd = float(gradient.compute_radial(radius)), float(gradient.compute_radial_sd(radius))
+        interval = _interval(radial - BAND * sd, radial + BAND * sd, sd)
+        relative = percent(sd / radial) if radial > 0 else "–"
+        rows.append((f"radial function at {radius:g} mm", plus_minus(radial, sd), "", interval, relative))
     rows.append(("normalization", f"{gradient.normalization_factor:,.6g}", "", "", ""))
     off = [name for name in TERMS if name not in known]
     if not data.has_ratio:
         off.append("throughput ratio (one vendor only)")
     caption = (
-        "Value at the maximum of the posterior ± its standard deviation. The last column says what that error does to "
-        "the flat where it matters most: a plane at the rim, the centroid where the vignetting is steepest; x and y "
-        "together." + (f" Not fitted: {', '.join(off)}." if off else "")
+        "Value at the maximum of the posterior ± its standard deviation. The last column is the largest change of the "
+        "flat that this error causes: for a plane at the rim, for the centroid where the vignetting is steepest; x and "
+        "y together." + (f" Not fitted: {', '.join(off)}." if off else "")
     )
     keys = ("map", "mean", "sd", "q05", "q50", "q95") + (("ess_bulk", "r_hat") if estimates.method == "nuts" else ())
     everything = [
@@ -127,7 +133,7 @@ def _parameters(result: FitResult) -> str:
 
 
 def _interval(low: float, high: float, sd: float, scale: float = 1.0) -> str:
-    """Its ends with as many decimals as the error gives them."""
+    """The limits of an interval, rounded by the standard deviation."""
     if not math.isfinite(sd):
         return "–"
     return " to ".join(plus_minus(end, sd, scale).split(" ±")[0] for end in (low, high))
@@ -136,8 +142,7 @@ def _interval(low: float, high: float, sd: float, scale: float = 1.0) -> str:
 # ---- the posterior ----
 
 
-def _posterior(result: FitResult) -> str:
-    gradient, estimates = result.gradient, result.gradient.estimates
+def _posterior(result: FitResult, estimates: Estimates) -> str:
     if not np.all(np.isfinite(estimates.covariance)):
         return page.section("Posterior", page.paragraph("No uncertainties were computed: there is nothing to show."))
     items = []
@@ -145,13 +150,15 @@ def _posterior(result: FitResult) -> str:
         row, scale = estimates[name], quantity.scale
         if not row["sd"] > 0:
             continue
-        item = {"label": quantity.label, "unit": quantity.shown_unit}
+        item: dict[str, Any] = {"label": quantity.label, "unit": quantity.shown_unit}
         item["text"] = plus_minus(row["mean"], row["sd"], scale)
         item |= {"low": scale * row["q05"], "high": scale * row["q95"], "map": scale * row["map"]}
         if result.posterior is None:
             item |= _normal(row["mean"], row["sd"], scale)
         else:
-            item |= _smoothed(_draws(result, name), scale) | {"other": _laplace(result, name, scale)}
+            item |= _smoothed(_draws(result.posterior, name), scale)
+            if result.laplace is not None:
+                item["other"] = _laplace(result.laplace, result.map.parameters, name, scale)
         items.append(item)
     curves = (
         "The draws of NUTS (line), and Laplace's approximation (dashed): where they differ, trust the draws."
@@ -159,46 +166,49 @@ def _posterior(result: FitResult) -> str:
         else "Laplace's approximation: normal, with the curvature at the maximum; --sample draws from the posterior."
     )
     if not items:
-        words = "Nothing but the radial function was fitted: its band is in the figure above."
+        words = "Only the radial function was fitted: its band is in the figure above."
         return page.section("Posterior", page.paragraph(words))
     parts = [page.densities(items, f"{curves} Filled: the central 90%; the tick is the maximum of the posterior.")]
-    names, values = correlations(gradient)
+    names, values = correlations(result.gradient)
     if len(names) > 1:
         caption = (
             "Correlations. Near ±1, two quantities can hardly be told apart: the fit knows their combination better "
-            "than each of them. That neighbouring radii go together is the smoothness of the radial function."
+            "than each of them. Neighbouring radii are correlated because the radial function is smooth."
         )
         parts.append(page.matrix([label_of(name) for name in names], values, caption))
     return page.section("Posterior", *parts)
 
 
 def _normal(mean: float, sd: float, scale: float) -> dict[str, list[float]]:
+    """A normal density times the square root of 2 pi."""
     t = np.linspace(-4.0, 4.0, 81)
     return {"x": (scale * (mean + sd * t)).tolist(), "y": (np.exp(-0.5 * t**2) / (abs(scale) * sd)).tolist()}
 
 
 def _smoothed(draws: NDArray, scale: float) -> dict[str, list[float]]:
+    """A kernel density estimate of the draws, normalized as `_normal`."""
     from scipy.stats import gaussian_kde
 
     draws = scale * draws
     x = np.linspace(draws.mean() - 4 * draws.std(), draws.mean() + 4 * draws.std(), 81)
-    y = gaussian_kde(draws)(x) * math.sqrt(2 * math.pi)  # in the units of `_normal`
+    y = gaussian_kde(draws)(x) * math.sqrt(2 * math.pi)
     return {"x": x.tolist(), "y": y.tolist()}
 
 
-def _draws(result: FitResult, name: str) -> NDArray[np.float64]:
+def _draws(posterior: xr.DataTree, name: str) -> NDArray[np.float64]:
     """All draws of a scalar, in product units."""
-    group = result.posterior["posterior"]
+    group = posterior["posterior"].to_dataset()
     if name in group:
         return group[name].values.ravel()
     return group[name[:-2]].values[..., "xy".index(name[-1])].ravel()
 
 
-def _laplace(result: FitResult, name: str, scale: float) -> dict[str, list[float]]:
+def _laplace(approximation: Laplace, best: Mapping[str, NDArray], name: str, scale: float) -> dict[str, list[float]]:
+    """Density of a scalar in Laplace's approximation, about the maximum of the posterior."""
     row = (name, 0) if name == "itl_ratio" else (name[:-2], "xy".index(name[-1]))
-    k = result.laplace.names.index(row)
-    mean = np.ravel(result.map.parameters[row[0]])[row[1]]
-    return _normal(float(mean), math.sqrt(result.laplace.product[k, k]), scale)
+    k = approximation.names.index(row)
+    mean = np.ravel(best[row[0]])[row[1]]
+    return _normal(float(mean), math.sqrt(approximation.product[k, k]), scale)
 
 
 # ---- diagnostics, configuration, provenance ----
@@ -215,25 +225,25 @@ def _diagnostics(result: FitResult, warnings: Sequence[str], check: PredictiveCh
     if not kinked:
         rows.append(
             ("whitened gradient norm", f"{found.gradient_norm:.1e} sd", f"below {TOLERANCE:g}",
-             _mark(found.gradient_norm < TOLERANCE), "How far PyMC's own log-density says that the maximum still is.")
+             _mark(found.gradient_norm < TOLERANCE), "Distance to the maximum by the gradient of PyMC's log-density.")
         )  # fmt: skip
     if draws is not None:
         rows += [
             ("R-hat", f"{draws.r_hat:.3f}", f"at most {MOST_R_HAT}", _mark(draws.r_hat <= MOST_R_HAT),
              "Whether the chains agree; the worst of all parameters."),
             ("bulk ESS", f"{draws.ess_bulk:.0f}", f"at least {LEAST_ESS:.0f}", _mark(draws.ess_bulk >= LEAST_ESS),
-             "How many independent draws the means are worth."),
+             "Number of independent draws with the same information about the means."),
             ("tail ESS", f"{draws.ess_tail:.0f}", f"at least {LEAST_ESS:.0f}", _mark(draws.ess_tail >= LEAST_ESS),
-             "How many the ends of the intervals are worth."),
+             "The same for the ends of the intervals."),
             ("divergent transitions", f"{draws.divergences}", "0", _mark(draws.divergences == 0),
              "Where the posterior bends too sharply for the sampler."),
             ("E-BFMI", f"{draws.bfmi:.2f}", f"at least {LEAST_BFMI}", _mark(draws.bfmi >= LEAST_BFMI),
-             "Whether the tails are visited."),
+             "Whether the chains explore the tails."),
         ]  # fmt: skip
     if check is not None:
         rows.append(
             ("beyond the replicates' 90%", percent(check.outside), "about 10%", "",
-             "Means by detector, radius and azimuth against flats that the fitted model makes; much more than 10% says "
+             "Means by detector, radius and azimuth against flats drawn from the fitted model; much more than 10% says "
              "that the noise model is too narrow.")
         )  # fmt: skip
     said = [page.paragraph("Warnings of the fit:"), _list(warnings)] if warnings else []
@@ -243,10 +253,12 @@ def _diagnostics(result: FitResult, warnings: Sequence[str], check: PredictiveCh
     return page.section(
         "Diagnostics",
         page.paragraph(found.message[:1].upper() + found.message[1:] + "."),
-        page.table(("", "found", "wanted", "", "what it says"), rows, numbers=(1, 2)),
+        page.table(("", "found", "wanted", "", "meaning"), rows, numbers=(1, 2)),
         *([_list(draws.failures)] if draws is not None and draws.failures else []),
         *said,
-        page.table(("bins", ""), left, numbers=(1,), caption="Bins that were left out, by reason, and what is left."),
+        page.table(
+            ("bins", ""), left, numbers=(1,), caption="Bins that were left out, by reason, and bins in the fit."
+        ),
     )
 
 
@@ -282,14 +294,15 @@ def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else "–" if value is None else str(value)
 
 
-def _provenance(gradient: FlatGradient) -> str:
-    header = gradient.estimates.header
+def _provenance(gradient: FlatGradient, estimates: Estimates) -> str:
     rows = [
         (key, gradient.metadata[key])
         for key in ("INSTRUME", "FILTER", "CALIB_ID", "CALIBDATE")
         if gradient.metadata.get(key)
     ]
-    rows += [(comment or key, value) for key, (value, comment) in header.items() if key.startswith(("SEED", "V"))]
+    rows += [
+        (comment or key, value) for key, (value, comment) in estimates.header.items() if key.startswith(("SEED", "V"))
+    ]
     inputs = gradient.config.get("inputs", [])
     columns = list(dict.fromkeys(key for entry in inputs for key in entry))
     listed = [tuple(str(entry.get(key, "")) for key in columns) for entry in inputs]

@@ -1,4 +1,4 @@
-"""What a report shows of a fit, as numbers: by detector, over radius, and what its errors do to the flat."""
+"""Numbers in the report of a fit: by detector, over radius, and the effect of its errors on the flat."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,71 +16,103 @@ from bayesflat.gradient.product import FlatGradient
 from bayesflat.model.prepare import FitData
 from bayesflat.quantities import SHOWN_RADII
 
-CELLS = 16  # of a map along a detector, at most
-STEPS = 90  # of the radial profile, at most
-# parts of what the bins reach, for cameras that end before `SHOWN_RADII`
+CELLS = 16  # largest number of cells along a side of a detector in a map
+STEPS = 90  # largest number of steps of the radial profile
+# radii to show for cameras that end before `SHOWN_RADII`, as fractions of the largest radius of a bin
 PARTS = (0.0, 0.5, 0.75, 0.9)
-FEWEST = 8  # bins in a step of running percentiles, at least
-BAND = 1.645  # standard deviations either way: 90% of the posterior, where it is normal
+FEWEST = 8  # smallest number of bins in a step of running percentiles
+BAND = 1.645  # half width of the central 90% of a normal distribution (standard deviations)
 TERMS = {"centroid": "centroid_delta", "plane": "gradient", "outer plane": "outer_gradient"}
 
 
 def effects(data: FitData, gradient: FlatGradient) -> dict[str, float]:
-    """By how much one standard deviation of each quantity changes the flat, where it does most (fraction).
+    """The largest change of the flat that one standard deviation of each quantity causes (fraction).
 
     Returns
     -------
     dict
-        ``throughput ratio``, ``centroid``, ``plane``, ``outer plane`` as far as they were fitted, and
-        ``radial function``; NaN where no uncertainty is known.  The components of a pair count together (root of the
-        sum of squares).
+        ``throughput ratio``, ``centroid``, ``plane`` and ``outer plane`` where they were fitted, and
+        ``radial function``; NaN where the product has no uncertainty.  The x and y components are added in quadrature.
     """
+    estimates = gradient.require_estimates()
     r = np.linspace(0.0, reach_of(gradient), 400)
     radial, sd = gradient.compute_radial(r), gradient.compute_radial_sd(r)
     lit = radial > 0
     slope = float(np.max(np.abs(np.gradient(radial, r))[lit] / radial[lit], initial=0.0))
-    # the planes turn about the pivot, the radial function about the centroid; both reach about as far
+    # planes are relative to the pivot, the radial function to the centroid; both radii are about the same at the rim
     rim = float(data.radius.max())
     found = {}
     if data.has_ratio:
-        found["throughput ratio"] = gradient.estimates["itl_ratio"]["sd"] / gradient.itl_ratio
+        found["throughput ratio"] = estimates["itl_ratio"]["sd"] / gradient.itl_ratio
     for name, most in (("centroid", slope), ("plane", rim), ("outer plane", rim)):
-        sds = [gradient.estimates[f"{TERMS[name]}_{axis}"]["sd"] for axis in "xy"]
-        if not np.any(np.equal(sds, 0.0)):
-            found[name] = float(np.hypot(*sds) * most)
+        sd_x, sd_y = (estimates[f"{TERMS[name]}_{axis}"]["sd"] for axis in "xy")
+        if sd_x != 0.0 and sd_y != 0.0:
+            found[name] = float(np.hypot(sd_x, sd_y) * most)
     found["radial function"] = float(np.max(sd[lit] / radial[lit], initial=0.0))
     return found
 
 
 def reach_of(gradient: FlatGradient) -> float:
-    """The largest radius of a bin about the centroid (mm)."""
-    return float(gradient.estimates.header["RADIUSMX"][0])
+    """The largest radius of a bin from the centroid (mm)."""
+    return float(gradient.require_estimates().header["RADIUSMX"][0])
 
 
 def shown_radii(gradient: FlatGradient) -> NDArray[np.float64]:
-    """Radii to show."""
+    """Radii at which the radial function is shown (mm)."""
     reach = reach_of(gradient)
     radii = SHOWN_RADII if reach >= SHOWN_RADII[-1] else [float(f"{part * reach:.2g}") for part in PARTS]
     return np.maximum(radii, gradient.radial_spline_nodes[0])
 
 
-def detector_rows(data: FitData, gradient: FlatGradient) -> list[dict[str, Any]]:
-    """What each detector with bins, or else made for science, says: in the order of the camera.
+@dataclass(frozen=True)
+class DetectorRow:
+    """Residuals and throughput of one detector.
+
+    Attributes
+    ----------
+    detector : Detector
+    rows : numpy.ndarray of int, shape (n_bins,)
+        Its bins in the fit.
+    group : str
+        ``ITL`` or `rest_name`; empty without bins.
+    n_outliers : int
+        Bins of weight 0.
+    residual, rms : float
+        Mean of data/model - 1 over the bins of nonzero weight, and the rms about it; NaN without such bins.
+    offset, offset_sd : float
+        Throughput relative to the vendor's mean, less 1, and its standard deviation; NaN where not known.
+    """
+
+    detector: Detector
+    rows: NDArray[np.intp]
+    group: str
+    n_outliers: int
+    residual: float
+    rms: float
+    offset: float
+    offset_sd: float
+
+    @property
+    def n_bins(self) -> int:
+        """Number of bins in the fit."""
+        return len(self.rows)
+
+
+def detector_rows(data: FitData, gradient: FlatGradient) -> list[DetectorRow]:
+    """Residuals and throughputs of the detectors that have bins, and of the other science detectors.
 
     Returns
     -------
-    list of dict
-        ``detector`` (`Detector`), ``group``, ``n_bins``, ``n_outliers``; ``residual``: mean of data/model - 1; ``rms``:
-        of it about that mean; both of the bins that weigh something.  ``offset``, ``offset_sd``: throughput relative to
-        the vendor, less 1.  ``rows``: its bins.  What is not known is NaN.
+    list of DetectorRow
+        In the order of the camera.
     """
     binned, offsets = data.binned, gradient.offsets
     residual = residuals(data, gradient)
     throughput = {}
     if offsets is not None:
         whole = offsets.amplifier < 0
-        found = zip(offsets.detector[whole].tolist(), offsets.mean[whole], offsets.sd[whole], strict=True)
-        throughput = {number: (mean - 1.0, sd) for number, mean, sd in found}
+        of_detectors = zip(offsets.detector[whole].tolist(), offsets.mean[whole], offsets.sd[whole], strict=True)
+        throughput = {number: (float(mean - 1.0), float(sd)) for number, mean, sd in of_detectors}
     rest = rest_name(binned) if not data.itl.all() else ""
     order = np.argsort(binned.detector, kind="stable")
     present, first = np.unique(binned.detector[order], return_index=True)
@@ -94,17 +125,16 @@ def detector_rows(data: FitData, gradient: FlatGradient) -> list[dict[str, Any]]
         used = residual[rows][(data.weight[rows] > 0) & np.isfinite(residual[rows])]
         offset, offset_sd = throughput.get(detector.id, (math.nan, math.nan))
         found.append(
-            {
-                "detector": detector,
-                "group": ("ITL" if binned.itl[rows[0]] else rest) if len(rows) else "",
-                "n_bins": len(rows),
-                "n_outliers": int(np.sum(data.weight[rows] == 0)),
-                "residual": float(used.mean()) if len(used) else math.nan,
-                "rms": float(used.std()) if len(used) else math.nan,
-                "offset": float(offset),
-                "offset_sd": float(offset_sd),
-                "rows": rows,
-            }
+            DetectorRow(
+                detector=detector,
+                rows=rows,
+                group=("ITL" if binned.itl[rows[0]] else rest) if len(rows) else "",
+                n_outliers=int(np.sum(data.weight[rows] == 0)),
+                residual=float(used.mean()) if len(used) else math.nan,
+                rms=float(used.std()) if len(used) else math.nan,
+                offset=offset,
+                offset_sd=offset_sd,
+            )
         )
     return found
 
@@ -116,15 +146,17 @@ def residuals(data: FitData, gradient: FlatGradient) -> NDArray[np.float64]:
 
 
 def cells(detector: Detector, xf: NDArray, yf: NDArray, values: NDArray, most: int = CELLS) -> NDArray[np.float64]:
-    """Means of bins in cells that divide a detector evenly, no more along a side than there are bins.
+    """Means of bins in cells that divide a detector evenly.
+
+    Along a side there are at most ``most`` cells, and no more than there are bins.
 
     Returns
     -------
     numpy.ndarray, shape (n_y, n_x)
-        From the corner of pixel (0, 0) on; NaN where there is no bin.
+        Cell (0, 0) is at pixel (0, 0); NaN where there is no bin.
     """
     px, py = detector.focal_plane_to_pixel(xf, yf)
-    # bins that lie in a row differ by rounding
+    # positions of bins in one row differ by rounding
     n_x, n_y = (max(1, min(most, len(np.unique(np.round(p))))) for p in (px, py))
     column = np.clip(((px + 0.5) * n_x / detector.nx).astype(int), 0, n_x - 1)
     row = np.clip(((py + 0.5) * n_y / detector.ny).astype(int), 0, n_y - 1)
@@ -137,17 +169,17 @@ def cells(detector: Detector, xf: NDArray, yf: NDArray, values: NDArray, most: i
 
 @dataclass(frozen=True)
 class RadialProfile:
-    """What the fit leaves of the bins over radius.
+    """Residuals over radius, corrected for the throughputs of amplifiers or detectors.
 
     Attributes
     ----------
     radius : numpy.ndarray, shape (n,)
-        From the centroid (mm); NaN where a step has few bins.
+        Median radius of the bins in each step, from the centroid (mm); NaN where a step has fewer than `FEWEST`.
     low, median, high : numpy.ndarray, shape (n,)
-        16%, 50% and 84% of the residuals (fraction) of the bins that weigh something.
+        Percentiles 16, 50 and 84 of the residuals (fraction) of the bins of nonzero weight.
     freed : str
-        Of what bins were freed before: the throughput of ``amplifiers``, or where it is not known that of
-        ``detectors``, taken from their mean residuals.
+        Whose throughputs were corrected for: those of ``amplifiers``, or, where the product has none, those of
+        ``detectors``, from their mean residuals.
     """
 
     radius: NDArray[np.float64]
@@ -158,18 +190,18 @@ class RadialProfile:
 
 
 def radial_profile(data: FitData, gradient: FlatGradient) -> RadialProfile:
-    """Residuals over radius, freed of the throughputs of detectors, beside which what matters would not show."""
+    """Residuals over radius, corrected for throughputs, whose scatter would hide an error of the radial function."""
     binned, offsets = data.binned, gradient.offsets
     radius, adjusted = adjusted_values(data, gradient)
     places = list(zip(binned.detector.tolist(), binned.amplifier.tolist(), strict=True))
     if offsets is not None:
         # an amplifier's throughput contains its detector's
         keys = zip(offsets.detector.tolist(), offsets.amplifier.tolist(), strict=True)
-        known = dict(zip(keys, offsets.mean.tolist(), strict=True))
-        throughput = np.array([known.get(place, np.nan) for place in places])
+        of_place = dict(zip(keys, offsets.mean.tolist(), strict=True))
+        throughput = np.array([of_place.get(place, np.nan) for place in places])
     else:
-        known = {row["detector"].id: 1.0 + row["residual"] for row in detector_rows(data, gradient)}
-        throughput = np.array([known[detector] for detector, _ in places])
+        of_detector = {row.detector.id: 1.0 + row.residual for row in detector_rows(data, gradient)}
+        throughput = np.array([of_detector[detector] for detector, _ in places])
     radial = gradient.compute_radial(radius)
     residual = np.divide(adjusted / throughput, radial, out=np.full(len(data), np.nan), where=radial > 0) - 1.0
     edges = np.linspace(0.0, radius.max(), int(np.clip(len(data) // 40, 8, STEPS)) + 1)
@@ -182,7 +214,7 @@ def radial_profile(data: FitData, gradient: FlatGradient) -> RadialProfile:
 
 
 def adjusted_values(data: FitData, gradient: FlatGradient) -> tuple[NDArray, NDArray]:
-    """Radius from the moved centroid (mm), and the values times the planes and, on ITL, over the throughput ratio."""
+    """Radius from the centroid (mm), and values corrected for planes and throughput ratio."""
     binned = data.binned
     adjusted = data.value * gradient.compute_plane(binned.xf, binned.yf)
     return gradient.radius(binned.xf, binned.yf), adjusted / np.where(binned.itl, gradient.itl_ratio, 1.0)
@@ -203,7 +235,7 @@ def running_percentiles(
     x, y = x[finite][order], y[finite][order]
     result = np.full((1 + len(percentiles), len(edges) - 1), np.nan)
     bounds = np.searchsorted(x, edges)
-    bounds[-1] = np.searchsorted(x, edges[-1], side="right")  # the last edge belongs to its step
+    bounds[-1] = np.searchsorted(x, edges[-1], side="right")  # the last step includes its upper edge
     for step, (start, stop) in enumerate(itertools.pairwise(bounds)):
         if stop - start >= FEWEST:
             result[0, step] = np.median(x[start:stop])
@@ -212,19 +244,19 @@ def running_percentiles(
 
 
 def robust_rms(values: NDArray) -> float:
-    """1.4826 times the median absolute deviation from the median: the rms, where the distribution is normal."""
+    """1.4826 times the median absolute deviation, which is the rms of a normal distribution."""
     finite = values[np.isfinite(values)]
     return float(1.4826 * np.median(np.abs(finite - np.median(finite)))) if len(finite) else math.nan
 
 
 def half_width(deviations: NDArray, percentile: float) -> float:
-    """Half width of limits about zero that hold so many per cent of the deviations; never nothing."""
+    """Half width of symmetric limits that contain a percentage of the deviations; at least 1e-6."""
     finite = np.abs(deviations[np.isfinite(deviations)])
     return max(float(np.percentile(finite, percentile)) if len(finite) else 0.0, 1e-6)
 
 
 def nice(value: float) -> float:
-    """The next round number above, for the end of a scale."""
+    """Smallest round number that is not below a value, for the end of a scale."""
     power = 10.0 ** math.floor(math.log10(value))
     return next(
         step * power for step in (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0) if step * power >= 0.999 * value
@@ -232,6 +264,6 @@ def nice(value: float) -> float:
 
 
 def rest_name(binned: BinnedFlat) -> str:
-    """What the detectors that are not ITL are called: their type, if they have one in common."""
+    """Name of the detectors that are not ITL: their physical type if they have one in common, else ``others``."""
     types = {binned.camera[int(n)].physical_type for n in np.unique(binned.detector[~binned.itl])}
     return types.pop() if len(types) == 1 else "others"

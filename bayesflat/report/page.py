@@ -1,8 +1,8 @@
 """A self-contained page of text, tables and charts: one HTML file that needs no network.
 
-Whoever has something to show makes parts, each a piece of HTML, with `paragraph`, `table`, `folded` and the charts
-`maps`, `profile`, `densities` and `matrix`, gathers them in `section` and hands these to `render` with a `Verdict`.
-All that is given as text is escaped here.  Charts are data: the script in ``page.html.in`` draws them.
+`paragraph`, `table`, `folded` and the charts `maps`, `profile`, `densities` and `matrix` return pieces of HTML.
+`section` collects them, and `render` makes a page from sections and a `Verdict`.  All text is escaped here.  Charts are
+embedded as data, and the script in ``page.html.in`` draws them.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ _STATES = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the page says in a sentence.
+    """The verdict at the top of a page.
 
     Attributes
     ----------
     state : str
         ``good``, ``differ``, ``doubtful`` or ``bad``.
     sentences : tuple of str
-        The first stands out.
+        The first is shown in bold.
     advice : tuple of str
-        What to try or to look at.
+        Advice on what to look at or to try.
     note : str
-        How to read the sentences.
+        Explanation of the sentences.
     """
 
     state: str
@@ -54,19 +54,19 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Layer:
-    """Something to show over the focal plane.
+    """A map over the focal plane.
 
     Attributes
     ----------
     title, unit : str
-    values : sequence of float, or of numpy.ndarray of shape (n_y, n_x)
-        One for each detector: a number, or cells that divide it evenly, from the corner of pixel (0, 0); NaN: nothing.
+    values : sequence of float or numpy.ndarray of shape (n_y, n_x)
+        For each detector a number, or cells that divide it evenly, cell (0, 0) at pixel (0, 0).  NaN is left blank.
     scale : tuple of float
-        Values at the ends of the colours.
+        Values at the ends of the colour scale.
     diverging : bool
-        Whether the middle of the scale stands out.
+        Whether the colour scale is diverging.
     note : str
-        What one should see.
+        Explanation below the map.
     """
 
     title: str
@@ -86,7 +86,7 @@ class Series:
     name : str
     x, y : array_like
     low, high : array_like, optional
-        Edges of a band about it.
+        Edges of a band about the line.
     look : str
         ``model``, ``data``, ``nodes`` (points), ``zero`` or ``tolerance``.
     """
@@ -126,17 +126,17 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], *, numbers: Sequen
 
     body = "\n".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
     legend = f"<caption>{text(caption)}</caption>" if caption else ""
-    head = f"<thead><tr>{cells(head, 'th')}</tr></thead>"
-    return f'<div class="wide"><table>{legend}{head}<tbody>\n{body}\n</tbody></table></div>'
+    top = f"<thead><tr>{cells(head, 'th')}</tr></thead>"
+    return f'<div class="wide"><table>{legend}{top}<tbody>\n{body}\n</tbody></table></div>'
 
 
 def preformatted(words: str) -> str:
-    """Text with its lines as they are."""
+    """Text with its line breaks."""
     return f"<pre>{text(words)}</pre>"
 
 
 def folded(summary: str, *parts: str) -> str:
-    """Parts that are shown when one asks for them."""
+    """Parts that are hidden until the summary is clicked."""
     return f"<details><summary>{text(summary)}</summary>{''.join(parts)}</details>"
 
 
@@ -158,19 +158,19 @@ def maps(
     marks: Sequence[tuple[float, float, str]] = (),
     caption: str = "",
 ) -> str:
-    """Two maps of the focal plane side by side, each of which shows any of the layers.
+    """Two maps of the focal plane side by side, each with a menu of the layers.
 
     Parameters
     ----------
     detectors : sequence of Detector
     groups : sequence of str
-        What each detector's outline tells: two groups at most, and ``""`` for detectors without bins.
+        Group of each detector, which its outline shows: at most two groups, and ``""`` for detectors without bins.
     facts : sequence of mapping
-        What is shown of each when one points at it, as label to text.
+        Label to text, shown for a detector when the pointer is over it.
     layers : sequence of Layer
-        The first two are shown at first.
+        The first two are shown initially.
     marks : sequence of (float, float, str)
-        Places to mark (mm), with what they are.
+        Positions to mark (mm), and their names.
     caption : str
     """
     data = {
@@ -191,7 +191,7 @@ def maps(
 
 
 def _layer(layer: Layer) -> dict[str, Any]:
-    """Cells as whole numbers of a step, which take little room."""
+    """A layer as plain data; cells are integer multiples of a step, to keep the page small."""
     result = {
         "title": layer.title,
         "unit": layer.unit,
@@ -221,15 +221,15 @@ def profile(
     lines: ArrayLike = (),
     caption: str = "",
 ) -> str:
-    """Panels above each other over one x.
+    """Panels above each other with a common x axis.
 
     Parameters
     ----------
     x_label : str
     panels : sequence of (str, sequence of Series, (float, float))
-        Label, what is drawn, and limits of each.
+        Label, series and limits of each y axis.
     lines : array_like
-        Where thin vertical lines stand.
+        Positions of thin vertical lines.
     caption : str
     """
     data = {
@@ -266,8 +266,8 @@ def densities(items: Sequence[Mapping[str, Any]], caption: str = "") -> str:
     Parameters
     ----------
     items : sequence of mapping
-        ``label``, ``unit``, ``text``; ``x`` and ``y`` of the curve, ``low`` and ``high`` of its interval, ``map``; and,
-        if there is another curve, ``other`` with ``x`` and ``y``.
+        ``label``, ``unit``, ``text``; ``x`` and ``y`` of the curve; ``low`` and ``high`` of its interval; ``map``; and
+        optionally ``other``, another curve with ``x`` and ``y``.
     caption : str
     """
     return _chart("densities", {"items": list(items)}, caption)
@@ -287,7 +287,7 @@ def _chart(kind: str, data: Mapping[str, Any], caption: str) -> str:
 
 
 def embedded(data: Any) -> str:
-    """JSON that may stand inside a page: what is not finite is null, and no text ends the script that it stands in."""
+    """JSON to embed in a page: numbers that are not finite are null, and no text can end the enclosing script."""
     found = json.dumps(_finite(data), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         found = found.replace(character, f"\\u{ord(character):04x}")
@@ -295,7 +295,7 @@ def embedded(data: Any) -> str:
 
 
 def _finite(data: Any) -> Any:
-    """Plain Python, None for numbers that JSON does not have."""
+    """Plain Python objects, with None for numbers that are not finite."""
     if isinstance(data, Mapping):
         return {str(key): _finite(value) for key, value in data.items()}
     if isinstance(data, list | tuple):
@@ -309,14 +309,14 @@ def _finite(data: Any) -> Any:
 
 
 def render(title: str, subtitle: str, verdict: Verdict, sections: Sequence[str]) -> str:
-    """The whole page.
+    """A whole page.
 
     Parameters
     ----------
     title, subtitle : str
     verdict : Verdict
     sections : sequence of str
-        As `section` makes them.
+        From `section`.
 
     Returns
     -------
@@ -340,5 +340,5 @@ def render(title: str, subtitle: str, verdict: Verdict, sections: Sequence[str])
     ]
     parts = {"title": text(title), "body": "\n".join(body)}
     template = files("bayesflat.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
-    # in one go: what comes from users is not searched for places to fill
+    # in a single pass, so that text from users is not searched for placeholders
     return re.sub(r"@@(\w+)@@", lambda found: parts[found[1]], template)

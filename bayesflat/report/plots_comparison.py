@@ -1,4 +1,4 @@
-"""Two plots of a comparison: the radial functions' difference over radius, and dome over sky over the focal plane."""
+"""Plots of a comparison: difference of the radial functions over radius, and dome/sky over the focal plane."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from bayesflat.report.plots_fit import RASTER, RESIDUAL_LIMIT
 from bayesflat.report.raster import BinRaster
 
 _LINE, _ROPE, _POINT = "#e6550d", "#9ecae1", "0.05"
-_RINGS = 70  # of the bins' medians, at most
+_RINGS = 70  # largest number of rings of bins
 
 
 def plot_comparison_radial(comparison: Comparison) -> Figure:
-    """Difference of the radial functions with its credible band, and in a paired comparison what the bins leave.
+    """Difference of the radial functions with its credible band, and the residuals of a paired comparison.
 
     Parameters
     ----------
@@ -32,9 +32,9 @@ def plot_comparison_radial(comparison: Comparison) -> Figure:
     matplotlib.figure.Figure
     """
     c = comparison
-    paired = c.measured_mmag is not None
-    heights = (3.6, 2.1) if paired else (4.6, 0.0)
-    below = 0.75 + (heights[1] + 0.2 if paired else 0.0)
+    rings = None if c.measured_mmag is None else _rings(c, c.measured_mmag)
+    heights = (3.6, 2.1) if rings is not None else (4.6, 0.0)
+    below = 0.75 + (heights[1] + 0.2 if rings is not None else 0.0)
     size = (10.0, below + heights[0] + 0.95)
     figure = new_figure(size)
     upper = figure.add_axes(box(size, 1.0, below, 8.6, heights[0]))
@@ -45,15 +45,14 @@ def plot_comparison_radial(comparison: Comparison) -> Figure:
     upper.axhline(0.0, color="0.4", linewidth=0.8)
     if np.all(np.isfinite(low)):
         upper.fill_between(c.grid, low, high, color=_LINE, alpha=0.4, linewidth=0, label="90% of the posterior")
-    if paired:
-        radius, freed = _freed(c)
-        at, _, median, _ = running_percentiles(radius, freed, _rings(c, len(radius)))
-        upper.plot(at, median, "o", color=_POINT, markersize=3.2, label="medians of rings of bins", zorder=3)
+    if rings is not None:
+        upper.plot(*rings, "o", color=_POINT, markersize=3.2, label="medians of rings of bins", zorder=3)
     halo = [patheffects.withStroke(linewidth=3.4, foreground="white")]
     upper.plot(c.grid, c.radial["mean"], color=_LINE, linewidth=1.8, path_effects=halo, label="radial functions")
     upper.set_ylabel("Dome − sky (mmag)", fontsize=MIDDLE)
     upper.legend(loc="best", fontsize=SMALL, framealpha=0.9, edgecolor="0.8")
-    if paired:
+    if rings is not None:
+        at, median = rings
         lower = figure.add_axes(box(size, 1.0, 0.75, 8.6, heights[1]), sharex=upper)
         panels.append(lower)
         middle = np.interp(at, c.grid, c.radial["mean"])
@@ -76,7 +75,7 @@ def plot_comparison_radial(comparison: Comparison) -> Figure:
 
 
 def plot_comparison_map(comparison: Comparison) -> Figure:
-    """Dome over sky over the focal plane, relative to the centre: as the bins have it (paired), as fitted, and its sd.
+    """Dome/sky over the focal plane, relative to the centre: measured (paired only), fitted, and its sd.
 
     Parameters
     ----------
@@ -100,7 +99,7 @@ def plot_comparison_map(comparison: Comparison) -> Figure:
     size = (margin + len(names) * width + (len(names) - 1) * gap + 0.35, below + height + above)
     figure = new_figure(size)
     half = half_width(c.map_mmag, RESIDUAL_LIMIT)
-    if c.measured_mmag is not None:  # the noise of the bins must not hide what is fitted
+    if c.measured_mmag is not None:  # so that the noise of the bins does not saturate the colours
         half = max(half, 2 * half_width(c.measured_mmag - c.map_mmag, 68.0))
     axes: list[Axes] = []
     for k, (name, of_panel) in enumerate(zip(names, values, strict=True)):
@@ -122,18 +121,17 @@ def plot_comparison_map(comparison: Comparison) -> Figure:
     return figure
 
 
-def _freed(c: Comparison) -> tuple[NDArray, NDArray]:
-    """Radius of the bins (mm), and dome over sky freed of planes, centroid and ratio (mmag)."""
+def _rings(c: Comparison, measured: NDArray) -> tuple[NDArray, NDArray]:
+    """Radius (mm) of rings of bins, and their medians of dome/sky corrected for planes, centroid and ratio (mmag)."""
     radius = np.hypot(c.positions.xf - c.dome_centre[0], c.positions.yf - c.dome_centre[1])
-    return radius, c.measured_mmag - c.map_mmag + np.interp(radius, c.grid, c.radial["mean"])
-
-
-def _rings(c: Comparison, n: int) -> NDArray[np.float64]:
-    return np.linspace(0.0, c.grid[-1], int(np.clip(n // 200, 8, _RINGS)) + 1)
+    corrected = measured - c.map_mmag + np.interp(radius, c.grid, c.radial["mean"])
+    edges = np.linspace(0.0, c.grid[-1], int(np.clip(len(radius) // 200, 8, _RINGS)) + 1)
+    at, _, median, _ = running_percentiles(radius, corrected, edges)
+    return at, median
 
 
 def _title(figure: Figure, size: tuple[float, float], c: Comparison) -> None:
-    """Instrument and filter, and the kind of comparison."""
+    """Draw the title: instrument, filter, and kind of comparison."""
     what = f"{c.method}, {c.n_bins:,} bins" if c.method == "paired" else "unpaired (conservative)"
     text = "   ".join(part for part in (c.instrument, c.physical_filter, f"sky against dome: {what}") if part)
     figure.text(0.5, 1 - 0.2 / size[1], text, ha="center", va="top", fontsize=LARGE, fontweight="bold")

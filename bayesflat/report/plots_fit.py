@@ -1,4 +1,4 @@
-"""Two plots to judge a fit by: data, model and their ratio over the focal plane; the radial function over the data."""
+"""Plots of a fit: data, model and their ratio over the focal plane, and the radial function over the data."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from bayesflat.report.figures import (
     MIDDLE,
     NICE,
     SMALL,
+    Extent,
     beyond,
     box,
     heading,
@@ -43,10 +44,10 @@ from bayesflat.report.raster import BinRaster
 from bayesflat.report.text import percent
 
 RASTER = 1280  # pixels along the longer side of the focal plane
-LIMITS = (0.5, 99.5)  # percentiles of the values that the colours span
-RESIDUAL_LIMIT = 99.0  # percentile of |data/model - 1| that the residual's colours span
-STEPS = 80  # of the running median over all radii, at most
-CELL = 0.0235  # side of a cell of a density (inches), at least
+LIMITS = (0.5, 99.5)  # percentiles of the values at the ends of the colour scale
+RESIDUAL_LIMIT = 99.0  # percentile of |data/model - 1| at the end of the residual's colour scale
+STEPS = 80  # largest number of steps of the running median
+CELL = 0.0235  # smallest side of a cell of a density (inches)
 
 _LINE, _MEDIAN, _DENSITY = "#e6550d", "0.05", "viridis_r"
 
@@ -57,7 +58,7 @@ _LINE, _MEDIAN, _DENSITY = "#e6550d", "0.05", "viridis_r"
 def plot_model_residual(data: FitData, gradient: FlatGradient, *, scale: float | None = None) -> Figure:
     """Data, model and data/model over the focal plane.
 
-    Each bin is a filled cell at its place on its detector; what was not fitted is left blank.
+    Each bin is a filled cell at its position; areas without fitted bins are left blank.
 
     Parameters
     ----------
@@ -66,7 +67,7 @@ def plot_model_residual(data: FitData, gradient: FlatGradient, *, scale: float |
     gradient : FlatGradient
         A fit to data with the same normalization.
     scale : float, optional
-        Half width of the residual's colour scale about 1 (fraction); by default from the residuals, robustly.
+        Half width of the residual's colour scale about 1 (fraction); by default a percentile of the residuals.
 
     Returns
     -------
@@ -85,7 +86,7 @@ def plot_model_residual(data: FitData, gradient: FlatGradient, *, scale: float |
     raster = BinRaster.of(binned, RASTER)
     left, right, bottom, top = raster.extent
 
-    # inches: the panels keep the shape of the focal plane, all else has a fixed size
+    # inches: the panels keep the shape of the focal plane, everything else has a fixed size
     width = 4.9
     height = float(np.clip(width * (top - bottom) / (right - left), 2.2, 8.0))
     margin, gap, below, above = 0.95, 0.3, 1.65, 0.85
@@ -97,9 +98,10 @@ def plot_model_residual(data: FitData, gradient: FlatGradient, *, scale: float |
         place = box(size, x, below, width, height)
         axes.append(map_axes(figure, place, raster.extent, title, axes[0] if k else None))
 
-    common = Normalize(*np.percentile(np.concatenate([data.value, model]), LIMITS))
-    if common.vmin == common.vmax:  # nothing varies
-        common.vmin, common.vmax = common.vmin - 0.01 * abs(common.vmin), common.vmax + 0.01 * abs(common.vmax)
+    low, high = np.percentile(np.concatenate([data.value, model]), LIMITS)
+    if low == high:  # a constant flat
+        low, high = low - 0.01 * abs(low), high + 0.01 * abs(high)
+    common = Normalize(low, high)
     half = half_width(residual - 1.0, RESIDUAL_LIMIT) if scale is None else float(scale)
     symmetric = Normalize(1.0 - half, 1.0 + half)
     images = [
@@ -144,9 +146,9 @@ def plot_model_residual(data: FitData, gradient: FlatGradient, *, scale: float |
 
 
 def plot_radial_model(data: FitData, gradient: FlatGradient) -> Figure:
-    """The radial function over the bins freed of planes and throughput ratio, and what is left, against radius.
+    """The radial function over the bins corrected for planes and throughput ratio, and the residuals, against radius.
 
-    Where the product has uncertainties, a band about the radial function holds 90% of its posterior.
+    Where the product has uncertainties, a band about the radial function shows the central 90% of its posterior.
 
     Parameters
     ----------
@@ -172,7 +174,7 @@ def plot_radial_model(data: FitData, gradient: FlatGradient) -> Figure:
     figure = new_figure(size)
     upper = figure.add_axes(box(size, 0.95, bottom, width, heights[0]))
     lower = figure.add_axes(box(size, 0.95, 0.7, width, heights[1]), sharex=upper)
-    # nodes somewhat beyond the data are shown, those far away are not
+    # nodes slightly beyond the data are shown, those far beyond are not
     outer = 1.02 * float(radius.max()) or float(nodes[-1])
     outer = max(outer, 1.01 * float(np.max(nodes[nodes <= 1.08 * outer], initial=0.0)))
     grid = np.linspace(min(0.0, float(nodes[0])), outer, 1500)
@@ -182,9 +184,9 @@ def plot_radial_model(data: FitData, gradient: FlatGradient) -> Figure:
     low, high = np.percentile(adjusted, (0.05, 99.95))
     low, high = min(low, line.min()), max(high, line.max())
     pad = 0.04 * max(high - low, 1e-3 * abs(high))
-    half = 1.5 * half_width(residual, RESIDUAL_LIMIT)  # leaves room for the legend
+    half = 1.5 * half_width(residual, RESIDUAL_LIMIT)  # with room for the legend
     x_range = (grid[0] - 0.01 * outer, outer)
-    # square cells of one size in both, larger where there are few bins
+    # square cells of the same size in both panels, larger where there are few bins
     cell = CELL * max(1.0, math.sqrt(150_000 / len(data)) / 1.5)
     densities = [
         _density(radius, y, x_range, y_range, (math.ceil(width / cell), math.ceil(height / cell)))
@@ -205,7 +207,7 @@ def plot_radial_model(data: FitData, gradient: FlatGradient) -> Figure:
         )
         for node in nodes[shown]:
             panel.axvline(node, color="0.55", linewidth=0.6, linestyle=(0, (4, 3)), zorder=1.5, gid="node")
-        panel.set(xlim=extent[:2], ylim=extent[2:])
+        panel.set(xlim=x_range, ylim=extent[2:])
         panel.tick_params(labelsize=SMALL, top=True, right=True, direction="in")
 
     halo = [patheffects.withStroke(linewidth=3.4, foreground="white")]
@@ -228,7 +230,7 @@ def plot_radial_model(data: FitData, gradient: FlatGradient) -> Figure:
 
     steps = int(np.clip(len(data) // 200, 10, STEPS))
     at, low16, median, high84 = running_percentiles(radius, residual, np.linspace(0.0, radius.max(), steps + 1))
-    # without a halo, which would hide a narrow band
+    # no halo here: it would hide a narrow band
     lower.axhline(0.0, color=_LINE, linewidth=1.0, label="radial function")
     lower.plot(at, median, color=_MEDIAN, linewidth=2.0, path_effects=halo, label="running median")
     for edge, label in ((low16, "16% to 84%"), (high84, None)):
@@ -257,7 +259,7 @@ def plot_radial_model(data: FitData, gradient: FlatGradient) -> Figure:
 
 
 def describe(data: FitData, gradient: FlatGradient) -> str:
-    """The scalars of a fit in a line: ratio, centroid and planes, with standard deviations where they are known."""
+    """The scalars of a fit as text: ratio, centroid and planes, with standard deviations where they are known."""
     parts = []
     if data.has_ratio:
         parts.append(f"ITL / {rest_name(data.binned)} = {_measured(gradient, ('itl_ratio',), 4)}")
@@ -267,7 +269,7 @@ def describe(data: FitData, gradient: FlatGradient) -> str:
     if gradient.outer_gradient_x or gradient.outer_gradient_y:
         outer = _measured(gradient, ("outer_gradient_x", "outer_gradient_y"), 2, scale=1e6)
         parts.append(f"beyond {gradient.outer_gradient_radius:g} mm {outer} × 10⁻⁶/mm")
-    # a line holds some 110 characters
+    # about 115 characters fit on a line
     lines, separator = [parts[0]], "     "
     for part in parts[1:]:
         if len(lines[-1] + separator + part) <= 115:
@@ -278,7 +280,7 @@ def describe(data: FitData, gradient: FlatGradient) -> str:
 
 
 def _measured(gradient: FlatGradient, names: Sequence[str], digits: int, scale: float = 1.0) -> str:
-    """``value ± sd`` of one parameter or a pair; two digits of the sd, or so many decimals where there is none."""
+    """``value ± sd`` of one parameter or a pair: two digits of the sd, or ``digits`` decimals without one."""
     texts = []
     for name in names:
         value, sd = scale * getattr(gradient, name), math.nan
@@ -295,21 +297,20 @@ def _measured(gradient: FlatGradient, names: Sequence[str], digits: int, scale: 
 
 def _density(
     x: NDArray, y: NDArray, x_range: tuple[float, float], y_range: tuple[float, float], cells: tuple[int, int]
-) -> tuple[NDArray, tuple[float, ...]]:
-    """Number of points per cell as an image (rows along y), and its extent."""
+) -> tuple[NDArray, Extent]:
+    """Number of points in each cell as an image (rows along y), and its extent."""
     ok = np.isfinite(y)
     counts, _, _ = np.histogram2d(x[ok], y[ok], bins=cells, range=(x_range, y_range))
     return counts.T, (*x_range, *y_range)
 
 
 def _draw_band(upper: Axes, lower: Axes, radius: NDArray, gradient: FlatGradient) -> None:
-    """The uncertainty of the radial function, as it is above and relative to it below; nothing where none is known."""
+    """Draw the uncertainty of the radial function: absolute in the upper panel, relative (%) in the lower one."""
     sd = gradient.compute_radial_sd(radius)
     if not np.any(np.isfinite(sd)):
         return
     radial = gradient.compute_radial(radius)
     half = BAND * sd
-    relative = np.divide(half, radial, out=np.full(radius.shape, np.nan), where=radial > 0)
-    shape = {"color": _LINE, "alpha": 0.4, "linewidth": 0, "label": "90% interval"}
-    upper.fill_between(radius, radial - half, radial + half, **shape)
-    lower.fill_between(radius, -100.0 * relative, 100.0 * relative, **shape)
+    relative = 100.0 * np.divide(half, radial, out=np.full(radius.shape, np.nan), where=radial > 0)
+    for panel, low, high in ((upper, radial - half, radial + half), (lower, -relative, relative)):
+        panel.fill_between(radius, low, high, color=_LINE, alpha=0.4, linewidth=0, label="90% interval")

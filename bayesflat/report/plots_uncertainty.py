@@ -1,4 +1,4 @@
-"""Plots of what a fit says of itself: throughputs, correlations, and how its replicates compare with the data."""
+"""Plots of throughputs, of correlations, and of predictive checks."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from bayesflat.report.text import percent
 if TYPE_CHECKING:
     from bayesflat.inference.predictive import Groups, PredictiveCheck
 
-LIMIT = 99.5  # percentile of the deviations that a map's colours span
+LIMIT = 99.5  # percentile of the deviations at the ends of a map's colour scale
 
 _BAND, _MEDIAN, _INSIDE, _OUTSIDE = "#9ecae1", "#2171b5", "0.15", "#d94801"
 
@@ -85,7 +85,7 @@ def plot_offsets(data: FitData, gradient: FlatGradient) -> Figure:
         ],
     )
 
-    # inches: the maps keep the shape of the focal plane, all else has a fixed size
+    # inches: the maps keep the shape of the focal plane, everything else has a fixed size
     extent = _extent(data)
     width = 4.9
     height = float(np.clip(width * (extent[3] - extent[2]) / (extent[1] - extent[0]), 2.2, 8.0))
@@ -105,7 +105,7 @@ def plot_offsets(data: FitData, gradient: FlatGradient) -> Figure:
         filled = PolyCollection(polygons, cmap="RdBu_r", norm=Normalize(1.0 - half, 1.0 + half), gid="throughput")
         filled.set_array(values)
         axes[k].add_collection(filled, autolim=False)
-        left = (0.3, 0.1)[k] * width  # the legend stands beside the first
+        left = (0.3, 0.1)[k] * width  # the legend is to the left of the first colour bar
         bar = figure.add_axes(box(size, x + left, 0.72, 0.9 * width - left, 0.2))
         end = "both" if np.abs(values - 1.0).max() > half else "neither"
         against = "its vendor" if k == 0 else "its detector"
@@ -138,7 +138,7 @@ def _extent(data: FitData) -> tuple[float, float, float, float]:
 
 
 def _draw_throughputs(axes: Axes, data: FitData, offsets: Offsets) -> None:
-    """The detectors' throughputs in order, each vendor's on the same scale from 0 to 100%."""
+    """Cumulative distribution of the detectors' throughputs, for each vendor from 0 to 100%."""
     whole = offsets.amplifier < 0
     number, mean, sd = offsets.detector[whole], offsets.mean[whole], offsets.sd[whole]
     itl = np.isin(number, data.binned.detector[data.itl])
@@ -171,7 +171,7 @@ def _draw_throughputs(axes: Axes, data: FitData, offsets: Offsets) -> None:
 
 
 def plot_correlations(gradient: FlatGradient, radii: Sequence[float] = RADII) -> Figure:
-    """The matrix of `correlations`, with its numbers.
+    """The correlation matrix of `correlations`, with its numbers.
 
     Parameters
     ----------
@@ -214,7 +214,7 @@ def plot_correlations(gradient: FlatGradient, radii: Sequence[float] = RADII) ->
 
 
 def plot_predictive(check: PredictiveCheck) -> Figure:
-    """What the data say by radius, azimuth and detector, over what replicates of the model say there.
+    """Statistics of the data by radius, azimuth and detector, over those of replicates of the model.
 
     Parameters
     ----------
@@ -245,7 +245,7 @@ def plot_predictive(check: PredictiveCheck) -> Figure:
             loc="right",
             pad=4,
         )
-    # above the panels, where it covers nothing
+    # above the panels, where it does not cover data
     figure.legend(
         *figure.axes[0].get_legend_handles_labels(),
         loc="upper center",
@@ -261,8 +261,8 @@ def plot_predictive(check: PredictiveCheck) -> Figure:
 
 
 def _draw_groups(axes: Axes, groups: Groups, scale: float) -> None:
-    """The replicates' band and median, and the data's points, those outside told apart."""
-    # detectors are numbered without gaps; a step of the band is as wide as its group
+    """Band and median of the replicates, and points for the data, in another colour outside the band."""
+    # detectors are placed in order, without gaps; a step of the band is as wide as its group
     x = np.arange(float(len(groups.at))) if groups.name == "detector" else groups.at
     half = 0.5 * float(np.min(np.diff(x))) if len(x) > 1 else 0.5
     low, median, high, observed = (scale * y for y in (groups.low, groups.median, groups.high, groups.observed))
@@ -275,7 +275,7 @@ def _draw_groups(axes: Axes, groups: Groups, scale: float) -> None:
     axes.use_sticky_edges = False  # room above and below the bars
     axes.set_xlim(x[0] - 2 * half, x[-1] + 2 * half)
     if groups.name == "detector":
-        shown = MaxNLocator(16, integer=True).tick_values(0, len(x) - 1).astype(int)
+        shown = np.asarray(MaxNLocator(16, integer=True).tick_values(0, len(x) - 1)).astype(int)
         shown = shown[(shown >= 0) & (shown < len(x))]
         axes.set_xticks(shown, groups.at[shown].astype(int))
     elif groups.name == "azimuth":
@@ -285,6 +285,6 @@ def _draw_groups(axes: Axes, groups: Groups, scale: float) -> None:
 
 
 def _head(figure: Figure, text: str) -> None:
-    """The title of a figure."""
+    """Draw the title of a figure."""
     up = 1 - 0.2 / figure.get_figheight()
     figure.text(0.5, up, text, ha="center", va="top", fontsize=LARGE, fontweight="bold")

@@ -1,4 +1,4 @@
-"""The bins of a focal plane as an image: which bin each of its pixels lies in."""
+"""The bins of a focal plane as an image: the index of the bin at each of its pixels."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from bayesflat.data.binned import BinnedFlat
 from bayesflat.data.camera import Detector
 
-MANY = 25  # bins on a detector that tell their own spacing
+MANY = 25  # number of bins on a detector that suffices to measure their spacing
 
 
 @dataclass(frozen=True)
 class BinRaster:
-    """Which bin each pixel of an image of the focal plane lies in.
+    """The index of the bin at each pixel of an image of the focal plane.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class BinRaster:
     def of(cls, binned: BinnedFlat, size: int) -> BinRaster:
         """The raster of a binned flat, ``size`` pixels along its longer side.
 
-        It shows all detectors that have bins and the camera's other science detectors.
+        It covers all detectors that have bins and the camera's other science detectors.
         """
         present = np.unique(binned.detector)
         shown = [d for d in binned.camera if d.is_science or d.id in present]
@@ -66,11 +66,11 @@ class BinRaster:
         return cls(index, (float(low[0]), float(low[0] + n_x * step), float(low[1]), float(low[1] + n_y * step)))
 
     def values(self, values: NDArray) -> np.ma.MaskedArray:
-        """Image of one value a bin, masked where there is no bin or the value is not finite."""
+        """Image of values, one for each bin; masked where there is no bin or the value is not finite."""
         return np.ma.masked_invalid(np.append(values, np.nan).astype(np.float32)[self.index])
 
     def draw(self, axes: Axes, values: NDArray, norm: Normalize, cmap: str) -> AxesImage:
-        """Draw one value a bin on axes."""
+        """Draw values on axes, one for each bin."""
         return axes.imshow(
             self.values(values),
             norm=norm,
@@ -83,26 +83,26 @@ class BinRaster:
 
 
 def _spacing(pixels: Sequence[tuple[NDArray, NDArray]]) -> NDArray:
-    """Usual distance of neighbouring bins along pixel x and y; NaN where there is no neighbour at all."""
+    """Median over detectors of the distance of neighbouring bins along pixel x and y; NaN without neighbours."""
     steps = np.full((2, len(pixels)), np.nan)
     for k, position in enumerate(pixels):
         for axis in (0, 1):
             differences = np.diff(np.sort(position[axis]))
-            # half a pixel: what the bins of one column differ by is rounding
+            # differences below half a pixel are rounding, within one column of bins
             steps[axis, k] = np.min(differences, initial=np.inf, where=differences > 0.5)
     steps[~np.isfinite(steps)] = np.nan
     known = np.isfinite(steps)
     usual = np.array([np.median(row[ok]) if ok.any() else np.nan for row, ok in zip(steps, known, strict=True)])
-    return np.where(np.isfinite(usual), usual, usual[::-1])  # a single column is as wide as its bins are high
+    return np.where(np.isfinite(usual), usual, usual[::-1])  # bins of a single column are taken as square
 
 
 def _look_up(detector: Detector, px: NDArray, py: NDArray, usual: NDArray, x: NDArray, y: NDArray) -> NDArray[np.intp]:
-    """Which bin of a detector each pixel position x, y lies in; -1: none.
+    """Index of the bin of a detector at each pixel position x, y; -1 where there is none.
 
-    Bins on a grid fill its cells; where there is no grid, a position belongs to the bin next to it.
+    Bins on a grid fill its cells.  Without a grid, a position belongs to the nearest bin.
     """
     usual, own = np.where(np.isfinite(usual), usual, min(detector.nx, detector.ny)), _spacing([(px, py)])
-    # of a few bins each may lack its neighbours
+    # the spacing of a few bins is not reliable, since each may lack its neighbours
     for spacing in (own, usual) if len(px) >= MANY else (usual, own):
         grid = _grid(detector, px, py, spacing)
         if grid is None:
@@ -117,7 +117,7 @@ def _look_up(detector: Detector, px: NDArray, py: NDArray, usual: NDArray, x: ND
     from scipy.spatial import cKDTree
 
     tree = cKDTree(np.column_stack([px, py]))
-    # no farther than bins of one size that fill the detector would reach
+    # side of bins of equal size that would fill the detector
     reach = math.sqrt(detector.nx * detector.ny / len(px))
     distance, found = tree.query(np.column_stack([x.ravel(), y.ravel()]), distance_upper_bound=reach)
     found = np.where(np.isfinite(distance), found, -1).reshape(x.shape)
@@ -126,7 +126,7 @@ def _look_up(detector: Detector, px: NDArray, py: NDArray, usual: NDArray, x: ND
 
 
 def _grid(detector: Detector, px: NDArray, py: NDArray, spacing: NDArray) -> tuple[NDArray, tuple] | None:
-    """Table (row, column) of bins on a grid of that spacing and the centre of its first cell; None if it is none."""
+    """Table (row, column) of bins on a grid of that spacing, and the centre of its first cell; None without a grid."""
     if not np.all(np.isfinite(spacing)):
         return None
     origin = (px.min(), py.min())

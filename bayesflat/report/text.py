@@ -1,4 +1,4 @@
-"""Numbers as text: with two digits of their error, in per cent, as a probability."""
+"""Numbers as text: with two digits of their error, as a percentage, or as a probability."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 
 def plus_minus(value: float, sd: float, scale: float = 1.0, digits: int = 5) -> str:
-    """``value ± sd`` with two digits of the sd; so many digits of the value where there is no sd."""
+    """``value ± sd`` with two digits of the sd, or the value with ``digits`` digits where there is no sd."""
     value, sd = scale * value, scale * sd
     if not math.isfinite(value):
         return "–"
@@ -20,7 +20,7 @@ def plus_minus(value: float, sd: float, scale: float = 1.0, digits: int = 5) -> 
 
 
 def percent(fraction: float) -> str:
-    """A fraction in per cent, with two digits."""
+    """A fraction as a percentage with two digits."""
     if not math.isfinite(fraction):
         return "–"
     rounded = float(f"{100.0 * fraction:.2g}")
@@ -28,5 +28,5 @@ def percent(fraction: float) -> str:
 
 
 def probability(p: float) -> str:
-    """A probability, with three digits."""
+    """A probability with three digits."""
     return "> 0.999" if p > 0.999 else "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -1,4 +1,4 @@
-"""A fit's verdict: can it be used, what in it is well known and what is not, and what to try."""
+"""The verdict on a fit: whether it can be used, how well each quantity is known, and advice."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayesflat.gradient.correlations import strongest
+from bayesflat.gradient.correlations import strongest_correlations
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.model.prepare import FitData
 from bayesflat.report.numbers import TERMS, effects, radial_profile, robust_rms
@@ -17,15 +17,13 @@ from bayesflat.report.text import percent
 if TYPE_CHECKING:
     from bayesflat.inference.fitting import FitResult
 
-WELL = 2e-3  # of the flat: Rubin's share for the uniformity of throughput
-MISFIT = 5e-3  # of the flat, left of it by the radial function
-ALIKE = 0.9  # correlation beyond which two parameters can hardly be told apart
-AGREES = 2.0  # standard deviations within which a term may as well not be there
-OUTLIER = 5.0  # robust standard deviations
+WELL = 2e-3  # largest error of a well measured quantity (fraction of the flat): Rubin's share for throughput uniformity
+MISFIT = 5e-3  # largest residual of a radial function that follows the flat (fraction)
+ALIKE = 0.9  # correlation above which two parameters can hardly be told apart
+AGREES = 2.0  # standard deviations from zero within which a term may not be needed
+OUTLIER = 5.0  # robust standard deviations beyond which a detector's throughput is an outlier
 
-_NOTE = (
-    "Each figure says by how much one standard deviation of the quantity changes the flat, where it changes it most."
-)
+_NOTE = "Each percentage is the largest change of the flat that one standard deviation of the quantity causes."
 
 
 def judge(result: FitResult, warnings: Sequence[str] = ()) -> Verdict:
@@ -35,20 +33,22 @@ def judge(result: FitResult, warnings: Sequence[str] = ()) -> Verdict:
     ----------
     result : FitResult
     warnings : sequence of str
-        What the fit warned of.
+        Warnings of the fit.
     """
     if not result.converged:
         return _failed(result, warnings)
     data, gradient = result.data, result.gradient
+    estimates = gradient.require_estimates()
     left, where = misfit(data, gradient)
     short = f"{percent(left)} is left at {where:.0f} mm"
     off = f"The fit converged, but the radial function does not follow the flat: {short}."
     nodes = 'Place the spline nodes where the data need them: radial_spline_nodes = "auto".'
-    if not np.all(np.isfinite(gradient.estimates.covariance)):
+    advice = [nodes] if left > MISFIT else []
+    if not np.all(np.isfinite(estimates.covariance)):
         first = "The fit converged; it has no uncertainties." if left <= MISFIT else off
         second = "likelihood = laplace has kinks and no curvature: only the maximum is known."
-        advice = ("For uncertainties fit with noise = hierarchical, the default.", *([nodes] if left > MISFIT else []))
-        return Verdict("doubtful", (first, second), (*warnings, *advice))
+        hierarchical = "For uncertainties fit with noise = hierarchical, the default."
+        return Verdict("doubtful", (first, second), (*warnings, hierarchical, *advice))
     known = effects(data, gradient)
     well = [name for name, effect in known.items() if effect <= WELL]
     less = [name for name in known if name not in well]
@@ -63,19 +63,20 @@ def judge(result: FitResult, warnings: Sequence[str] = ()) -> Verdict:
         sentences.append("Less well: " + _with_errors(less, known))
     independent = result.config.noise == "independent"
     state = "doubtful" if warnings or independent or left > MISFIT else "good"
-    advice = [nodes] if left > MISFIT else []
     if independent:
         advice.append(
-            "The errors take all bins for independent, which those of a flat are not: they are too small, often many "
-            "times. Fit with noise = hierarchical."
+            "The errors assume independent bins, but the bins of a flat are correlated: the errors are too small, "
+            "often by a large factor. Fit with noise = hierarchical."
         )
-    if result.posterior is None and not gradient.estimates.header["EXACTCUR"][0]:
+    if result.posterior is None and not estimates.header["EXACTCUR"][0]:
         advice.append("The curvature at the maximum is not the exact one (a kink of the spline): sample (--sample).")
     for name in TERMS:
-        rows = [gradient.estimates[f"{TERMS[name]}_{axis}"] for axis in "xy"]
+        rows = [estimates[f"{TERMS[name]}_{axis}"] for axis in "xy"]
         if name in known and all(abs(row["mean"]) < AGREES * row["sd"] for row in rows):
-            advice.append(f"The {name} agrees with none within 2 sd: --compare-terms tells whether the flat needs it.")
-    for one, other, value in strongest(gradient):
+            advice.append(
+                f"The {name} is consistent with zero within 2 sd: --compare-terms tells whether the flat needs it."
+            )
+    for one, other, value in strongest_correlations(gradient):
         if abs(value) > ALIKE:
             advice.append(f"{one} and {other} can hardly be told apart (correlation {value:+.2f}): see the posterior.")
     outliers = _outliers(data, gradient)
@@ -85,7 +86,7 @@ def judge(result: FitResult, warnings: Sequence[str] = ()) -> Verdict:
 
 
 def _failed(result: FitResult, warnings: Sequence[str]) -> Verdict:
-    """Of a fit that did not converge, or whose draws failed."""
+    """The verdict on a fit that did not converge, or whose draws failed their diagnostics."""
     failures = () if result.diagnostics is None else result.diagnostics.failures
     message = result.map.message[:1].upper() + result.map.message[1:] + "."
     if result.map.converged:
@@ -102,7 +103,7 @@ def _failed(result: FitResult, warnings: Sequence[str]) -> Verdict:
 
 
 def misfit(data: FitData, gradient: FlatGradient) -> tuple[float, float]:
-    """The largest running median that the radial function leaves (fraction), and its radius (mm)."""
+    """The largest running median of the residuals (fraction), and its radius (mm)."""
     profile = radial_profile(data, gradient)
     left = np.abs(np.nan_to_num(profile.median))
     worst = int(np.argmax(left))
@@ -118,7 +119,7 @@ def _and(words: Sequence[str]) -> str:
 
 
 def _outliers(data: FitData, gradient: FlatGradient, most: int = 5) -> list[str]:
-    """Detectors whose throughput is beyond `OUTLIER` robust standard deviations of their vendor's, worst first."""
+    """Detectors more than `OUTLIER` robust standard deviations from their vendor's median, the farthest first."""
     if gradient.offsets is None:
         return []
     whole = gradient.offsets.amplifier < 0

@@ -136,6 +136,10 @@ class SimulatedDetectors:
         clean = self._draw(detector)._replace(spots=np.zeros((4, 0)))
         return float(_cell_means(clean, detector, axes[0], axes[1], sizes[0], sizes[1]).mean())
 
+    def dust(self, key: int | str) -> NDArray[np.float64]:
+        """Spots of dust: x, y and sigma (mm from the corner of pixel (0, 0)), and depth in the middle: shape (4, n)."""
+        return self._draw(self.camera[key]).spots
+
     def defects(self, key: int | str, coarse: int = 1) -> NDArray[np.int64]:
         """Dead columns as boxes ``x0, y0, width, height`` in coarsened pixels: shape (n, 4).
 

@@ -1,7 +1,5 @@
 """Coverage of the uncertainties: the machinery of benchmarks/calibration.py, and a reduced form of it."""
 
-import importlib
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -11,14 +9,10 @@ from scipy.stats import norm
 from bayesflat.gradient.estimates import STATISTICS, Estimates
 from bayesflat.gradient.product import FlatGradient
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture(scope="module")
-def calibration() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(BENCHMARKS)
-        yield importlib.import_module("calibration")
+def calibration(import_benchmark) -> ModuleType:
+    return import_benchmark("calibration")
 
 
 def gradient_of(scalars, values, sds):

@@ -1,6 +1,5 @@
 """Calibration and power of the comparison: the machinery of benchmarks/compare.py, and a reduced form of it."""
 
-import importlib
 import json
 from types import ModuleType
 
@@ -9,14 +8,11 @@ import pytest
 
 from bayesflat.data.camera import Camera, lsstcam
 from bayesflat.simulation.truth import Light
-from tests.benchmarks.test_calibration import BENCHMARKS
 
 
 @pytest.fixture(scope="module")
-def benchmark() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(BENCHMARKS)
-        yield importlib.import_module("compare")
+def benchmark(import_benchmark) -> ModuleType:
+    return import_benchmark("compare")
 
 
 @pytest.mark.parametrize(("kind", "at"), [("bend", (0.0, 310.0)), ("plane", (310.0, 0.0))])

@@ -1,20 +1,14 @@
 """Simulation-based calibration: the machinery of benchmarks/sbc.py, whose full form is `make calibration`."""
 
-import importlib
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture(scope="module")
-def sbc() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(BENCHMARKS)
-        yield importlib.import_module("sbc")
+def sbc(import_benchmark) -> ModuleType:
+    return import_benchmark("sbc")
 
 
 def test_rank_counts_draws_below(sbc):
@@ -56,7 +50,7 @@ def test_band_encloses_uniform_ranks_and_is_symmetric(sbc, n):
     ("shift", "width"), [(0.5, 1.0), (0.0, 0.5), (0.0, 2.0)], ids=["biased", "too narrow", "too wide"]
 )
 def test_wrong_posteriors_leave_the_band(sbc, rng, shift, width):
-    """A normal truth seen with unit noise, whose posterior is shifted or scaled."""
+    """The posterior of a normal truth measured with unit noise, right at first, then shifted or scaled."""
     ranks = {"right": [], "wrong": []}
     for _ in range(200):
         truth = rng.standard_normal()
@@ -89,7 +83,7 @@ def test_a_replicate_is_drawn_from_the_model_that_is_fitted(sbc):
     assert abs(z.std() - 1) < 4 / np.sqrt(2 * z.size)
 
 
-def test_priors_know_nothing_of_the_data(sbc):
+def test_priors_do_not_depend_on_the_data(sbc):
     (one, _), (other, _) = sbc.draw_data(0), sbc.draw_data(1)
     assert not np.array_equal(one.data.value, other.data.value)
     assert np.all(one.data.weight == 1)

@@ -12,14 +12,14 @@ from astropy.io import fits
 from astropy.table import Table
 
 from bayesflat.cli import run
-from bayesflat.commands.options import configured
+from bayesflat.commands.options import Settings, configured
 from bayesflat.data.binned import BinnedFlat
 from bayesflat.data.camera import Camera
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.inference import map as map_module
 from bayesflat.simulation.flats import write_simulation
 from bayesflat.simulation.truth import Light, Noise
-from tests.inference.test_map import NODES, VALUES
+from tests.helpers import NODES, VALUES, complaint
 
 FIT = ["-c", "bin_factor=10", "-c", "detector_boundary=0", "-c", "radial_spline_nodes=0,20,35,45,52,60",
        "-c", "do_fit_centroid=true", "-c", "do_fit_gradient=true", "-c", "centroid_max=2",
@@ -44,15 +44,6 @@ def fitted(simulation, tmp_path_factory):
     arguments = ["fit", str(simulation / "flats"), "--defects", str(simulation / "defects"), "-o", str(out), *FIT]
     assert run([*arguments, "--camera", str(simulation / "camera.ecsv"), "-q"]) == 0
     return out
-
-
-def complaint(arguments, capsys, status=2):
-    """The one line on stderr of a command that fails."""
-    assert run([str(a) for a in arguments]) == status
-    err = capsys.readouterr().err.strip()
-    assert "\n" not in err
-    assert "Traceback" not in err
-    return err
 
 
 def test_fit_leaves_what_it_should_and_finds_the_truth(fitted):
@@ -115,10 +106,10 @@ def test_config_and_binned_table_repeat_the_fit(fitted, tmp_path):
     ],
 )
 def test_other_nodes_than_those_of_the_file_are_not_placed(tmp_path, overrides, placed):
-    """What a resolved configuration says of its nodes is not said of those that replace them."""
+    """A resolved configuration says that its nodes were placed; nodes that replace them were not."""
     path = tmp_path / "config.toml"
     path.write_text("radial_spline_nodes = [0.0, 50.0, 300.0]\nradial_spline_nodes_placed = true\n")
-    config, _ = configured(path, overrides, None, [], None, {})
+    config, _ = configured(Settings(tuple(overrides), str(path), ()), None, several=False)
     assert config.radial_spline_nodes_placed is placed
 
 
@@ -141,8 +132,7 @@ def test_reference_and_dome_products_have_their_own_names_and_overwrite_replaces
 
 
 def test_not_converged_is_status_3_and_in_the_product(fitted, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(map_module, "_MOST_STEPS", 1)
-    monkeypatch.setattr(map_module, "_polish", lambda density, z, root: (z, density(z)[0], 5.0, 1))
+    monkeypatch.setattr(map_module, "TOLERANCE", 0.0)
     out = tmp_path / "out"
     arguments = ["fit", fitted / "binned_image.fits", "-C", fitted / "config.toml", "-o", out, "-q"]
     assert "bayesflat: not converged: another start ended" in complaint(arguments, capsys, status=3)
@@ -291,7 +281,7 @@ def test_bad_tables(fitted, simulation, tmp_path, capsys, change, message):
 
 
 def test_constant_flat_ends(fitted, simulation, tmp_path, capsys):
-    """Nothing to measure, and no noise: whatever the verdict, there is one."""
+    """There is nothing to measure, and no noise: the fit ends all the same, converged or not."""
     table = Table.read(fitted / "binned_image.fits")
     table["value"] = 100.0
     table.write(tmp_path / "table.fits")
@@ -303,7 +293,7 @@ def test_constant_flat_ends(fitted, simulation, tmp_path, capsys):
 
 
 def test_sampling_too_little_fails_and_says_what_to_try(fitted, tmp_path, capsys):
-    """Status 3, a product that says so, and the draws for a closer look."""
+    """Status 3; the product says that it did not converge, and the draws are kept for a closer look."""
     out = tmp_path / "out"
     arguments = ["fit", fitted / "binned_image.fits", "-C", fitted / "config.toml", "-o", out, "-q", "--sample"]
     more = [

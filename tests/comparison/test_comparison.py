@@ -1,4 +1,4 @@
-"""Comparing sky and dome: what the command leaves, what is refused, and that a corrected dome closes."""
+"""Comparing sky and dome: what the command leaves, what is refused, and a dome corrected to the sky."""
 
 import json
 from dataclasses import replace
@@ -19,15 +19,8 @@ from bayesflat.errors import InputError
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.quantities import COMPARED, SCALARS
 from bayesflat.report.plots_comparison import plot_comparison_map, plot_comparison_radial
-from bayesflat.simulation.detectors import simulate_binned
-from bayesflat.simulation.truth import Light, Noise
-from tests.commands.test_cli import complaint
-from tests.inference.test_map import NODES, VALUES
+from tests.helpers import DOME_LIGHT, NODES, SKY_LIGHT, complaint, simulate_pair
 
-SKY = {"centroid_delta": (0.3, -0.2), "itl_ratio": 0.9, "level": 5000.0}
-DOME = {"centroid_delta": (-0.5, 0.4), "gradient": (2e-4, -1e-4), "itl_ratio": 0.92}
-NOISE = Noise(white=0.0007, detector_scatter=0.01, amplifier_scatter=0.003)
-BEND = 0.4
 FIT = ["-c", "radial_spline_nodes=0,20,35,45,52,60", "-c", "do_fit_centroid=true", "-c", "do_fit_gradient=true",
        "-c", "centroid_max=2", "-c", "do_constrain_zero=false", "-q"]  # fmt: skip
 
@@ -37,10 +30,7 @@ def folder(small_camera, tmp_path_factory):
     """Fits of a sky and a dome that see the same detectors, each beside its binned table; and the camera."""
     out = tmp_path_factory.mktemp("compare")
     small_camera.write(out / "camera.ecsv")
-    for kind, light, bend in (("sky", SKY, 0.0), ("dome", DOME, BEND)):
-        light = Light(radial=(NODES, VALUES), bend=bend, **light)
-        binned = simulate_binned(small_camera, light, NOISE, 5, kind=kind, bin_factor=10, detector_boundary=0,
-                                 physical_filter="i_39")  # fmt: skip
+    for kind, binned in simulate_pair(small_camera).items():
         binned.write(out / f"{kind}.fits")
         arguments = ["fit", out / f"{kind}.fits", "-o", out / kind, "--camera", out / "camera.ecsv", *FIT]
         assert run([str(a) for a in [*arguments, "-c", f"do_reference_gradient={kind == 'sky'}"]]) == 0
@@ -79,7 +69,7 @@ def paths(folder):
 
 @pytest.mark.parametrize("method", ["paired", "unpaired"])
 def test_truth_comes_back_within_its_error(method, paired, unpaired):
-    """Four sd; the ratio is that of the light, for the detectors are the same."""
+    """Within four sd.  The throughput ratio has a test of its own."""
     c = {"paired": paired, "unpaired": unpaired}[method]
     assert (c.method, c.converged) == (method, True)
     truth = dict(zip(COMPARED, (None, -0.8, 0.6, 2e-4, -1e-4), strict=True))
@@ -89,13 +79,13 @@ def test_truth_comes_back_within_its_error(method, paired, unpaired):
         assert abs(d.mean - expected) < 4 * d.sd, name
         assert d.q05 == pytest.approx(d.mean - 1.6448536 * d.sd, rel=1e-6)
     shown = (c.grid > 1) & (c.grid < 50)
-    expected = -2.5e3 * np.log10(1 + BEND * (c.grid / 350) ** 2)
+    expected = -2.5e3 * np.log10(1 + DOME_LIGHT.bend * (c.grid / 350) ** 2)
     assert np.all(np.abs(c.radial["mean"] - expected)[shown] < 4.5 * c.radial["sd"][shown])
     assert c.radial["mean"][0] == 0.0
 
 
 def test_ratio_of_the_ratios(paired, products):
-    """Of the detectors that are there in both: the light's, relative to the sky's."""
+    """The difference of the throughput ratios is that of the two lights, for the detectors are the same."""
     d, sky = paired.differences["itl_ratio"], products[0].itl_ratio
     assert abs(d.mean - sky * (0.92 / 0.9 - 1)) < 4 * d.sd + 0.03 * abs(d.mean) * abs(sky / 0.9 - 1)
     assert d.sd < 1e-4
@@ -109,7 +99,7 @@ def test_paired_is_much_sharper(paired, unpaired):
 
 
 def test_tolerances_are_what_makes_two_mmag_at_the_radius(products, small_camera):
-    """The probability of each quantity beyond it, from the unit of each at that radius."""
+    """The probability of each quantity beyond its tolerance, which is computed here from the mmag at that radius."""
     sky, _ = products
     c = compare(*products, camera=small_camera, rope_mmag=3.0, radius=40.0)
     slope = (np.log(sky.compute_radial(40.001)) - np.log(sky.compute_radial(39.999))) / 0.002
@@ -126,15 +116,14 @@ def test_tolerances_are_what_makes_two_mmag_at_the_radius(products, small_camera
 
 
 def test_detectors_and_zones(paired, unpaired, small_camera):
-    """The mean over the bins of a detector of the two lights' ratio; the unpaired map is that of the products."""
-    light = [Light(radial=(NODES, VALUES), bend=b, **kw) for b, kw in ((0.0, SKY), (BEND, DOME))]
+    """The mean of each detector is that of the two lights' ratio over its bins."""
     for c in (paired, unpaired):
         p = c.positions
         assert [d.detector for d in c.detectors] == np.unique(p.detector).tolist()
         for d in c.detectors[::6]:
             here = p.detector == d.detector
             at = p.xf[here], p.yf[here], p.itl[here]
-            expected = np.mean(-2.5e3 * np.log10(light[1].evaluate(*at) / light[0].evaluate(*at)))
+            expected = np.mean(-2.5e3 * np.log10(DOME_LIGHT.evaluate(*at) / SKY_LIGHT.evaluate(*at)))
             assert abs(d.mean_mmag - expected) < 4.5 * d.sd_mmag
             assert d.mean_mmag == pytest.approx(c.map_mmag[here].mean(), abs=1e-9)
             assert d.name == small_camera[d.detector].name
@@ -163,7 +152,7 @@ def test_results_are_compared_in_pairs(folder, tables):
 
 
 def test_a_corrected_dome_has_the_shape_of_the_sky(products, tables, paired):
-    """Corrected with the gradient that is tied to the sky: nothing is left but the sky's own plane, which stays out."""
+    """Corrected with the gradient that is tied to the sky, without the sky's own plane: that alone is left."""
     sky, _ = products
     tied = paired.tied
     table = tables[1]
@@ -189,7 +178,7 @@ def test_a_corrected_dome_has_the_shape_of_the_sky(products, tables, paired):
 
 
 def test_tied_gradient_is_the_sky_and_the_ratio(products, paired, tmp_path):
-    """Values and errors: the sky's covariance and the ratio's, added."""
+    """Its covariance is the sum of the sky's and the ratio's."""
     sky, dome = products
     tied = paired.tied
     assert tied.normalization_factor == dome.normalization_factor
@@ -210,7 +199,7 @@ def test_tied_gradient_is_the_sky_and_the_ratio(products, paired, tmp_path):
 
 
 def test_tied_gradient_says_how_its_nodes_came_about(products):
-    """As the sky's did, whose nodes they are; where the ratio says nothing, the rest is the sky's too."""
+    """Its nodes are the sky's, and placed where those were; with a ratio of 1 the values are the sky's too."""
     sky, dome = products
     nothing = SimpleNamespace(
         log_radial=lambda radius: (0.0 * radius, np.zeros((len(radius), 1))), centre=(0.0, np.zeros(1)),
@@ -257,7 +246,7 @@ def test_command_leaves_what_the_comparison_says(folder, paired, tmp_path, capsy
 
 
 def test_command_compares_products_alone(folder, unpaired, tmp_path, capsys):
-    """When asked to, and where no tables lie beside them."""
+    """With --unpaired, and where no binned tables lie beside the products."""
     import shutil
 
     for name, kind in zip(("sky.fits", "dome.fits"), paths(folder), strict=True):
@@ -282,7 +271,7 @@ def test_command_compares_products_alone(folder, unpaired, tmp_path, capsys):
 
 
 def test_products_without_uncertainties(products, small_camera, folder, tmp_path):
-    """LSST's own: means, but nothing made up beside them."""
+    """As LSST's products are: there are means, and no uncertainties beside them."""
     sky, dome = products
     c = compare(replace(sky, estimates=None), dome, camera=small_camera)
     assert any("sky's product has no uncertainties" in note for note in c.notes)
@@ -291,7 +280,7 @@ def test_products_without_uncertainties(products, small_camera, folder, tmp_path
     assert found["differences"]["gradient_x"]["sd"] is None
     assert found["radial"]["q05"][5] is None
     json.dumps(found, allow_nan=False)
-    assert comparison_lines(c)[-1].startswith("verdict: none, for want of uncertainties")
+    assert comparison_lines(c)[-1].startswith("verdict: none, because uncertainties are missing")
     sky.write(tmp_path / "sky.yaml")
     dome.write(tmp_path / "dome.ecsv")
     arguments = ["compare", tmp_path / "sky.yaml", tmp_path / "dome.ecsv", "--camera", folder / "camera.ecsv"]

@@ -19,7 +19,7 @@ ITL = np.array([True, False, True, False, True])
 
 
 def product(nodes, values, rng, **fields):
-    """With errors of every scalar and value, correlated; means that are not the MAP."""
+    """A product with correlated errors of every scalar and value, whose means differ from the MAP."""
     names = tuple(f"radial_spline_values[{k}]" for k in range(len(nodes))) + SCALARS
     root = (
         rng.normal(size=(len(names), len(names))) * np.r_[np.full(len(nodes) + 1, 1e-3), 0.02, 0.02, np.full(4, 1e-5)]
@@ -50,7 +50,7 @@ def at_mean(gradient, steps=0.0):
 
 
 def log_model(gradient):
-    """Relative to the centre of the radial function, as the product evaluates it."""
+    """Log of the model, relative to the centre of the radial function, as the product evaluates it."""
     return np.log(gradient.compute_model(*POSITIONS, ITL) / gradient.compute_radial(0.0))
 
 
@@ -63,7 +63,7 @@ def centre(gradient):
 
 
 def propagated(gradient, function):
-    """Mean, and covariance from derivatives by central differences."""
+    """Mean and covariance of a function of the product, from derivatives by central differences."""
     sd = gradient.estimates.columns["sd"]
     columns = []
     for k in range(len(sd)):

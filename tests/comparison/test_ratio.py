@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.interpolate import BSpline
 
-from bayesflat.comparison.ratio import _Mean, _posterior, _step, fit_ratio
+from bayesflat.comparison.ratio import RatioMean, fit_ratio, gauss_newton_step, ratio_posterior
 from bayesflat.config import FitConfig
 from bayesflat.errors import InputError
 from bayesflat.inference.rough import Rough, rough_fit
@@ -47,7 +47,7 @@ def truth(name):
 
 
 def test_truth_comes_back_within_its_error(found):
-    """Four sd for the scalars, and for the radial functions at all radii together (they hang on the centre)."""
+    """Four sd for the scalars, and for the radial functions at all radii together (all are relative to the centre)."""
     assert found.converged
     for name, (mean, row) in found.posterior.scalars.items():
         assert abs(mean - truth(name)) <= 4 * found.posterior.sd(row[None])[0], name
@@ -72,7 +72,7 @@ def test_map_is_the_ratio_of_the_lights(found):
 
 
 def test_detectors_cancel(small_camera, flats, found):
-    """Detectors that do not scatter, or ten times as much as white noise does: the same ratio, with the same errors."""
+    """Detectors that scatter ten times as much as white noise, or not at all: ratio and errors are the same."""
     quiet = Noise(white=NOISE.white)
     pair = data_of(small_camera, "sky", quiet, **SKY), data_of(small_camera, "dome", quiet, bend=BEND, **DOME)
     alone = fit_ratio(*pair, CONFIG, itl_ratio=0.9)
@@ -143,7 +143,7 @@ def mean(flats):
     sky, _ = flats
     rough = rough_fit(sky, CONFIG)
     data = sky.select(rough.inside)
-    return _Mean(rough, data, CONFIG, True), rough, data
+    return RatioMean(rough, data, CONFIG, True), rough, data
 
 
 def numbers_of(model, rng):
@@ -155,7 +155,7 @@ def numbers_of(model, rng):
 
 
 def test_formula_and_its_derivatives(mean, rng):
-    """Written out with SciPy's splines; derivatives by central differences."""
+    """The formula is written out with SciPy's splines; derivatives are central differences."""
     model, rough, data = mean
     some = data.select(rng.choice(len(data), 200, replace=False))
     at = some.binned.xf, some.binned.yf, some.itl
@@ -189,7 +189,7 @@ def test_formula_and_its_derivatives(mean, rng):
 
 
 def test_derivatives_by_the_sky(mean, rng):
-    """What a change of the sky's radial function does, in standard deviations of it."""
+    """By changes of the sky's radial function, in its standard deviations."""
     model, rough, data = mean
     numbers = numbers_of(model, rng)
     at = data.binned.xf[:300], data.binned.yf[:300], data.itl[:300]
@@ -219,7 +219,7 @@ def test_errors_are_those_of_a_dense_covariance(small_camera, rng):
     rough = Rough(places, np.log(np.interp(places, RADIUS, RADIAL)), np.linalg.inv(root @ root.T), knots, 60.0,
                   {"centroid_delta": np.array([0.4, -0.2]), "gradient": np.array([4e-5, 2e-5])},
                   np.ones(len(data), bool), np.zeros(len(data), bool), 0.375)  # fmt: skip
-    model = _Mean(rough, data, config, False)
+    model = RatioMean(rough, data, config, False)
     numbers = np.zeros(model.size)
     numbers[model.slices["centroid_delta"]] = (-0.9, 0.5)
     at = data.binned.xf, data.binned.yf, data.itl
@@ -240,7 +240,7 @@ def test_errors_are_those_of_a_dense_covariance(small_camera, rng):
     # the sky's radial function as one more source of noise
     inverse = np.linalg.inv(dense + by_sky @ by_sky.T)
     expected = np.linalg.inv(design.T @ inverse @ design + np.diag(model.widths**-2.0))
-    found = _posterior(model, numbers, noise, covariance, at, value, 1.0)
+    found = ratio_posterior(model, numbers, noise, covariance, at, value, 1.0)
     np.testing.assert_allclose(
         found.covariance[: model.size, : model.size], expected, rtol=1e-6, atol=1e-9 * np.max(np.abs(expected))
     )
@@ -250,4 +250,6 @@ def test_errors_are_those_of_a_dense_covariance(small_camera, rng):
         design.T @ inverse @ design + np.diag(model.widths**-2.0),
         design.T @ inverse @ (value - model.linearised(numbers, *at)[0]) - numbers / model.widths**2,
     )
-    np.testing.assert_allclose(_step(model, numbers, covariance, at, value)[0] - numbers, wanted, rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(
+        gauss_newton_step(model, numbers, covariance, at, value)[0] - numbers, wanted, rtol=1e-5, atol=1e-9
+    )

@@ -9,7 +9,7 @@ from astropy.table import MaskedColumn, Table
 
 from bayesflat.data.binned import BinnedFlat
 from bayesflat.data.camera import Camera, Detector, lsstcam
-from bayesflat.errors import InputError
+from tests.helpers import message
 
 # detector 4 covers -32..32 by -25..25 mm, detector 5 the same turned by 90 degrees about (100, 10)
 SHAPE = {"nx": 64, "ny": 50, "pixel_size": 1.0, "refpos_x": 31.5, "refpos_y": 24.5, "amp_nx": 4, "amp_ny": 2}
@@ -46,13 +46,6 @@ def change(name, row, value):
 def save(path, content, **meta):
     Table(content, meta=meta).write(path, format="ascii.ecsv" if path.suffix == ".ecsv" else "fits")
     return path
-
-
-def message(call, *args, **kwargs):
-    with pytest.raises(InputError) as caught:
-        call(*args, **kwargs)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.fixture(params=[".fits", ".ecsv"])
@@ -99,7 +92,7 @@ def test_unknown_header(tmp_path, ending):
     assert BinnedFlat.read(tmp_path / f"c{ending}", CAMERA).physical_filter == ""
 
 
-def test_others_types(tmp_path, ending):
+def test_columns_of_other_types(tmp_path, ending):
     # single precision, 0 and 1, small integers: numbers are numbers
     content = columns(value=np.array([1, 2, 3, 4, 5], "f4"), itl=np.array([0, 0, 0, 1, 1]))
     content["detector"] = content["detector"].astype(np.int16)
@@ -297,7 +290,7 @@ def test_itl_of_the_table_wins(tmp_path, ending, caplog):
     assert record.getMessage() == expected
 
 
-def test_itl_that_agrees_says_nothing(caplog):
+def test_itl_that_agrees_is_not_warned_of(caplog):
     with caplog.at_level(logging.WARNING, logger="bayesflat"):
         BinnedFlat.from_columns(columns(), CAMERA)
     assert not caplog.records

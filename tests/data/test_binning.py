@@ -12,6 +12,7 @@ from bayesflat.data.camera import Camera, Detector
 from bayesflat.data.defects import Box
 from bayesflat.data.flats import Flat, read_flat, read_flat_header
 from bayesflat.errors import InputError
+from tests.helpers import message
 
 CAMERA = Camera(
     "Toy",
@@ -60,14 +61,6 @@ def brute_force(flat, boxes, b, boundary):
             x0 += b
         y0 += b
     return np.array(rows)
-
-
-def message(call, *args, **kwargs):
-    with pytest.raises(InputError) as caught:
-        call(*args, **kwargs)
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
 
 
 # ---- one detector ----

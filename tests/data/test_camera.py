@@ -8,7 +8,7 @@ import pytest
 from astropy.table import MaskedColumn, Table
 
 from bayesflat.data.camera import Camera, Detector, get_camera, lsstcam, lsstcomcam
-from bayesflat.errors import InputError
+from tests.helpers import message
 
 CAMERA = lsstcam()
 # an odd one, with a rotation that is no multiple of 90 degrees and pixels of its own
@@ -33,14 +33,6 @@ CORNERS = [
     (203, "R44_SW0", "ITL_WF", "wavefront", 214.25, 202.625, 0),
     (204, "R44_SW1", "ITL_WF", "wavefront", 214.25, 225.875, 180),
 ]
-
-
-def message(call, *args):
-    """The error, checked to be one line."""
-    with pytest.raises(InputError) as caught:
-        call(*args)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # ---- where LSSTCam's detectors are ----
@@ -290,7 +282,7 @@ def test_unknown_detector():
 
 
 @pytest.mark.parametrize(("number", "name"), [(7, "other"), (8, "T7")])
-def test_twice(number, name):
+def test_two_detectors_of_one_id_or_name(number, name):
     other = Detector(**{**asdict(TILTED), "id": number, "name": name})
     assert message(Camera, "Toy", [TILTED, other]) == f"camera Toy: detector {number} ({name}) is there twice"
 

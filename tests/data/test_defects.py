@@ -9,7 +9,7 @@ from astropy.table import MaskedColumn, Table
 
 from bayesflat.data.camera import Camera, Detector
 from bayesflat.data.defects import Box, apply_defects, find_defects, read_defects
-from bayesflat.errors import InputError
+from tests.helpers import message
 
 SHAPE = {"nx": 64, "ny": 50, "pixel_size": 0.5, "refpos_x": 31.5, "refpos_y": 24.5}
 CAMERA = Camera(
@@ -32,14 +32,6 @@ def region(path, rows, names=("X", "Y", "SHAPE", "R", "ROTANG"), **meta):
 
 def boxes_of(path):
     return [(b.x0, b.y0, b.width, b.height) for b in read_defects(path, CAMERA)[1]]
-
-
-def message(call, *args):
-    with pytest.raises(InputError) as caught:
-        call(*args)
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
 
 
 @pytest.fixture(params=[".fits", ".ecsv"])

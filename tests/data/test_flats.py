@@ -11,6 +11,7 @@ from bayesflat.data.camera import Camera, Detector, lsstcam, lsstcomcam
 from bayesflat.data.flats import Flat, find_flats, read_flat, read_flat_header
 from bayesflat.errors import InputError
 from bayesflat.gradient.product import FlatGradient
+from tests.helpers import message
 
 NX, NY = 64, 50
 SHAPE = {"nx": NX, "ny": NY, "pixel_size": 0.5, "refpos_x": 31.5, "refpos_y": 24.5}
@@ -34,7 +35,7 @@ def card(header, **values):
 
 
 def lsst_file(path, *, planes=None, mask=MASK, compressed=False, primary=None, image=None, data=IMAGE, archive=True):
-    """A file as the LSST pipelines leave it, with archive HDUs behind that would confuse a careless reader."""
+    """A file as the LSST pipelines leave it, with archive HDUs at its end, which are no part of the image."""
 
     def hdu(array, name):
         if compressed:
@@ -65,14 +66,6 @@ def plain_file(path, data=IMAGE, extension=False, **cards):
     card(hdu.header, **cards)
     fits.HDUList([fits.PrimaryHDU(), hdu] if extension else [hdu]).writeto(path)
     return path
-
-
-def message(call, *args, **kwargs):
-    with pytest.raises(InputError) as caught:
-        call(*args, **kwargs)
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
 
 
 # ---- pixels and mask ----

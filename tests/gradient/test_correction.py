@@ -1,4 +1,4 @@
-"""Correcting dome flats: the arithmetic derived anew, what becomes of files, and what is refused."""
+"""Correcting dome flats: the arithmetic against a formula of the tests' own, files, and what is refused."""
 
 import hashlib
 from dataclasses import replace
@@ -15,9 +15,9 @@ from bayesflat.errors import InputError
 from bayesflat.gradient.correction import apply_gradients, compute_correction
 from bayesflat.gradient.estimates import STATISTICS, Estimates
 from bayesflat.gradient.product import FlatGradient
-from tests.inference.test_map import NODES, VALUES
+from tests.helpers import NODES, VALUES, complaint
 
-NODES, VALUES = np.array(NODES, dtype=float), np.array(VALUES, dtype=float)
+NODES = np.array(NODES)
 DOME = {
     "itl_ratio": 0.9, "centroid_x": 1.0, "centroid_y": -2.0, "centroid_delta_x": 0.8, "centroid_delta_y": -0.6,
     "gradient_x": 2e-4, "gradient_y": -1e-4, "outer_gradient_x": 3e-4, "outer_gradient_y": 1e-4,
@@ -70,7 +70,7 @@ def test_pixels_are_those_of_the_formula(small_camera, key, rng):
     assert bayesflat.apply_gradients is apply_gradients
 
 
-def test_nothing_is_made_up_where_a_radial_function_says_nothing(small_camera):
+def test_no_correction_where_a_radial_function_is_unknown(small_camera):
     """Beyond the last node of either product, each about its own centroid, and where one falls to 0."""
     detector = small_camera[0]
     py, px = np.mgrid[:200, :200]
@@ -94,8 +94,8 @@ def test_nothing_is_made_up_where_a_radial_function_says_nothing(small_camera):
     assert np.all(np.isfinite(found.factor))
 
 
-def test_nothing_is_made_up_beyond_the_bins_of_a_fit(small_camera):
-    """Where the product says how far they reach, each about its own centroid."""
+def test_no_correction_beyond_the_bins_of_a_fit(small_camera):
+    """Where the products record the largest radius of a bin, each about its own centroid."""
     detector = small_camera[0]
     py, px = np.mgrid[:200, :200]
     x, y = detector.pixel_to_focal_plane(px, py)
@@ -211,14 +211,7 @@ def test_without_a_mask_pixels_without_a_correction_are_nan(tmp_path, small_came
         assert np.isfinite(hdus["IMAGE"].data[~nowhere]).sum() >= (~nowhere).sum() - 1
 
 
-def complaint(arguments, capsys):
-    assert run([str(a) for a in arguments]) == 2
-    err = capsys.readouterr().err.strip()
-    assert "\n" not in err
-    return err
-
-
-def test_twice_is_once_too_often(tmp_path, small_camera, products, camera_table, rng, capsys):
+def test_corrected_flats_are_not_corrected_again(tmp_path, small_camera, products, camera_table, rng, capsys):
     lsst_file(tmp_path / "a.fits", small_camera[12], rng)
     options = [*products, *camera_table, "-q"]
     assert run(["apply", str(tmp_path / "a.fits"), "-o", str(tmp_path / "out"), *options]) == 0

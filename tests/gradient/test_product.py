@@ -11,9 +11,9 @@ import yaml
 from astropy.io import fits
 from astropy.table import Table
 
-from bayesflat.errors import InputError
 from bayesflat.gradient.estimates import STATISTICS, Estimates
 from bayesflat.gradient.product import FlatGradient
+from tests.helpers import message
 
 NODES = [0.0, 100.0, 200.0, 250.0, 300.0, 325.0, 350.0]
 VALUES = [1.0, 0.99, 0.98, 0.97, 0.93, 0.79, 0.5]
@@ -97,16 +97,9 @@ def akima(nodes, values, r):
 
 
 def assert_same(a, b):
-    """Value for value, not nearly."""
+    """The same values exactly."""
     for name in ("radial_spline_nodes", "radial_spline_values", *SCALARS):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
-
-
-def message(call, *args):
-    with pytest.raises(InputError) as caught:
-        call(*args)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.fixture(params=[".fits", ".yaml", ".ecsv"])
@@ -286,7 +279,7 @@ def test_gzipped(tmp_path):
     assert_same(FlatGradient.read(tmp_path / "g.fits.gz"), FULL)
 
 
-def test_fits_round_trip_of_all_we_know(tmp_path, estimates):
+def test_fits_round_trip_of_all_fields(tmp_path, estimates):
     config = {"do_fit_gradient": True, "radial_spline_nodes": NODES, "note": 'a "quoted" one', "none": None}
     path = tmp_path / "g.fits"
     replace(FULL, estimates=estimates, config=config).write(path)
@@ -409,7 +402,7 @@ def test_ecsv_layout(tmp_path):
 
 
 @pytest.mark.parametrize("ending", [".yaml", ".ecsv"])
-def test_uncertainties_stay_behind(tmp_path, caplog, estimates, ending):
+def test_uncertainties_that_a_format_cannot_hold_are_warned_of(tmp_path, caplog, estimates, ending):
     path = tmp_path / f"g{ending}"
     with caplog.at_level(logging.WARNING, logger="bayesflat"):
         replace(FULL, estimates=estimates).write(path)
@@ -419,7 +412,7 @@ def test_uncertainties_stay_behind(tmp_path, caplog, estimates, ending):
     assert FlatGradient.read(path).estimates is None
 
 
-def test_nothing_to_leave_behind(tmp_path, caplog, ending):
+def test_without_uncertainties_nothing_is_warned_of(tmp_path, caplog, ending):
     with caplog.at_level(logging.WARNING, logger="bayesflat"):
         FULL.write(tmp_path / f"g{ending}")
     assert not caplog.records
@@ -670,7 +663,7 @@ def test_writing_over_an_old_file(tmp_path, ending):
     assert FlatGradient.read(path).itl_ratio == 2.0
 
 
-# ---- a blink ----
+# ---- imports ----
 
 
 def test_import_is_light(tmp_path):

@@ -7,21 +7,18 @@ from scipy.interpolate import Akima1DInterpolator
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.inference.fitting import fit
 from bayesflat.inference.map import compile_density
-from bayesflat.simulation.detectors import Detectors, simulate_binned, true_parameters
+from bayesflat.simulation.detectors import SimulatedDetectors, simulate_binned, true_parameters
 from bayesflat.simulation.truth import Light
-from tests.inference.test_map import NODES, VALUES
-from tests.inference.test_nuts import NOISE, flat
-from tests.model.test_model import config_with
+from tests.helpers import CENTROID_AND_PLANE, DETECTOR_NOISE, NODES, VALUES, config_with, noisy_flat, small_config
 
-SWITCHES = {"do_fit_centroid": True, "do_fit_gradient": True, "do_constrain_zero": False}
 LIGHT = {"centroid_delta": (0.3, -0.2), "gradient": (1e-4, -5e-5)}
 
 
 @pytest.fixture(scope="module", params=["hierarchical", "normal", "student_t"])
 def fitted(request, small_camera):
-    noise = {"noise": "hierarchical"} if request.param == "hierarchical" else {}
-    likelihood = None if noise else request.param
-    return fit(flat(small_camera, **LIGHT), config_with(likelihood, **noise, **SWITCHES))
+    hierarchical = request.param == "hierarchical"
+    config = small_config() if hierarchical else config_with(request.param, **CENTROID_AND_PLANE)
+    return fit(noisy_flat(small_camera, **LIGHT), config)
 
 
 def test_curvature_is_that_of_pymcs_density(fitted):
@@ -67,7 +64,7 @@ def test_product_covariance_is_that_of_draws(fitted, rng):
     np.testing.assert_allclose(correlation, expected, atol=0.22)
 
 
-def test_product_holds_it(fitted, tmp_path):
+def test_product_holds_the_approximation(fitted, tmp_path):
     fitted.gradient.write(tmp_path / "gradient.fits")
     found = FlatGradient.read(tmp_path / "gradient.fits")
     estimates = found.estimates
@@ -89,7 +86,7 @@ def test_product_holds_it(fitted, tmp_path):
 
 
 def test_radial_sd_at_any_radius(fitted, rng):
-    """At the nodes it is theirs; between, that of splines through draws of the values."""
+    """At the nodes it is that of their values; between them, that of splines through draws of the values."""
     gradient = fitted.gradient
     n = len(NODES)
     np.testing.assert_allclose(gradient.compute_radial_sd(NODES), gradient.estimates.columns["sd"][:n], rtol=1e-9)
@@ -102,9 +99,9 @@ def test_radial_sd_at_any_radius(fitted, rng):
 def test_offsets_are_the_detectors_throughputs(small_camera):
     """Within four of their own sd; an amplifier's contains its detector's."""
     light = Light(radial=(NODES, VALUES), itl_ratio=0.9)
-    binned = simulate_binned(small_camera, light, NOISE, 8, bin_factor=10, detector_boundary=0)
-    result = fit(binned, config_with(None, noise="hierarchical", **SWITCHES))
-    detectors = Detectors(small_camera, NOISE, 8)
+    binned = simulate_binned(small_camera, light, DETECTOR_NOISE, 8, bin_factor=10, detector_boundary=0)
+    result = fit(binned, small_config())
+    detectors = SimulatedDetectors(small_camera, DETECTOR_NOISE, 8)
     true = true_parameters(light, detectors)["detector_throughput"]
     offsets = result.gradient.offsets
     whole = offsets.amplifier == -1

@@ -1,4 +1,4 @@
-"""NUTS and leave-one-out on a small camera: draws against Laplace and identities, and the gates that judge them."""
+"""NUTS and leave-one-out on a small camera: draws against Laplace and identities, and the diagnostics of chains."""
 
 import arviz as az
 import numpy as np
@@ -17,31 +17,17 @@ from bayesflat.inference.loo import TERMS, compare_terms, leave_one_out
 from bayesflat.inference.skew import Stretched
 from bayesflat.simulation.detectors import simulate_binned
 from bayesflat.simulation.truth import Light, Noise
-from tests.inference.test_map import NODES, VALUES
-from tests.model.test_model import config_with
-
-NOISE = Noise(white=0.002, detector_scatter=0.005, amplifier_scatter=0.002, own_field=0.002, field_scale=5.0)
-
-
-def flat(camera, seed=4, **light):
-    light = Light(radial=(NODES, VALUES), itl_ratio=0.9, **light)
-    return simulate_binned(camera, light, NOISE, seed, bin_factor=20, detector_boundary=0)
-
-
-def small_config(**more):
-    return config_with(
-        None, noise="hierarchical", do_fit_centroid=True, do_fit_gradient=True, do_constrain_zero=False, **more
-    )
+from tests.helpers import CENTROID_AND_PLANE, NODES, VALUES, config_with, noisy_flat, small_config
 
 
 @pytest.fixture(scope="module")
 def fitted(small_camera):
-    return fit(flat(small_camera, centroid_delta=(0.3, -0.2), gradient=(1e-4, -5e-5)), small_config(seed=3))
+    return fit(noisy_flat(small_camera, centroid_delta=(0.3, -0.2), gradient=(1e-4, -5e-5)), small_config(seed=3))
 
 
 @pytest.fixture(scope="module")
 def sampled(fitted):
-    """A few draws only: what they say is tested, not how well they cover the posterior."""
+    """A few draws only: enough to test what is computed from them, too few to cover the posterior."""
     return sample(fitted, draws=15, tune=15, chains=2, cores=2)
 
 
@@ -50,8 +36,7 @@ def simple(small_camera):
     """Independent bins: fast enough for many draws."""
     white = Light(radial=(NODES, VALUES), itl_ratio=0.9, centroid_delta=(0.3, -0.2), gradient=(1e-4, -5e-5))
     binned = simulate_binned(small_camera, white, Noise(white=0.005), 4, bin_factor=20, detector_boundary=0)
-    switches = {"do_fit_centroid": True, "do_fit_gradient": True, "do_constrain_zero": False}
-    result = fit(binned, config_with("normal", **switches))
+    result = fit(binned, config_with("normal", **CENTROID_AND_PLANE))
     return result, sample(result, draws=800, tune=200, chains=2, cores=2)
 
 
@@ -79,7 +64,7 @@ def test_gradient_is_bounded_in_whitened_length_and_the_density_is_not(rng):
         return -0.5 * point @ point, -point
 
     alike = Stretched(slice(1, 2), *np.array([[0.0], [1.0], [0.0], [1.0], [0.0], [1.0]]))
-    density = nuts._Density(function, alike, root)
+    density = nuts.RememberedDensity(function, alike, root)
     near, far = rng.normal(size=3) * 0.1, np.array([0.0, 0.0, 1e6])
     assert density(near, None)[1] == pytest.approx(-near, rel=1e-15)
     value, gradient = density(far, None)
@@ -91,7 +76,7 @@ def test_gradient_is_bounded_in_whitened_length_and_the_density_is_not(rng):
 
 
 def test_draws_are_those_of_the_posterior_however_tight_the_bound(simple, monkeypatch):
-    """A bound that nearly all gradients meet costs efficiency and nothing else."""
+    """A bound that nearly all gradients exceed costs efficiency and nothing else."""
     result = simple[0]
     monkeypatch.setattr(nuts, "MOST_BEYOND", -0.3 * np.sqrt(result.objective.size))
     after = sample(result, draws=1500, tune=200, chains=2, cores=2).gradient.estimates
@@ -102,7 +87,7 @@ def test_draws_are_those_of_the_posterior_however_tight_the_bound(simple, monkey
 
 
 def test_draws_are_those_of_the_posterior_whatever_the_coordinates(simple, monkeypatch):
-    """Coordinates that skew a scale which is normal already cost efficiency and nothing else."""
+    """Coordinates that skew a scale whose posterior is normal cost efficiency and nothing else."""
     result = simple[0]
     here = result.objective.slices["log_noise_scale"]
     centre, sd = result.map.value[here], result.laplace.covariance[here, here] ** 0.5
@@ -139,7 +124,7 @@ def test_statistics_are_those_of_the_draws(simple):
 
 
 def test_the_choice_of_nodes_widens_the_draws(simple):
-    """By what is asked for, at the nodes alone; R-hat and ESS remain those of the draws."""
+    """By the variance that is given, at the nodes alone; R-hat and ESS remain those of the draws."""
     before, after = simple
     values = after.gradient.radial_spline_values
     n = len(values)
@@ -163,8 +148,8 @@ def test_the_choice_of_nodes_widens_the_draws(simple):
 
 
 def test_sampling_counts_the_choice_of_nodes(small_camera, fitted, sampled, monkeypatch):
-    """The product's statistics have it; what NUTS and Laplace say of the posterior is compared without."""
-    binned = flat(small_camera, centroid_delta=(0.3, -0.2), gradient=(1e-4, -5e-5))
+    """The product's errors include it; the comparison of NUTS with Laplace does not."""
+    binned = noisy_flat(small_camera, centroid_delta=(0.3, -0.2), gradient=(1e-4, -5e-5))
     placed = fit(binned, small_config(seed=3, radial_spline_nodes_placed=True))
     assert placed.rough.choice.max() > 0
     compared = []
@@ -183,7 +168,7 @@ def test_sampling_counts_the_choice_of_nodes(small_camera, fitted, sampled, monk
     np.testing.assert_allclose(numbers, same, rtol=1e-4)
 
 
-def test_ratio_of_the_draws_is_that_of_the_detectors_that_are_there(sampled):
+def test_ratio_of_the_draws_is_that_of_the_detectors_present(sampled):
     """Throughputs of the detectors average to 1 in each vendor."""
     throughput = sampled.posterior["posterior"]["throughput"]
     itl = [d.is_itl for d in sampled.data.binned.camera]
@@ -207,7 +192,7 @@ def test_log_likelihood_given_the_shared_pattern(fitted, rng):
 
 def test_independent_log_likelihood_by_detector_sums_to_pymcs(small_camera):
     for likelihood in ("normal", "student_t", "laplace"):
-        result = fit(flat(small_camera), config_with(likelihood, do_constrain_zero=False))
+        result = fit(noisy_flat(small_camera), config_with(likelihood, do_constrain_zero=False))
         point = {v.name: result.map.value[result.objective.slices[p.name]].reshape(np.shape(p.mu))
                  for p, v in zip(result.objective.parameters, result.model.value_vars, strict=True)}  # fmt: skip
         by_bin = result.model.compile_logp(vars=result.model.observed_RVs, sum=False)(point)[0]
@@ -224,8 +209,8 @@ def test_posterior_is_a_datatree_for_arviz(sampled, tmp_path):
     assert tree["log_likelihood"]["value"].dims == ("chain", "draw", "detector")
 
 
-def test_arviz_does_its_work(simple):
-    """Leaving detectors out costs about half a unit for each parameter, against what is fitted to all (AIC's rule)."""
+def test_arviz_reads_the_posterior(simple):
+    """Predicting left-out detectors costs about half a unit of log-likelihood for each parameter (AIC's rule)."""
     sampled = simple[1]
     found = leave_one_out(sampled)
     assert np.mean(found.pareto_k < 0.7) > 0.8
@@ -256,7 +241,7 @@ def test_interrupted_sampling_keeps_nothing(simple, monkeypatch):
 
 
 def test_laplace_likelihood_is_not_sampled(small_camera):
-    result = fit(flat(small_camera), config_with("laplace", do_constrain_zero=False))
+    result = fit(noisy_flat(small_camera), config_with("laplace", do_constrain_zero=False))
     with pytest.raises(InputError, match="NUTS needs likelihood normal or student_t"):
         sample(result)
     with pytest.raises(InputError, match="likelihood = laplace has no curvature"):
@@ -320,18 +305,18 @@ def test_laplace_and_draws_are_compared():
 
 
 def test_leave_one_out_agrees_with_a_fit_of_the_others(fitted):
-    """Importance sampling against the brute force of a refit, where it says that it can be trusted."""
+    """Importance sampling against a fit of the other detectors, where Pareto's k says that it is reliable."""
     from bayesflat.inference import loo
 
     found = leave_one_out(fitted, draws=300, refit=False)
     for row in np.argsort(found.pareto_k)[:2]:
         assert found.pareto_k[row] < 0.7
-        refitted = loo._refitted(fitted, int(found.detector[row]), 300, seed=1)
+        refitted = loo.log_density_from_others(fitted, int(found.detector[row]), 300, seed=1)
         assert found.elpd[row] == pytest.approx(refitted, abs=1.5)  # of a sum over 100 bins
 
 
 def test_terms_that_the_flat_has_are_wanted(small_camera):
-    binned = flat(small_camera, centroid_delta=(0.0, 0.0), gradient=(4e-4, -3e-4))
+    binned = noisy_flat(small_camera, centroid_delta=(0.0, 0.0), gradient=(4e-4, -3e-4))
     config = config_with("normal", do_constrain_zero=False)
     table = compare_terms(binned, config, draws=100)
     assert len(table) == 2 ** len(TERMS)

@@ -1,4 +1,4 @@
-"""Predictive checks: replicates against numbers by hand, data made here against replicates, planted misfits."""
+"""Predictive checks: the spread of replicates by hand, flats drawn from the model, and misfits that must show."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -244,7 +244,7 @@ def test_posterior_errors(small_camera):
 
 @pytest.mark.parametrize(("mu", "sigma"), [([0.0, 0.0], 0.5), ([1.2, -0.9], 1.0), ([1.0, 0.5], 1e7)])
 def test_centroids_of_the_prior_lie_in_the_disc(small_camera, mu, sigma):
-    """Against draws of the normal that are thrown away beyond the disc; a very wide one is even over it."""
+    """Against draws of the normal, less those beyond the disc; a very wide one is uniform over the disc."""
     priors = {"centroid_delta": {"dist": "normal", "mu": mu, "sigma": sigma}}
     data, config = made(small_camera, do_fit_centroid=True, priors=priors)
     objective = make_objective(data, config)

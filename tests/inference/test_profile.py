@@ -37,13 +37,13 @@ def profile(log_radial):
 
 
 def test_smoothing_a_straight_line_leaves_little_noise(rng):
-    """The line's two numbers, and some six more of the least bending that is allowed for, of the noise of 80 points."""
+    """Of the noise of 80 points, what fits the line's two numbers is left, and about six numbers more."""
     left = [chi_squared(smoothed(RADIUS, noisy(STRAIGHT, rng), INFORMATION)[0] - STRAIGHT) for _ in range(40)]
     assert 1.0 < np.mean(left) < 0.15 * N
 
 
 def test_smoothing_follows_a_fall_and_is_smooth_elsewhere(rng):
-    """Less of the noise is left than in the profile, within the fall and out of it, and no bias but a small one."""
+    """Within the fall and elsewhere, less noise is left than in the profile, and little bias."""
     off = np.array([smoothed(RADIUS, noisy(BENT, rng), INFORMATION)[0] - BENT for _ in range(40)])
     assert np.mean([chi_squared(o) for o in off]) < 0.45 * N
     assert np.sqrt(np.mean(off[:, RADIUS < 38] ** 2)) < 0.5 * SD
@@ -83,7 +83,7 @@ def test_spline_fit_is_the_least_squares_one(rng, constrained, last):
 
 @pytest.mark.parametrize(("constrained", "last", "fall"), [(False, 72.0, 0.06), (True, 700.0, 0.01)])
 def test_bend_is_that_of_draws(rng, constrained, last, fall):
-    """Drawn anew: how far splines of values from the normal approximation are from the linear one."""
+    """Against draws: how far splines through draws of the values are from the linear approximation."""
     nodes = [0.0, 12.0, 24.0, 36.0, 48.0, 60.0, last]
     fit = SplineFit(profile(np.log1p(-fall * (RADIUS / 60) ** 2)), nodes, constrained)
     free = len(nodes) - constrained
@@ -110,10 +110,10 @@ def test_a_spline_that_hardly_turns_is_bent_and_one_that_turns_is_not():
 
 
 def test_nodes_do_not_follow_the_noise(rng):
-    """Their fit is as near to the truth as its number of nodes says, not nodes that chance has placed.
+    """The fit is as near to the truth as one with so many nodes can be.
 
-    Chi-squared of the truth has then the number of nodes as its mean, and somewhat more for what the spline misses;
-    nodes placed by the profile itself, 27 of them, leave 40.
+    The mean chi-squared of the truth is then the number of nodes, and somewhat more for what the spline misses.  If the
+    noise placed the nodes, it would be larger: with 27 nodes that follow the profile itself it is 40.
     """
     left, numbers, bends = [], [], []
     for _ in range(6):
@@ -128,10 +128,10 @@ def test_nodes_do_not_follow_the_noise(rng):
 
 
 def test_errors_that_count_the_choice_of_nodes_cover_the_truth(rng):
-    """Placed nodes taken as given claim too much: squared pulls are 2.6 on average, not 1.
+    """If placed nodes counted as given, errors would be too small: squared pulls are 2.6 on average, not 1.
 
-    With what their choice adds they are 0.6 here, where nodes are few and an Akima spline is better than the curve; and
-    errors are the curve's or a bit more, nowhere far from it.
+    With what the choice of nodes adds they are 0.6 here, where nodes are few and an Akima spline is better than the
+    curve.  Errors are those of the curve or somewhat larger, nowhere far from them.
     """
     given, counted, against_curve = [], [], []
     for _ in range(8):
@@ -150,7 +150,7 @@ def test_errors_that_count_the_choice_of_nodes_cover_the_truth(rng):
     assert np.max(against_curve) < 3
 
 
-def test_choice_is_what_the_curve_says_beyond_the_given_nodes(rng):
+def test_choice_adds_what_the_curve_has_beyond_given_nodes(rng):
     """With a node at every point, a straight line's spline is linear in its values: the solution is exact, by hand."""
     found = profile(noisy(STRAIGHT, rng))
     curve, covariance = smoothed(RADIUS, found.log_radial, INFORMATION)

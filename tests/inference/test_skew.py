@@ -36,7 +36,7 @@ class LogGamma:
 
 
 def test_points_are_normal_where_the_scale_is_skewed():
-    """What a sampler sees as N(maximum, Laplace's sd) is the log of a gamma variable, its tails too."""
+    """Points drawn from N(maximum, Laplace's sd) become the log of a gamma variable, tails included."""
     target = LogGamma()
     found, approximation = SimpleNamespace(value=target.best), SimpleNamespace(covariance=target.covariance)
     coordinates = stretched(target, found, approximation)
@@ -52,7 +52,7 @@ def test_points_are_normal_where_the_scale_is_skewed():
     assert np.abs(as_it_is).max() > 2
 
 
-def test_what_is_no_maximum_is_left_alone():
+def test_scales_away_from_their_maximum_are_left_alone():
     target = LogGamma()
     found = SimpleNamespace(value=target.best + np.array([0.0, 1.0]))
     coordinates = stretched(target, found, SimpleNamespace(covariance=target.covariance))
@@ -82,7 +82,9 @@ def test_density_of_points_is_that_of_the_model_times_the_jacobian(rng):
     def function(z, layout):
         return -0.5 * z @ curvature @ z, -curvature @ z
 
-    density = nuts._Density(function, coordinates, 1e-3 * np.eye(4))  # whitened gradients are small: no bound is met
+    density = nuts.RememberedDensity(
+        function, coordinates, 1e-3 * np.eye(4)
+    )  # whitened gradients are small: no bound is met
     for point in rng.normal(size=(5, 4)):
         value, gradient = density(point, None)
         steps = 1e-6 * np.eye(4)

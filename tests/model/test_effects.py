@@ -9,15 +9,14 @@ from bayesflat.model.hierarchical import HierarchicalNoise
 from bayesflat.model.prepare import prepare
 from bayesflat.simulation.detectors import simulate_binned
 from bayesflat.simulation.truth import Light, Noise
-from tests.inference.test_map import NODES, VALUES
-from tests.model.test_hierarchical import hierarchical
+from tests.helpers import NODES, VALUES, hierarchical_config
 
 
 @pytest.fixture(scope="module")
 def grid(small_camera):
     light = Light(radial=(NODES, VALUES), itl_ratio=0.9)
     binned = simulate_binned(small_camera, light, Noise(white=0.01), 1, bin_factor=20, detector_boundary=0)
-    data = prepare(binned, hierarchical(do_constrain_zero=False))
+    data = prepare(binned, hierarchical_config(do_constrain_zero=False))
     return replace(HierarchicalNoise(data).effects, weight=data.weight)
 
 

@@ -18,19 +18,14 @@ from bayesflat.model.noise import FLOOR
 from bayesflat.model.parameters import mean_parameters
 from bayesflat.model.prepare import prepare
 from bayesflat.model.start import estimate
-from bayesflat.simulation.detectors import Detectors, simulate_binned, true_parameters
+from bayesflat.simulation.detectors import SimulatedDetectors, simulate_binned, true_parameters
 from bayesflat.simulation.truth import Light, Noise
-from tests.inference.test_map import LSST_NODES, LSST_VALUES
-from tests.model.test_model import config_with, every_switch, small_flat
-
-
-def hierarchical(**more):
-    return config_with(None, noise="hierarchical", **more)
+from tests.helpers import LSST_NODES, LSST_VALUES, every_switch, hierarchical_config, small_flat
 
 
 @pytest.fixture(params=["both", "itl"])
 def case(request, small_camera, rng):
-    config = hierarchical(**every_switch()[-1])
+    config = hierarchical_config(**every_switch()[-1])
     data = prepare(small_flat(small_camera, rng, n=150, vendors=request.param), config)
     data.weight[rng.choice(len(data), 10, replace=False)] = 0.0
     return data, config
@@ -123,7 +118,7 @@ def test_pymcs_density_equals_the_dense_one(case, rng):
 
 
 def test_evaluations_do_not_copy_the_noise_model(case, rng, monkeypatch):
-    """Numba unpickles at each call what Python code it calls has taken along: that must not be the bins."""
+    """At each call Numba unpickles the closure of the Python code that it calls: the bins must not be in it."""
     copied = []
     monkeypatch.setattr(
         HierarchicalNoise, "__setstate__", lambda self, state: copied.append(self.__dict__.update(state)), raising=False
@@ -166,11 +161,11 @@ def lsst():
     light, noise, seed = Light(radial=(LSST_NODES, LSST_VALUES), itl_ratio=1.02, **truth), Noise.for_band("i"), 2
     binned = simulate_binned(lsstcam(), light, noise, seed, kind="dome", bin_factor=256)
     config = FitConfig(radial_spline_nodes=LSST_NODES, do_fit_centroid=True, do_fit_gradient=True, noise="hierarchical")
-    return true_parameters(light, Detectors(lsstcam().science(), noise, seed)), fit(binned, config)
+    return true_parameters(light, SimulatedDetectors(lsstcam().science(), noise, seed)), fit(binned, config)
 
 
-def test_truth_of_the_detectors_that_are_there(lsst):
-    """Honest errors of such data: ratio 0.3%, plane 4e-6/mm, centroid 0.01 to 0.02 mm; bounds of three times these."""
+def test_truth_of_the_detectors_present(lsst):
+    """True errors of such data: ratio 0.3%, plane 4e-6/mm, centroid 0.01 to 0.02 mm; bounds of three times these."""
     truth, result = lsst
     found = result.gradient
     assert result.converged

@@ -115,7 +115,7 @@ def test_conditional_means_equal_the_dense_ones(case):
 
 
 def test_conditional_means_of_many_residuals_are_those_of_each(case, rng):
-    """What a detector has of an effect is its own and the vendor's."""
+    """The effect on a detector is the sum of its own and the vendor's."""
     effects, _, variances = case
     residuals = rng.normal(size=(N, 3))
     covariance = Covariance(effects, **variances)
@@ -130,7 +130,7 @@ def test_conditional_means_of_many_residuals_are_those_of_each(case, rng):
 
 @pytest.mark.parametrize("which", [("own",), ("shared",), ("own", "shared")])
 def test_absurd_scales_are_never_preferred(case, which):
-    """Ever greater variances cost ever more, where differences of large numbers have no digits left."""
+    """Ever greater variances are ever less likely, even where rounding leaves no digits of a difference."""
     effects, r, variances = case
     found = []
     for power in range(6, 31, 4):
@@ -193,7 +193,7 @@ def test_a_detector_given_the_shared_pattern(case, rng):
 
 
 def test_workspace_is_used_again(case):
-    """Another covariance in the same arrays is as one in its own."""
+    """A covariance in arrays that another one has used is the same as one in new arrays."""
     effects, r, variances = case
     workspace = {}
     Covariance(effects, variances["own"] * 3, variances["shared"], 0.1, workspace).marginal(r)

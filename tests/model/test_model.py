@@ -1,15 +1,12 @@
 """PyMC's log-density against one written out in NumPy and SciPy, and the optimiser's objective against PyMC."""
 
-import itertools
-
 import numpy as np
 import pymc as pm
 import pytest
 from scipy import stats
 from scipy.interpolate import Akima1DInterpolator
 
-from bayesflat.config import FitConfig, NormalPrior
-from bayesflat.data.binned import BinnedFlat
+from bayesflat.config import NormalPrior
 from bayesflat.errors import InputError
 from bayesflat.inference.fitting import build_model
 from bayesflat.inference.map import PYTHON, compile_density
@@ -20,39 +17,7 @@ from bayesflat.model.noise import FLOOR
 from bayesflat.model.parameters import Disc, mean_parameters
 from bayesflat.model.prepare import prepare
 from bayesflat.model.start import estimate
-
-NODES = [0.0, 20.0, 35.0, 45.0, 52.0, 60.0]
-VALUES = np.array([1.0, 0.97, 0.9, 0.75, 0.5, 0.3])
-TERMS = ("do_fit_centroid", "do_fit_gradient", "do_fit_outer_gradient", "do_constrain_zero")
-
-
-def small_flat(camera, rng, n=400, level=2000.0, vendors="both"):
-    """Bins at random places on a small camera, dim towards the rim, tilted, with noise."""
-    keep = {"both": (True, True), "itl": (True, False), "rest": (False, True)}[vendors]
-    detectors = [d for d in camera if keep[0 if d.is_itl else 1]]
-    which = rng.integers(len(detectors), size=n)
-    px, py = rng.uniform(0, 199, (2, n))
-    columns = {name: np.empty(n) for name in ("xf", "yf")} | {
-        "detector": np.array([detectors[i].id for i in which]),
-        "itl": np.array([detectors[i].is_itl for i in which]),
-    }
-    for row, i in enumerate(which):
-        columns["xf"][row], columns["yf"][row] = detectors[i].pixel_to_focal_plane(px[row], py[row])
-    radius = np.hypot(columns["xf"] - 0.5, columns["yf"] + 0.3)
-    value = Akima1DInterpolator(NODES, VALUES)(np.clip(radius, 0, 60)) * np.where(columns["itl"], 0.9, 1.0)
-    value *= 1 + rng.normal(0, 0.003, n)
-    return BinnedFlat.from_columns({**columns, "value": level * value}, camera)
-
-
-def config_with(likelihood="student_t", *, noise="independent", **more):
-    return FitConfig(
-        radial_spline_nodes=NODES, outer_gradient_radius=40.0, noise=noise, likelihood=likelihood, min_flat_value=0.01,
-        normalize_center_radius=60.0, centroid_max=2.0, **more,
-    )  # fmt: skip
-
-
-def every_switch():
-    return [dict(zip(TERMS, on, strict=True)) for on in itertools.product((False, True), repeat=len(TERMS))]
+from tests.helpers import NODES, config_with, every_switch, small_flat
 
 
 def a_point(model, rng):
@@ -191,7 +156,7 @@ def test_gauss_newton_curvature_is_exact_for_normal_noise_met_exactly(small_came
 
 
 def test_disc_is_a_truncated_plane(rng):
-    """There and back, within the radius, and its Jacobian by finite differences."""
+    """Its transform and inverse agree, all lies within the radius, and the Jacobian is that of finite differences."""
     disc = Disc(3.0, 10.0)
     for value in rng.normal(0, 3, (20, 2)):
         position = disc.backward(value)
@@ -242,7 +207,7 @@ def test_gradient_is_finite_where_a_bin_lies_on_the_centroid(small_camera, rng):
 
 
 @pytest.mark.parametrize("likelihood", ["normal", "student_t", "laplace"])
-def test_pymc_can_do_all_with_the_model(small_camera, rng, likelihood):
+def test_pymc_draws_from_the_model(small_camera, rng, likelihood):
     """Prior and posterior draws and log-likelihood, with dims; nothing is stored for each bin and draw but the data."""
     config = config_with(likelihood, do_fit_centroid=True, do_constrain_zero=False)
     model = build_model(small_flat(small_camera, rng, n=60), config)

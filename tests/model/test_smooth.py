@@ -1,4 +1,4 @@
-"""Functions that describe smooth fields, held to the field's covariance."""
+"""Functions that describe smooth fields, against the field's covariance."""
 
 import numpy as np
 import pytest

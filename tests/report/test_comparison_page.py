@@ -13,12 +13,9 @@ from bayesflat.config import FitConfig
 from bayesflat.inference.fitting import fit
 from bayesflat.quantities import COMPARED
 from bayesflat.report.comparison_page import comparison_report, judge
-from bayesflat.simulation.detectors import simulate_binned
-from bayesflat.simulation.truth import Light
-from tests.comparison.test_comparison import BEND, DOME, NOISE, SKY
-from tests.inference.test_map import NODES, VALUES
+from tests.helpers import NODES, simulate_pair
 from tests.report.browser import Browser, find_browser
-from tests.report.test_fit_page import TIP, Parsed, chart
+from tests.report.pages import TIP, Parsed, chart
 
 INPUTS = [
     {"name": "sky/a<b>&'\".fits", "sha256": "5e" * 32},
@@ -33,9 +30,7 @@ SCALES = dict.fromkeys(COMPARED, 1.0) | {"gradient_x": 1e6, "gradient_y": 1e6}
 def fits(small_camera):
     """Sky and dome on the same detectors; detector 13 has no bins."""
     found = []
-    for kind, light, bend in (("sky", SKY, 0.0), ("dome", DOME, BEND)):
-        binned = simulate_binned(small_camera, Light(radial=(NODES, VALUES), bend=bend, **light), NOISE, 5, kind=kind,
-                                 bin_factor=10, detector_boundary=0, physical_filter="i_39")  # fmt: skip
+    for kind, binned in simulate_pair(small_camera).items():
         config = FitConfig(radial_spline_nodes=NODES, do_fit_centroid=True, do_fit_gradient=True, centroid_max=2.0,
                            do_constrain_zero=False, do_reference_gradient=kind == "sky")  # fmt: skip
         found.append(fit(binned.select(binned.detector != 13), config))
@@ -87,7 +82,7 @@ def test_table_of_differences(paired, html):
 
 
 def test_tolerances_are_those_of_the_probabilities(paired, unpaired):
-    """Each makes the tolerance in mmag at the radius; the probability beyond is that of the normal."""
+    """The probability beyond each tolerance is that of the normal distribution."""
     for c in (paired, unpaired):
         assert c.tolerances["gradient_x"] == pytest.approx(c.rope_mmag / MMAG / c.radius)
         for name in COMPARED:
@@ -227,7 +222,7 @@ def test_a_comparison_without_uncertainties_or_bins(fits, small_camera):
     sky, dome = (found.gradient for found in fits)
     c = compare(replace(sky, estimates=None), replace(dome, estimates=None), camera=small_camera)
     page = comparison_report(c)
-    assert judge(c).sentences[0].startswith("No verdict, for want of uncertainties")
+    assert judge(c).sentences[0].startswith("No verdict, because uncertainties are missing")
     (upper,) = chart(page, "profile")["panels"]
     assert [s["name"] for s in upper["series"]] == ["tolerance, ±2 mmag", "radial functions"]
     assert "low" not in upper["series"][1]

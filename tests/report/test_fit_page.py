@@ -3,7 +3,6 @@
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -16,11 +15,9 @@ from bayesflat.report.numbers import cells, effects
 from bayesflat.report.page import Layer, Series, Verdict, embedded, maps, profile, render, section, table
 from bayesflat.report.text import plus_minus
 from bayesflat.report.verdict import judge, misfit
-from tests.conftest import PITCH
-from tests.inference.test_map import NODES, VALUES
-from tests.inference.test_nuts import flat, small_config
-from tests.model.test_model import config_with
+from tests.helpers import NODES, PITCH, VALUES, config_with, noisy_flat, small_config
 from tests.report.browser import Browser, find_browser
+from tests.report.pages import TIP, Parsed, chart
 
 INPUTS = [{"name": "flats/a<b>&'\".fits", "sha256": "5e" * 32}]
 
@@ -28,7 +25,7 @@ INPUTS = [{"name": "flats/a<b>&'\".fits", "sha256": "5e" * 32}]
 @pytest.fixture(scope="module")
 def result(small_camera):
     """Both vendors, all terms but the outer plane; detector 13 has no bins."""
-    binned = flat(small_camera, centroid_delta=(0.3, -0.2), gradient=(3e-4, -2e-4))
+    binned = noisy_flat(small_camera, centroid_delta=(0.3, -0.2), gradient=(3e-4, -2e-4))
     binned = binned.select(binned.detector != 13)
     binned = replace(binned, instrument="<i>Cam</i> & co", physical_filter="r<57>")
     return fit(binned, small_config(seed=3), inputs=INPUTS)
@@ -37,42 +34,6 @@ def result(small_camera):
 @pytest.fixture(scope="module")
 def html(result):
     return fit_report(result, warnings=["mind <b>this</b>"])
-
-
-class Parsed(HTMLParser):
-    """Tags, text, cells of tables, and the data of charts."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.open, self.tags, self.text, self.rows, self.charts, self.kind = [], [], "", [], [], ""
-        self.feed(page)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        self.open.append(tag)
-        self.kind = dict(attributes).get("data-kind", self.kind)
-        if tag == "tr":
-            self.rows.append([])
-        elif tag in ("td", "th"):
-            self.rows[-1].append("")
-
-    def handle_endtag(self, tag):
-        while self.open and self.open.pop() != tag:
-            pass
-
-    def handle_data(self, data):
-        if self.open[-1:] == ["script"]:
-            if self.kind and data.startswith("{"):
-                self.charts.append((self.kind, json.loads(data)))
-        elif self.open[-1:] != ["style"]:
-            self.text += data
-            if self.open[-1:] in (["td"], ["th"]):
-                self.rows[-1][-1] += data
-
-
-def chart(page, kind):
-    (found,) = (data for name, data in Parsed(page).charts if name == kind)
-    return found
 
 
 # ---- numbers ----
@@ -87,7 +48,7 @@ def own_residual(result):
     return r, b.value / g.normalization_factor / model - 1
 
 
-def test_maps_hold_the_product_s_throughputs_and_the_bins_residuals(result, html, small_camera):
+def test_maps_hold_throughputs_of_the_product_and_residuals_of_the_bins(result, html, small_camera):
     data = chart(html, "maps")
     offsets, binned = result.gradient.offsets, result.data.binned
     layers = {layer["title"]: layer for layer in data["layers"]}
@@ -139,7 +100,7 @@ def test_maps_hold_the_product_s_throughputs_and_the_bins_residuals(result, html
 
 
 def test_cells_are_means(small_camera, rng):
-    """31 bins along a side in at most 16 cells; of another shape than square too."""
+    """Of 31 bins along a side in at most 16 cells, and of detectors that are not square."""
     detector = replace(small_camera[6], nx=310, ny=155)
     py, px = (a.ravel() for a in np.mgrid[2.0:155:5, 4.5:310:10])
     values = rng.normal(size=px.shape)
@@ -194,7 +155,7 @@ def test_parameters_posterior_and_provenance(result, html):
         assert float(shown[1]) == pytest.approx(estimates.columns["map"][k], rel=1e-5)
         assert float(shown[3]) == pytest.approx(estimates.columns["sd"][k], rel=1e-5)
     items = {item["label"]: item for item in chart(html, "densities")["items"]}
-    assert list(items) == ["throughput ratio", "centroid x", "centroid y", "plane x", "plane y"]
+    assert list(items) == ["ITL ratio", "centroid x", "centroid y", "plane x", "plane y"]
     item = items["plane x"]
     assert item["map"] == pytest.approx(1e6 * gradient.gradient_x)
     x, y = np.array(item["x"]), np.array(item["y"])
@@ -275,7 +236,7 @@ def test_nonsense_of_a_failed_fit_does_not_stop_the_report(result):
 
 
 def test_verdict_where_the_nodes_do_not_follow_the_flat(result):
-    """The radial function bent by 2% at one node: the profile shows that much there."""
+    """The radial function is bent by 2% at one node: the misfit is that much, and there."""
     values = result.gradient.radial_spline_values.copy()
     values[3] *= 0.98
     bent = replace(result, gradient=replace(result.gradient, radial_spline_values=values))
@@ -299,14 +260,14 @@ def test_terms_that_are_not_needed_and_outliers_are_named(result):
         result.gradient, offsets=replace(offsets, mean=mean), estimates=replace(estimates, columns=columns)
     )
     advice = judge(replace(result, gradient=changed)).advice
-    assert "The plane agrees with none within 2 sd: --compare-terms tells whether the flat needs it." in advice
+    assert "The plane is consistent with zero within 2 sd: --compare-terms tells whether the flat needs it." in advice
     assert "Detectors far from the others of their vendor: R22_S00 (−20.0%); see the maps." in advice
     assert not any("centroid" in text for text in advice)
 
 
 def test_other_kinds_of_fits(small_camera):
     """Without curvature there are no uncertainties; one vendor has no ratio; independent errors are warned of."""
-    binned = flat(small_camera)
+    binned = noisy_flat(small_camera)
     found = fit(binned, config_with("laplace", do_fit_gradient=True, do_constrain_zero=False))
     page = Parsed(fit_report(found))
     assert "it has no uncertainties" in page.text or "does not follow the flat" in page.text
@@ -370,7 +331,7 @@ def test_data_cannot_end_its_script():
 
 
 def test_the_page_is_whole_in_itself(html):
-    """Nothing is fetched: no address anywhere, and the browser is told so."""
+    """Nothing is fetched: the page holds no address, and its policy forbids it."""
     assert re.findall(r"(?:src|href)=\"([^\"]*)\"", html) == ["data:,", *re.findall(r'href="(#[^"]*)"', html)]
     assert not re.search(r"url\((?!#)|@import|//cdn|https?://(?!www\.w3\.org/2000/svg)", html)
     policy = next(a["content"] for tag, a in Parsed(html).tags if a.get("http-equiv") == "Content-Security-Policy")
@@ -378,7 +339,7 @@ def test_the_page_is_whole_in_itself(html):
 
 
 def test_every_colour_that_is_used_is_defined(html):
-    """An undefined one is drawn black, or not at all, without a word on the console."""
+    """An undefined colour is drawn black, or not at all, and no error shows on the console."""
     assert set(re.findall(r"var\((--[\w-]+)", html)) <= set(re.findall(r"(--[\w-]+):", html))
 
 
@@ -400,9 +361,6 @@ needs_browser = pytest.mark.skipif(find_browser() is None, reason="there is no C
 def browser(tmp_path_factory):
     with Browser() as found:
         yield found
-
-
-TIP = "(() => { const tip = document.querySelector('.maps .tip'); return tip.hidden ? '' : tip.innerText; })()"
 
 
 @needs_browser
@@ -484,7 +442,7 @@ def test_every_chart_is_drawn_in_light_and_dark_and_the_menu_changes_the_map(bro
 
 @needs_browser
 def test_an_address_points_at_a_detector_and_hostile_names_stay_text(browser, small_camera, tmp_path):
-    """The parts alone, as another page uses them."""
+    """With the parts of a page that other pages use too."""
     detectors = list(small_camera)
     facts = [{"note": "<img src=x onerror=alert(1)>"} for _ in detectors]
     layers = [Layer("any </script>", "mmag", np.arange(25.0).tolist(), (0.0, 24.0), False)]

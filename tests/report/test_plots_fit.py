@@ -11,81 +11,23 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex
 from scipy.interpolate import Akima1DInterpolator
 
-from bayesflat.config import FitConfig
 from bayesflat.data.binned import BinnedFlat
 from bayesflat.data.camera import Camera, Detector
 from bayesflat.gradient.estimates import Estimates
 from bayesflat.gradient.product import FlatGradient
-from bayesflat.model.prepare import prepare
 from bayesflat.report import plots_fit as plots
 from bayesflat.report.numbers import adjusted_values, robust_rms, running_percentiles
 from bayesflat.report.plots_fit import describe, plot_model_residual, plot_radial_model, save_figure
 from bayesflat.report.raster import BinRaster
+from tests.report.bins import BIN_SIDE, CAMERA, PRESENT, corners_of_bins, make_data, place
 
-SIDE = 16  # of a bin (pixels)
 USUAL = plots.RASTER
 
 
 @pytest.fixture(autouse=True)
-def _small(monkeypatch):
+def small_raster(monkeypatch):
     """Fewer pixels than usual, for speed; the maps of the fixture have the usual number."""
     monkeypatch.setattr(plots, "RASTER", 500)
-
-
-def detector(number, kind, x, y, yaw, nx=96, ny=64, purpose="science"):
-    return Detector(number, f"D{number}", kind, purpose, x, y, yaw, nx, ny, 0.25, (nx - 1) / 2 + 1, (ny - 1) / 2)
-
-
-CAMERA = Camera(
-    "Toy",
-    [
-        detector(3, "E2V", 0.0, 2.0, 0.0),
-        detector(1, "ITL", 40.0, 0.0, 90.0),
-        detector(7, "ITL", 80.0, 5.0, 180.0, nx=80),
-        detector(4, "E2V", 0.0, 40.0, 270.0),
-        detector(5, "E2V", 40.0, 45.0, 33.0),
-        detector(6, "E2V", 80.0, 45.0, -100.0),  # never given bins
-        detector(8, "ITL_G", 40.0, 90.0, 0.0, purpose="guider"),
-    ],
-)
-PRESENT = (1, 3, 4, 5, 7)
-
-
-def corners_of_bins(d, side=SIDE):
-    """First pixels of all bins of a detector."""
-    y0, x0 = np.mgrid[: d.ny // side, : d.nx // side] * side
-    return x0.ravel(), y0.ravel()
-
-
-def place(d, px, py):
-    """Pixel to focal plane by complex numbers."""
-    z = (px - d.refpos_x + 1j * (py - d.refpos_y)) * d.pixel_size * np.exp(1j * np.radians(d.yaw))
-    return z.real + d.x, z.imag + d.y
-
-
-def make_data(camera=CAMERA, present=PRESENT, *, keep=None, jitter=0.0, value=None, seed=1, **options):
-    """Bins of random values (or ``value(xf, yf, itl)``), all of them or those that ``keep(detector, x0, y0)`` names."""
-    rng = np.random.default_rng(seed)
-    parts = []
-    for number in present:
-        d = camera[number]
-        x0, y0 = corners_of_bins(d)
-        if keep is not None:
-            good = np.array([keep(number, a, b) for a, b in zip(x0, y0, strict=True)])
-            x0, y0 = x0[good], y0[good]
-        px = x0 + (SIDE - 1) / 2 + jitter * rng.uniform(-1, 1, x0.shape)
-        py = y0 + (SIDE - 1) / 2 + jitter * rng.uniform(-1, 1, x0.shape)
-        xf, yf = place(d, px, py)
-        parts.append((xf, yf, np.full(x0.shape, number), np.full(x0.shape, "ITL" in d.physical_type)))
-    xf, yf, number, itl = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    values = rng.uniform(0.7, 1.2, xf.shape) if value is None else value(xf, yf, itl)
-    shuffled = rng.permutation(len(xf))
-    columns = {"xf": xf, "yf": yf, "value": values, "detector": number, "itl": itl}
-    binned = BinnedFlat.from_columns(
-        {k: v[shuffled] for k, v in columns.items()}, camera, instrument="ToyCam", physical_filter="r_7"
-    )
-    options = {"do_normalize_center": False, "radial_spline_nodes": [0.0, 40.0, 80.0, 120.0]} | options
-    return prepare(binned, FitConfig(**options))
 
 
 GRADIENT = FlatGradient(
@@ -134,7 +76,7 @@ def bin_at(data, x, y):
     for k in range(len(data)):
         d = data.binned.camera[int(data.binned.detector[k])]
         z = (x - data.binned.xf[k] + 1j * (y - data.binned.yf[k])) * np.exp(-1j * np.radians(d.yaw))
-        off = np.maximum(abs(z.real), abs(z.imag)) / (SIDE * d.pixel_size / 2)
+        off = np.maximum(abs(z.real), abs(z.imag)) / (BIN_SIDE * d.pixel_size / 2)
         found[off < 1 - 1e-6] = k
         found[abs(off - 1) <= 1e-6] = -2
     return found
@@ -236,9 +178,9 @@ def test_detectors_and_bins_that_are_missing_stay_blank():
     data = make_data(keep=keep, present=(1, 3, 5, 7))
     figure = plot_model_residual(data, GRADIENT)
     for image in images(figure):
-        check_image(image, data, np.ma.getdata(image.get_array())[_nearest_pixel(image, data)])
+        check_image(image, data, np.ma.getdata(image.get_array())[nearest_pixel(image, data)])
         x, y = pixel_centres(image)
-        for number, (x0, y0, nx, ny) in {4: (0, 0, 96, 64), 6: (0, 0, 96, 64), 5: (32, 16, SIDE, SIDE)}.items():
+        for number, (x0, y0, nx, ny) in {4: (0, 0, 96, 64), 6: (0, 0, 96, 64), 5: (32, 16, BIN_SIDE, BIN_SIDE)}.items():
             px, py = CAMERA[number].focal_plane_to_pixel(x, y)
             inside = (abs(px - x0 - (nx - 1) / 2) < nx / 2 - 0.3) & (abs(py - y0 - (ny - 1) / 2) < ny / 2 - 0.3)
             assert inside.sum() > 50
@@ -247,7 +189,7 @@ def test_detectors_and_bins_that_are_missing_stay_blank():
     assert text == ["ITL (2)", "E2V (2)", "without bins (2)"]
 
 
-def _nearest_pixel(image, data):
+def nearest_pixel(image, data):
     left, right, bottom, top = image.get_extent()
     n_y, n_x = image.get_array().shape
     return (
@@ -356,7 +298,7 @@ def test_rounded_positions_are_a_grid_still():
 
 
 def test_a_model_that_is_zero_somewhere():
-    """The last node is held at zero: the ratio has no value there, and its limits do not suffer."""
+    """The last node is held at zero: the ratio has no value there, and its limits are finite all the same."""
     gradient = FlatGradient([0.0, 40.0, 80.0, 120.0], [1.0, 1.0, 0.0, 0.0])
     figure = plot_model_residual(make_data(), gradient)
     drawn = images(figure)[2].get_array()

@@ -9,12 +9,12 @@ from matplotlib.colors import to_hex
 from scipy.interpolate import Akima1DInterpolator
 
 from bayesflat.data.camera import Camera, Detector
-from bayesflat.gradient.correlations import correlations, strongest
+from bayesflat.gradient.correlations import correlations, strongest_correlations
 from bayesflat.gradient.estimates import Estimates, Offsets
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.inference.predictive import Groups, PredictiveCheck
 from bayesflat.report.plots_uncertainty import plot_correlations, plot_offsets, plot_predictive
-from tests.report.test_plots_fit import make_data
+from tests.report.bins import make_data
 
 
 def detector(number, kind, x, y, yaw, amplifiers, purpose="science"):
@@ -180,7 +180,7 @@ def test_correlations_are_those_of_draws():
 def test_strongest_pairs():
     gradient = uncertain()
     names, found = correlations(gradient)
-    three = strongest(gradient)
+    three = strongest_correlations(gradient)
     assert len(three) == 3
     weakest = abs(three[-1][2])
     assert [abs(v) for *_, v in three] == sorted((abs(v) for *_, v in three), reverse=True)
@@ -237,7 +237,7 @@ def test_numbers_in_the_cells():
     assert len(axes.texts) == len(names) ** 2
     for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
         found = [label.get_text() for label in labels]
-        assert found == ["throughput ratio", "centroid x", "centroid y", "plane x", "plane y", *names[-2:]]
+        assert found == ["ITL ratio", "centroid x", "centroid y", "plane x", "plane y", *names[-2:]]
 
 
 # ---- predictive checks ----

@@ -22,7 +22,7 @@ from lsst.daf.butler import (
 
 from bayesflat.simulation.flats import write_simulation
 from bayesflat.simulation.truth import Light, Noise
-from tests.inference.test_map import NODES, VALUES
+from tests.helpers import NODES, VALUES
 
 FIT = ["-c", "bin_factor=10", "-c", "detector_boundary=0", "-c", "radial_spline_nodes=0,20,35,45,52,60",
        "-c", "do_fit_centroid=true", "-c", "do_fit_gradient=true", "-c", "centroid_max=2",

@@ -15,14 +15,14 @@ from lsst.daf import butler as daf_butler
 
 from bayesflat.cli import run
 from bayesflat.errors import InputError
+from bayesflat.files import checksum
 from bayesflat.gradient.correction import compute_correction
 from bayesflat.gradient.product import FlatGradient
-from bayesflat.rubin import repository as butler_module
 from bayesflat.rubin.output import OutputRun, gradient_kind
 from bayesflat.rubin.repository import Repository as Reader
 from bayesflat.rubin.repository import local
 from bayesflat.rubin.work import WorkUnit, finish_units
-from tests.commands.test_cli import complaint
+from tests.helpers import complaint
 from tests.rubin.repositories import DOME, FIT, LATER, SKY, Repository, simulate
 
 FILES = ["binned_image.fits", "config.toml", "fit.log", "flat_gradient.fits", "gradient_correlation_plot.png",
@@ -144,7 +144,7 @@ def test_product_names_its_inputs_by_their_ids_and_checksums(repo, fitted):
 
 
 def test_defects_are_left_out(repo, fitted):
-    """Tables in both forms, whatever they call their detector: what is binned is what their boxes do not hold."""
+    """Tables in both forms, whatever they call their detector: pixels in their boxes are not binned."""
     table = fits.getdata(fitted / "dome" / "2026-01-15" / "binned_image.fits", 1)
     endings = set()
     for ref in repo.refs("defects", "defects"):
@@ -193,8 +193,8 @@ def test_certified_for_one_time_needs_no_date(repo):
     assert reader.find("flat_uncorrected", ("physical_filter", "detector"), "2025-12-31") == {}
 
 
-def test_a_piece_that_fails_names_its_file_and_the_others_finish(repo, asking, tmp_path, capsys):
-    """Several filters: a folder each; in two processes the same numbers as in one."""
+def test_a_filter_that_fails_names_its_file_and_the_others_finish(repo, asking, tmp_path, capsys):
+    """Several filters have a folder each; two processes give the same numbers as one."""
     flats = repo.path.parent / "first" / "damaged"
     flats.mkdir(exist_ok=True)
     damaged = repo.path.parent / "first" / "12.fits"
@@ -336,7 +336,7 @@ def test_compare_with_given_bins_reads_no_flats(asking, pair, tmp_path):
     assert len(here["inputs"]) == 4
 
 
-def test_flats_that_are_not_what_they_were(repo, asking, pair, tmp_path, capsys):
+def test_flats_that_have_changed_since_the_fit(repo, asking, pair, tmp_path, capsys):
     """A flat that has changed is an error; where a product was fitted to files, the products are compared alone."""
     ask = ["compare", *asking, "--collections", "fit/dome/2026-01-15,fit/sky", "--physical-filter", "i_39"]
     (ref,) = [ref for ref in repo.refs("flat_uncorrected", "sky/first") if ref.dataId["detector"] == 3]
@@ -402,8 +402,8 @@ def test_comparing_files_takes_two_and_no_options_of_a_repository(arguments, mes
     assert list(tmp_path.iterdir()) == []
 
 
-def test_pieces_that_fail_and_an_interrupt(tmp_path):
-    """What failed is named, before or when it was finished; an interrupt says what is there already."""
+def test_units_that_fail_and_an_interrupt(tmp_path):
+    """Units that failed are named, in the work or when they are finished; an interrupt says what was written."""
     units = [WorkUnit(name, None, tmp_path / name, None, {}, {}) for name in ("i_39", "r_57", "g_6", "u_24")]
     errors = {1: InputError("bad flat")}
 
@@ -454,7 +454,7 @@ def test_pieces_that_fail_and_an_interrupt(tmp_path):
     ],
 )
 def test_mistakes(repo, asking, tmp_path, capsys, monkeypatch, arguments, message):
-    monkeypatch.setattr("bayesflat.processes._TIMEOUT", 0.3)
+    monkeypatch.setattr("bayesflat.processes.SCHEDULER_TIMEOUT", 0.3)
     monkeypatch.chdir(tmp_path)
     before = fresh(repo).collections.query("*")
     ask = ["fit", *asking, "-o", "out", *([] if "--collections" in arguments else ["--collections", "dome/first"])]
@@ -498,7 +498,7 @@ def test_results_that_are_there_already_stay(repo, asking, fitted, tmp_path, cap
 
 @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_what_is_replaced_stays_where_the_new_cannot_be_put(repo, fitted, tmp_path, monkeypatch, failure):
-    """Registry and files both: the old product is read as before."""
+    """In the registry and in the files: the old product is read as before."""
     kind = gradient_kind("flat_gradient", reference=False)
     data_id = {"instrument": "SmallCam", "physical_filter": "i_39"}
     old, new = (fitted / "dome" / date / "flat_gradient.fits" for date in ("2026-01-15", "2026-02-01T00_00_00"))
@@ -532,7 +532,7 @@ def test_what_to_install(repo, asking, tmp_path, capsys, monkeypatch):
 
 
 def test_remote_files_are_fetched_and_named_as_they_are_there(monkeypatch, tmp_path):
-    """`local` with a resource that is not on this machine: its copy goes, and errors name the original."""
+    """`local` copies a resource that is not on this machine, removes the copy, and names the original in errors."""
     from lsst.resources import ResourcePath
 
     source = ResourcePath("mem://bucket/flat.fits")
@@ -557,4 +557,4 @@ def test_record_is_json(repo):
     record = json.loads(json.dumps(found[4,].record("0" * 64)))
     assert uuid.UUID(record["id"]) in {ref.id for ref in repo.refs("defects", "defects")}
     assert record["data_id"] == {"instrument": "SmallCam", "detector": 4}
-    assert butler_module.checksum(Path(record["name"].removeprefix("file://"))) != record["sha256"]
+    assert checksum(Path(record["name"].removeprefix("file://"))) != record["sha256"]

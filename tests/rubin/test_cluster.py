@@ -22,7 +22,7 @@ from bayesflat.data.flats import find_flats
 from bayesflat.errors import InputError
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.processes import in_processes, workers_of
-from tests.commands.test_cli import complaint
+from tests.helpers import complaint
 from tests.rubin.repositories import DOME, FIT, Repository, simulate
 
 
@@ -91,7 +91,7 @@ def fit_filters(tmp_path, camera, filters, address):
 
 
 def compare(pairs):
-    """All that is estimated, to 1e-10."""
+    """All estimates agree to 1e-10."""
     for remote, serial in pairs:
         assert remote.estimates.converged
         for key, column in serial.estimates.columns.items():
@@ -135,7 +135,7 @@ def noted(small_camera, tmp_path_factory):
 @pytest.mark.parametrize("quiet", [False, True])
 @pytest.mark.parametrize("workers", ["one process", "two processes", "dask"])
 def test_warnings_of_reading_are_in_the_log_of_the_fit(noted, tmp_path, address, capfd, workers, quiet):
-    """Those of a filter's own flats, those of the tables that both share, and each on stderr once."""
+    """The log of a filter has those of its flats and of the tables that both share; stderr has each once."""
     repo, folder = noted
     how = {"one process": [], "two processes": ["-j", "2"], "dask": ["--dask", address]}[workers]
     ask = ["fit", "--butler", repo.path, "--collections", "dome,defects", "--camera", folder / "camera.ecsv", *FIT[:-1]]
@@ -191,7 +191,7 @@ running = []
 
 
 def note(key, failing=()):
-    """Work that tells how much of it runs at once."""
+    """Work that returns how many calls run at the same time."""
     running.append(threading.get_ident())
     most = len(running)
     time.sleep(0.01)
@@ -210,7 +210,7 @@ def test_a_worker_does_one_piece_at_a_time():
 
 @pytest.mark.parametrize("workers", ["one process", "two processes", "dask"])
 def test_what_workers_warn_of_is_logged_here(address, tmp_path, caplog, workers):
-    """Once each, naming the file, whoever read it; an error does not swallow what came before it."""
+    """Once for each file, in whichever process it was read; warnings before an error are not lost."""
     paths = {name: tmp_path / f"{name}.ecsv" for name in ("good", "odd", "bad")}
     for name, path in paths.items():
         shapes = ["BOX", {"good": "BOX", "odd": "CIRCLE", "bad": "CIRCLE"}[name], "BOX"]
@@ -251,7 +251,7 @@ def test_a_worker_that_is_lost_is_one_line_that_names_the_piece(tmp_path):
 
 
 def test_workers_that_cannot_load_the_work(address, monkeypatch):
-    """A module that only this process has: as where bayesflat is not installed."""
+    """A module that only this process has stands for workers without bayesflat."""
     module = types.ModuleType("only_here")
     exec("def note(key): return key", vars(module))
     monkeypatch.setitem(sys.modules, module.__name__, module)
@@ -260,22 +260,18 @@ def test_workers_that_cannot_load_the_work(address, monkeypatch):
 
 
 def test_processes_that_are_killed():
-    with pytest.raises(InputError, match="a process that was fitting was killed, perhaps for want of memory; use few"):
+    with pytest.raises(
+        InputError, match="a process that was fitting was killed, perhaps because memory ran out; use few"
+    ):
         dict(in_processes(os._exit, {1: (1,), 2: (1,)}, 2, "fitting"))
 
 
-def hold(port):
-    """A task without end, that whoever listens can see alive."""
-    with socket.create_connection(("127.0.0.1", port)) as line:
-        line.recv(1)
-
-
 def test_processes_end_with_a_parent_that_is_killed():
-    """Even without a word, as batch systems do; the workers' lines close with them."""
+    """Even with SIGKILL, as batch systems do; the connections of the workers close when these end."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(60)
         tasks = f"{{k: ({listener.getsockname()[1]},) for k in range(3)}}"
-        imports = "from bayesflat.processes import in_processes; from tests.rubin.test_cluster import hold"
+        imports = "from bayesflat.processes import in_processes; from tests.rubin.tasks import hold"
         parent = subprocess.Popen([sys.executable, "-c", f"{imports}; dict(in_processes(hold, {tasks}, 2))"])
         try:
             lines = [listener.accept()[0] for _ in range(2)]
@@ -289,7 +285,7 @@ def test_processes_end_with_a_parent_that_is_killed():
 
 
 def test_flats_in_files_are_binned_on_the_cluster(small_camera, tmp_path, address, capsys):
-    """Only what reads the pixels can tell that this flat lacks a mask plane, and names it."""
+    """This flat lacks a mask plane, which shows only when a worker reads the pixels; the error names the flat."""
     folder = simulate(tmp_path / "dome", small_camera, DOME) / "flats"
     path = sorted(folder.iterdir())[7]
     with fits.open(path) as hdus:

@@ -1,4 +1,4 @@
-"""The simulator: its formulas derived anew, its statistics against the options, its files against its truth."""
+"""The simulator: formulas of the tests' own, statistics against the options, and files against the truth."""
 
 import json
 from dataclasses import replace
@@ -11,7 +11,7 @@ from scipy.interpolate import Akima1DInterpolator
 
 from bayesflat.data.camera import Camera, Detector, lsstcam
 from bayesflat.errors import InputError
-from bayesflat.simulation.detectors import Detectors, simulate_binned, true_parameters
+from bayesflat.simulation.detectors import SimulatedDetectors, simulate_binned, true_parameters
 from bayesflat.simulation.flats import detector_image, simulate_focal_plane, write_simulation
 from bayesflat.simulation.truth import Light, Noise, band_itl_ratio, band_of, default_light
 
@@ -110,17 +110,17 @@ def test_defaults_of_sky_and_dome():
 
 def test_response_is_the_same_for_any_subset_and_order(science):
     keys = ["R22_S11", "R01_S00"]
-    whole, part = Detectors(science, FULL, 7), Detectors(science.subset(keys[::-1]), FULL, 7)
+    whole, part = SimulatedDetectors(science, FULL, 7), SimulatedDetectors(science.subset(keys[::-1]), FULL, 7)
     for key in keys:
         assert np.array_equal(whole.response(key, 64), part.response(key, 64))
         assert whole.throughput(key) == part.throughput(key)
-    other = Detectors(science, FULL, 8)
+    other = SimulatedDetectors(science, FULL, 8)
     assert np.abs(other.response(keys[0], 64) - whole.response(keys[0], 64)).max() > 1e-3
 
 
 def test_dust_is_no_part_of_the_throughput(few):
-    """It dims the pixels under it, which a fit leaves out, as it does dead columns."""
-    clean, dusty = (Detectors(few, replace(FULL, dust=dust), 4) for dust in (0.0, 0.05))
+    """It dims the pixels under it, which a fit leaves out, like those of dead columns."""
+    clean, dusty = (SimulatedDetectors(few, replace(FULL, dust=dust), 4) for dust in (0.0, 0.05))
     assert dusty.throughput("R22_S11") == clean.throughput("R22_S11")
     pixels = [d.response("R22_S11", 32).mean() for d in (clean, dusty)]
     assert 2e-4 < 1 - pixels[1] / pixels[0] < 3e-3  # 5% of the area's bins, by 2.75% in the middle of a spot
@@ -128,7 +128,7 @@ def test_dust_is_no_part_of_the_throughput(few):
 
 
 def test_no_noise_means_a_response_of_one(few):
-    assert np.all(Detectors(few, Noise.none(), 0).response("R01_S00", 8) == 1.0)
+    assert np.all(SimulatedDetectors(few, Noise.none(), 0).response("R01_S00", 8) == 1.0)
 
 
 @pytest.mark.parametrize("name", ["detector_scatter", "own_field", "rim", "dust", "shared_smooth"])
@@ -137,13 +137,13 @@ def test_options_do_not_change_what_else_is_drawn(few, name):
     plain = Noise(amplifier_scatter=0.003, shared_amplifier=0.002, rim=0.0 if name == "rim" else 0.002)
     with_term = replace(plain, **{name: 0.004})
     key, grid = "R22_S11", (np.arange(100, 4000, 150), np.arange(100, 3900, 150), 20)
-    ratio = Detectors(few, with_term, 3).response_at(key, *grid) / Detectors(few, plain, 3).response_at(key, *grid)
-    alone = Detectors(few, Noise(**{name: 0.004}), 3).response_at(key, *grid)
-    assert ratio == pytest.approx(alone, abs=2e-7 if name == "dust" else 5e-5)
+    noises = with_term, plain, Noise(**{name: 0.004})
+    both, others, alone = (SimulatedDetectors(few, noise, 3).response_at(key, *grid) for noise in noises)
+    assert both / others == pytest.approx(alone, abs=2e-7 if name == "dust" else 5e-5)
 
 
 def test_coarse_response_is_the_mean_of_the_fine_one(few):
-    detectors = Detectors(few, replace(FULL, dust=0.02), 5)
+    detectors = SimulatedDetectors(few, replace(FULL, dust=0.02), 5)
     for key in ("R22_S11", "R01_S01"):
         fine, coarse = detectors.response(key, 4), detectors.response(key, 32)
         # the mean of a product against the product of the means: an amplifier's 0.5% times a spot's 5%
@@ -151,7 +151,7 @@ def test_coarse_response_is_the_mean_of_the_fine_one(few):
 
 
 def test_bins_straddling_amplifiers_get_the_mean_by_area(few):
-    detectors = Detectors(few, Noise(amplifier_scatter=0.01), 2)
+    detectors = SimulatedDetectors(few, Noise(amplifier_scatter=0.01), 2)
     gains = detectors.amplifier_gains("R01_S00").reshape(2, 8)
     bins = detectors.response_at("R01_S00", [508.5, 508.5 - 32], [1000.0, 1999.5], size=128)
     inner = 0.5 * (gains[0, 0] + gains[0, 1]), 0.75 * gains[0, 0] + 0.25 * gains[0, 1]
@@ -164,12 +164,12 @@ def test_bins_straddling_amplifiers_get_the_mean_by_area(few):
 
 
 def within(sample, expected, n):
-    """Standard deviation of n independent normal numbers within four of its standard errors."""
+    """Whether the standard deviation of n independent normal numbers lies within four of its standard errors."""
     return abs(sample / expected - 1) < 4 / np.sqrt(2 * n)
 
 
 def test_detector_scatter_per_vendor(science):
-    detectors = Detectors(science, Noise(detector_scatter=(0.02, 0.01)), 1)
+    detectors = SimulatedDetectors(science, Noise(detector_scatter=(0.02, 0.01)), 1)
     itl = np.array([detectors.throughput(d.id) for d in science if d.is_itl])
     rest = np.array([detectors.throughput(d.id) for d in science if not d.is_itl])
     assert (len(itl), len(rest)) == (72, 117)
@@ -179,7 +179,7 @@ def test_detector_scatter_per_vendor(science):
 
 
 def test_amplifier_scatter_is_each_detectors_own(science):
-    detectors = Detectors(science, Noise(amplifier_scatter=(0.005, 0.003)), 1)
+    detectors = SimulatedDetectors(science, Noise(amplifier_scatter=(0.005, 0.003)), 1)
     for itl, sigma in ((True, 0.005), (False, 0.003)):
         gains = np.array([detectors.amplifier_gains(d.id) for d in science if d.is_itl == itl])
         assert within(np.std(gains - 1), sigma, gains.size)
@@ -189,21 +189,24 @@ def test_amplifier_scatter_is_each_detectors_own(science):
 def test_shared_pattern_is_one_per_vendor(science):
     keys = ["R22_S11", "R33_S02", "R01_S00", "R43_S22"]
     noise = Noise(shared_amplifier=(0.004, 0.002), shared_smooth=(0.003, 0.001))
-    detectors = Detectors(science, noise, 1)
+    detectors = SimulatedDetectors(science, noise, 1)
     x = np.arange(200, 3900, 100)
     e2v, other_e2v, itl, other_itl = (detectors.response_at(key, x, x) for key in keys)
     assert np.array_equal(e2v, other_e2v)
     assert np.array_equal(itl, other_itl)
     assert np.abs(e2v - itl).max() > 1e-3
-    gains = [Detectors(science, noise, seed).amplifier_gains("R01_S00") for seed in range(40)]
+    gains = [SimulatedDetectors(science, noise, seed).amplifier_gains("R01_S00") for seed in range(40)]
     assert within(np.std(np.array(gains) - 1), 0.004, 640)
     smooth = Noise(shared_smooth=(0.003, 0.001))
-    field = [Detectors(science, smooth, seed).response_at("R22_S11", [2000], [2000])[0, 0] - 1 for seed in range(200)]
+    field = [
+        SimulatedDetectors(science, smooth, seed).response_at("R22_S11", [2000], [2000])[0, 0] - 1
+        for seed in range(200)
+    ]
     assert within(np.std(field), 0.001, 200)
 
 
 def test_shared_slope_goes_from_the_left_to_the_right_edge(few):
-    detectors = Detectors(few, Noise(shared_slope=(-0.028, 0.03)), 1)
+    detectors = SimulatedDetectors(few, Noise(shared_slope=(-0.028, 0.03)), 1)
     for key, slope in (("R22_S11", 0.03), ("R01_S00", -0.028)):
         nx = few[key].nx
         row = detectors.response_at(key, [-0.5, nx / 2 - 0.5, nx - 0.5], [7.0])[0]
@@ -211,7 +214,7 @@ def test_shared_slope_goes_from_the_left_to_the_right_edge(few):
 
 
 def test_own_field_has_its_rms_and_scale(science):
-    detectors = Detectors(science, Noise(own_field=0.002, field_scale=10.0), 1)
+    detectors = SimulatedDetectors(science, Noise(own_field=0.002, field_scale=10.0), 1)
     n = len(science)
     # 5, 10 and 30 mm apart, along x and along y, in 189 independent fields
     px = np.array([500.0, 1000.0, 1500.0, 3500.0])
@@ -225,7 +228,7 @@ def test_own_field_has_its_rms_and_scale(science):
 
 
 def test_rims_are_dimmer_at_the_edges_only(few):
-    detectors = Detectors(few, Noise(rim=0.002), 1)
+    detectors = SimulatedDetectors(few, Noise(rim=0.002), 1)
     nx, ny = few["R22_S11"].nx, few["R22_S11"].ny
     px = np.array([0.0, 99.5, 2000.0, nx - 1.0])
     row = detectors.response_at("R22_S11", px, [ny / 2])[0]
@@ -237,8 +240,8 @@ def test_rims_are_dimmer_at_the_edges_only(few):
 
 def test_dust_has_its_number_depth_and_shape(science):
     dust = Noise(dust=0.003)
-    detectors = Detectors(science, dust, 1)
-    spots = [detectors._draw(d).spots for d in science]
+    detectors = SimulatedDetectors(science, dust, 1)
+    spots = [detectors.dust(d.id) for d in science]
     cells = sum(d.nx * d.ny * d.pixel_size**2 for d in science) / 1.28**2
     count = sum(s.shape[1] for s in spots)
     assert abs(count - 0.003 * cells) < 4 * np.sqrt(0.003 * cells)
@@ -269,7 +272,7 @@ def test_white_noise_of_bins(science, bin_factor):
 @pytest.mark.parametrize("coarse", [8, 16])
 def test_white_noise_of_pixels_averages_to_that_of_bins(few, coarse):
     flat = Light(radial=((0.0, 500.0), (1.0, 1.0)), level=1000.0)
-    detectors = Detectors(few, Noise(white=0.0005), 1)
+    detectors = SimulatedDetectors(few, Noise(white=0.0005), 1)
     sky, dome = (detector_image(detectors, flat, "R22_S11", kind=kind, coarse=coarse) for kind in ("sky", "dome"))
     bins = means(sky.image.astype(float), 128 // coarse) / 1000 - 1
     assert within(np.std(bins), 0.0005, bins.size)
@@ -293,7 +296,7 @@ def test_noise_of_a_band_adds_up_to_the_table():
 
 def test_true_parameters_hold_the_detectors_that_were_drawn(few):
     light = Light(radial=(NODES, VALUES), itl_ratio=0.95, gradient=(3e-5, -2e-5), centroid_delta=(0.8, -0.5))
-    detectors = Detectors(few, replace(FULL, detector_scatter=(0.05, 0.03), dust=0.0), 4)
+    detectors = SimulatedDetectors(few, replace(FULL, detector_scatter=(0.05, 0.03), dust=0.0), 4)
     truth = true_parameters(light, detectors)
     area = {d.id: detectors.response(d.id, 4).mean() for d in few}  # the mean response, from the pixels
     itl = np.mean([area[d.id] for d in few if d.is_itl])
@@ -310,7 +313,7 @@ def test_true_parameters_hold_the_detectors_that_were_drawn(few):
 def test_one_vendor_has_no_ratio_and_its_level(few):
     light = Light(itl_ratio=0.9)
     for keys, factor in ((["R22_S11", "R22_S12"], 1.0), (["R01_S00", "R01_S01"], 0.9)):
-        detectors = Detectors(few.subset(keys), FULL, 4)
+        detectors = SimulatedDetectors(few.subset(keys), FULL, 4)
         truth = true_parameters(light, detectors)
         assert truth["itl_ratio"] == 1.0
         assert truth["group_throughput"] == pytest.approx(factor * np.mean([detectors.throughput(k) for k in keys]))
@@ -358,7 +361,7 @@ def test_binned_subset_is_the_same_as_the_whole(science, few):
 def test_means_of_pixels_are_the_bins(few, key):
     light, noise = default_light("dome"), replace(FULL, white=0.0, dead_columns=0)
     camera = few.subset([key])
-    image = detector_image(Detectors(camera, noise, 6), light, key, kind="dome", coarse=2).image.astype(float)
+    image = detector_image(SimulatedDetectors(camera, noise, 6), light, key, kind="dome", coarse=2).image.astype(float)
     pixels = means(image[5:, 5:], 64)[:31, :31]
     bins = simulate_binned(camera, light, noise, 6, kind="dome").value.reshape(31, 31)
     # a mean differs from the value at the centre by curvature * (bin**2) / 24, 2e-3/mm**2 at the most
@@ -380,7 +383,7 @@ def test_small_camera_of_any_shape():
 
 
 def test_pixels_beyond_the_vignetting_are_zero_and_flagged(few):
-    image = detector_image(Detectors(few, FULL, 1), default_light("sky"), "R01_S00", coarse=16)
+    image = detector_image(SimulatedDetectors(few, FULL, 1), default_light("sky"), "R01_S00", coarse=16)
     ny, nx = image.image.shape
     xf, yf = image.detector.pixel_to_focal_plane(np.arange(nx), np.arange(ny)[:, None])
     radius = np.hypot(xf, yf)
@@ -394,14 +397,14 @@ def test_pixels_beyond_the_vignetting_are_zero_and_flagged(few):
 
 def test_coarse_pixels_are_means_of_fine_ones(few):
     noise = replace(FULL, white=0.0, dead_columns=0)
-    detectors = Detectors(few, noise, 1)
+    detectors = SimulatedDetectors(few, noise, 1)
     fine, coarse = (detector_image(detectors, default_light("sky"), "R22_S11", coarse=f).image for f in (4, 16))
     # curvature of the light within 0.16 mm and products within a pixel: below the float32 of a few thousand counts
     assert means(fine.astype(float), 4)[: coarse.shape[0]] == pytest.approx(coarse, rel=5e-6)
 
 
 def test_dead_columns_are_the_same_whatever_the_factor(few):
-    detectors = Detectors(few, replace(FULL, dead_columns=6), 1)
+    detectors = SimulatedDetectors(few, replace(FULL, dead_columns=6), 1)
     for key in ("R22_S11", "R01_S01"):
         fine, coarse = detectors.defects(key), detectors.defects(key, 16)
         assert len(fine) == 6
@@ -411,7 +414,9 @@ def test_dead_columns_are_the_same_whatever_the_factor(few):
         spoiled = np.zeros(image.image.shape, dtype=bool)
         for x0, y0, width, height in coarse:
             spoiled[y0 : y0 + height, x0 : x0 + width] = True
-        clean = detector_image(Detectors(few, replace(FULL, dead_columns=0), 1), default_light("sky"), key, coarse=16)
+        clean = detector_image(
+            SimulatedDetectors(few, replace(FULL, dead_columns=0), 1), default_light("sky"), key, coarse=16
+        )
         assert np.array_equal(image.image[~spoiled], clean.image[~spoiled])
         assert not np.any(image.image[spoiled] == clean.image[spoiled])
 
@@ -450,7 +455,7 @@ def test_flats_are_laid_out_as_lsst_does(written, few):
 
 def test_defect_tables_cover_the_dead_columns(written, few):
     folder, _ = written
-    detectors = Detectors(few, Noise.for_band("r"), 9)
+    detectors = SimulatedDetectors(few, Noise.for_band("r"), 9)
     for detector in few:
         ending = "ecsv" if detector.id % 2 else "fits"
         table = Table.read(folder / "defects" / f"{detector.name}.{ending}")
@@ -473,7 +478,7 @@ def test_truth_is_what_the_response_gives(written, few):
     folder, returned = written
     truth = json.loads((folder / "truth.json").read_text())
     assert truth == json.loads(json.dumps(returned))
-    detectors = Detectors(few, Noise.for_band("r"), 9)
+    detectors = SimulatedDetectors(few, Noise.for_band("r"), 9)
     itl, rest = ([detectors.throughput(d.id) for d in few if d.is_itl == group] for group in (True, False))
     assert truth["itl_ratio"] == pytest.approx(0.937 * np.mean(itl) / np.mean(rest), rel=1e-12)
     assert truth["detector_throughput"]["94"] == detectors.throughput(94)
