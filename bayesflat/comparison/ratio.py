@@ -292,9 +292,14 @@ def _outliers(noise: HierarchicalNoise, scales: NDArray, residual: NDArray) -> N
 
 
 def ratio_posterior(
-    mean: RatioMean, parameters: NDArray, noise: HierarchicalNoise, covariance: Covariance, at: Positions, value: NDArray,
+    mean: RatioMean,
+    parameters: NDArray,
+    noise: HierarchicalNoise,
+    covariance: Covariance,
+    at: Positions,
+    value: NDArray,
     itl_ratio: float,
-) -> Posterior:  # fmt: skip
+) -> Posterior:
     """The posterior of the log-ratio, with the scalars in product units.
 
     Its parameters are those of the mean, then the whitened coefficients of the sky's radial function, which stay near
