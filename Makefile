@@ -25,6 +25,7 @@ test: lint
 # what an interrupted run has found is kept in docs/*.jsonl; the next one goes on from there
 calibration: $(READY)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/calibration.py -o docs/images -j 2
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/nodes.py -j 2
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/compare.py -o docs/images -j 2
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/sbc.py -n 200 -o docs/images -j 2
 	$(BIN)/pytest -n 2 --dist loadfile -m slow

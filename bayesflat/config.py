@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import logging
 import math
 import re
 import tomllib
@@ -27,8 +28,10 @@ def _not_boolean(value: Any) -> Any:
 Number = Annotated[float, BeforeValidator(_not_boolean), Field(allow_inf_nan=False)]
 Whole = Annotated[int, BeforeValidator(_not_boolean)]
 
-NODES = [0.0, 200.0, 250.0, 300.0, 310.0, 320.0, 330.0, 340.0, 350.0, 360.0, 368.0]
+# of CpFlatFitGradientsTask in August 2025 (mm)
+LSST_NODES = [0.0, 200.0, 250.0, 300.0, 310.0, 320.0, 330.0, 340.0, 350.0, 360.0, 368.0]
 PRIOR_NAMES = (
+    "log_radial",
     "radial_spline_values",
     "itl_ratio",
     "centroid_delta",
@@ -37,6 +40,12 @@ PRIOR_NAMES = (
     "log_noise_scale",
     "log_noise_scales",
 )
+
+
+# fields of earlier versions, and why they are gone
+RETIRED = {"radial_spline_nodes_placed": "nodes describe the fitted curve and do not change its errors"}
+
+log = logging.getLogger(__name__)
 
 
 class _Strict(BaseModel):
@@ -100,16 +109,15 @@ class FitConfig(_Strict):
     min_flat_value: Number = Field(0.05, description="lowest value used, relative to the centre")
     max_flat_value: Number = Field(1.5, description="highest value used, relative to the centre")
 
-    radial_spline_nodes: list[Number] | Literal["auto"] = Field(
-        NODES, description='radii of the spline nodes, ascending (mm), or "auto": placed where the data need them'
-    )
-    radial_spline_nodes_placed: bool = Field(
-        False, description='set by "auto": the bins have placed the nodes, and errors of the radial function count that'
+    radial_spline_nodes: list[Number] | Literal["auto", "lsst"] = Field(
+        "auto",
+        description='radii of the spline nodes of the product, ascending (mm); "auto": placed where the fitted curve '
+        'needs them; "lsst": those of LSST\'s task of August 2025',
     )
     radial_spline_nodes_initial: list[Number] | None = Field(
-        None, description="nodes for the starting values only (mm); unset: the nodes themselves"
+        None, description="independent noise: nodes for the starting values only (mm); unset: the nodes themselves"
     )
-    do_constrain_zero: bool = Field(True, description="fix the radial function at the last node to 0")
+    do_constrain_zero: bool = Field(False, description="hold the radial function at the last node of the product at 0")
     do_fit_centroid: bool = Field(False, description="fit the centroid of the radial function")
     centroid_max: Number = Field(10.0, gt=0, description="largest distance of the centroid from the pivot (mm)")
     do_fit_gradient: bool = Field(False, description="fit a planar gradient")
@@ -142,7 +150,7 @@ class FitConfig(_Strict):
     @field_validator("radial_spline_nodes", "radial_spline_nodes_initial")
     @classmethod
     def _nodes(cls, nodes):
-        if nodes is None or nodes == "auto":
+        if nodes is None or isinstance(nodes, str):
             return nodes
         if len(nodes) < 3:
             raise ValueError(f"needs at least 3 nodes, got {len(nodes)}")
@@ -182,13 +190,36 @@ class FitConfig(_Strict):
             raise ValueError(
                 f"min_flat_value ({self.min_flat_value:g}) must be below max_flat_value ({self.max_flat_value:g})"
             )
-        nodes = self.radial_spline_nodes
-        if self.do_fit_centroid and nodes != "auto" and self.centroid_max >= nodes[-1]:
+        fitted = self.noise == "independent" and self.radial_spline_nodes != "auto"
+        if self.do_fit_centroid and fitted and self.centroid_max >= self.nodes[-1]:
             raise ValueError(
                 f"centroid_max ({self.centroid_max:g} mm) must be below the last node "
-                f"({nodes[-1]:g} mm): bins are used out to their difference"
+                f"({self.nodes[-1]:g} mm): with noise = independent, bins are used out to their difference"
+            )
+        unused = {"hierarchical": "radial_spline_values", "independent": "log_radial"}[self.noise]
+        if unused in self.priors:
+            used = {"hierarchical": "log_radial", "independent": "radial_spline_values"}[self.noise]
+            raise ValueError(
+                f"priors.{unused} is no parameter with noise = {self.noise}; the radial function is priors.{used}"
+            )
+        if self.priors.get("log_radial") == "flat":
+            raise ValueError(
+                "priors.log_radial: a flat prior leaves the curve undetermined beyond the bins; give sigma"
             )
         return self
+
+    @property
+    def nodes(self) -> list[float]:
+        """The nodes that are given (mm).
+
+        Raises
+        ------
+        ValueError
+            None are: they are automatic.
+        """
+        if self.radial_spline_nodes == "auto":
+            raise ValueError("radial_spline_nodes = auto: there are none yet")
+        return LSST_NODES if self.radial_spline_nodes == "lsst" else self.radial_spline_nodes
 
     @classmethod
     def make(cls, values: Mapping[str, Any], where: str = "config"):
@@ -200,8 +231,8 @@ class FitConfig(_Strict):
 
     @classmethod
     def read(cls, path: str | Path):
-        """Read a TOML file, such as the ``config.toml`` of an earlier fit."""
-        return cls.make(read_toml(path), str(path))
+        """Read a TOML file, such as the ``config.toml`` of an earlier fit; warns of fields that are retired."""
+        return cls.make(without_retired(read_toml(path), str(path)), str(path))
 
     def to_toml(self) -> str:
         """The whole configuration as TOML; fields without a value are left out."""
@@ -223,6 +254,14 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise InputError(f"config {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"config {path}: not TOML ({error})") from None
+
+
+def without_retired(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The values without fields that earlier versions had, of which a warning tells."""
+    for key in RETIRED:
+        if key in values:
+            log.warning("%s: %s has no meaning any more (%s)", where, key, RETIRED[key])
+    return {key: value for key, value in values.items() if key not in RETIRED}
 
 
 def merge_overrides(values: Mapping[str, Any], overrides: Iterable[str], option: str = "-c") -> dict[str, Any]:

@@ -41,14 +41,14 @@ from bayesflat.simulation.detectors import SimulatedDetectors, simulate_binned, 
 from bayesflat.simulation.truth import _VIGNETTING, Light, Noise, band_itl_ratio
 
 SCALARS = ("itl_ratio", "gradient_x", "gradient_y", "centroid_delta_x", "centroid_delta_y")
-RADII = (100.0, 250.0, 310.0, 330.0)  # mm
+RADII = (20.0, 50.0, 100.0, 250.0, 310.0, 330.0, 345.0)  # mm
 QUANTITIES = (*SCALARS, *(f"radial {radius:g} mm" for radius in RADII))
-SETTINGS = {"do_fit_centroid": True, "do_fit_gradient": True, "radial_spline_nodes": "auto"}
-FILTERS = ("r_57", "i_39")
+SETTINGS = {"do_fit_centroid": True, "do_fit_gradient": True}
+FILTERS = ("u_24", "g_6", "r_57", "i_39", "z_20", "y_10")
 LEVEL = 0.9  # of the interval that is judged
 # what is asked of the uncertainties
-COVERAGE = (0.84, 0.96)
-MEAN, SPREAD = 0.3, (0.80, 1.25)
+COVERAGE, HARD = (0.84, 0.96), (0.80, 0.98)  # of all quantities but one, and of that one
+MEAN, SPREAD = 0.25, 1.2
 
 
 # ---- one focal plane ----
@@ -62,7 +62,7 @@ def simulate_plane(
     Parameters
     ----------
     seed : int
-        Even ones are r, odd ones i.
+        Bands in turn: u, g, r, i, z, y.
     bin_factor : int
         Side of a bin (pixels).
     camera : Camera, optional
@@ -86,9 +86,9 @@ def simulate_plane(
 
 
 def draw_light(seed: int) -> tuple[Light, Noise, str, dict[str, Any]]:
-    """Light and noise at random, the filter, and what was drawn; even seeds are r, odd ones i."""
+    """Light and noise at random, the filter, and what was drawn; the seeds go through the bands."""
     rng = np.random.default_rng([seed, 77])
-    physical_filter = FILTERS[seed % 2]
+    physical_filter = FILTERS[seed % len(FILTERS)]
     curve = ("pchip", "cubic")[rng.integers(2)]
     field_scale = float(rng.uniform(10.0, 20.0))
     centroid, gradient = rng.normal(0.0, 1.5, 2).tolist(), rng.normal(0.0, 2e-5, 2).tolist()
@@ -139,9 +139,11 @@ def judge(gradient: FlatGradient, truth: Mapping[str, Any]) -> dict[str, dict[st
     half = norm.ppf(0.5 + LEVEL / 2)
     means, sds = gradient.compute_radial(RADII), gradient.compute_radial_sd(RADII)
     expected = np.asarray(truth["radial"]) / gradient.normalization_factor
-    for name, mean, sd, true in zip(QUANTITIES[len(SCALARS) :], means, sds, expected, strict=True):
+    for name, radius, mean, sd, true in zip(QUANTITIES[len(SCALARS) :], RADII, means, sds, expected, strict=True):
         rows[name] = {"mean": mean, "sd": sd, "low": mean - half * sd, "high": mean + half * sd, "truth": true}
         rows[name] = {key: float(value) for key, value in rows[name].items()}
+        if radius > gradient.reach:  # where there are no bins, nothing is claimed
+            rows[name] = dict.fromkeys(rows[name], math.nan)
     for row in rows.values():
         row["pull"] = (row["mean"] - row["truth"]) / row["sd"]
     return rows
@@ -188,7 +190,8 @@ class Row:
         Of the pulls.
     sd : float
         Median uncertainty.
-    passed : bool
+    passed, bearable : bool
+        Whether it is as every quantity should be, and as at most one may be.
     """
 
     name: str
@@ -198,21 +201,28 @@ class Row:
     spread: float
     sd: float
     passed: bool
+    bearable: bool
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     """Coverage and pulls of each quantity, and whether they are as they should be."""
     summary = []
     for name in QUANTITIES:
-        found = [row["quantities"][name] for row in rows]
+        found = [row["quantities"][name] for row in rows if math.isfinite(row["quantities"][name]["pull"])]
         inside = np.array([f["low"] <= f["truth"] <= f["high"] for f in found])
         pulls, sds = (np.array([f[key] for f in found]) for key in ("pull", "sd"))
         coverage, mean = float(inside.mean()), float(pulls.mean())
         spread = float(pulls.std(ddof=1)) if len(pulls) > 1 else math.nan
-        passed = COVERAGE[0] <= coverage <= COVERAGE[1] and abs(mean) < MEAN and SPREAD[0] <= spread <= SPREAD[1]
+        pulled = abs(mean) < MEAN and spread <= SPREAD
+        passed, bearable = (pulled and low <= coverage <= high for low, high in (COVERAGE, HARD))
         error = math.sqrt(LEVEL * (1 - LEVEL) / len(found))
-        summary.append(Row(name, coverage, error, mean, spread, float(np.median(sds)), passed))
+        summary.append(Row(name, coverage, error, mean, spread, float(np.median(sds)), passed, bearable))
     return summary
+
+
+def all_pass(summary: Sequence[Row]) -> bool:
+    """Whether all quantities but one at most pass, and that one nearly does."""
+    return all(row.bearable for row in summary) and sum(not row.passed for row in summary) <= 1
 
 
 def summary_table(summary: Sequence[Row], n: int) -> Table:
@@ -227,17 +237,18 @@ def summary_table(summary: Sequence[Row], n: int) -> Table:
             f"{row.mean:+.2f}",
             f"{row.spread:.2f}",
             f"{row.sd:.2g}",
-            "[green]pass[/]" if row.passed else "[red]FAIL[/]",
+            "[green]pass[/]" if row.passed else "[yellow]near[/]" if row.bearable else "[red]FAIL[/]",
         )
     asked = ("asked for", f"{100 * COVERAGE[0]:.0f} .. {100 * COVERAGE[1]:.0f} %", f"within {MEAN}")
     table.add_section()
-    table.add_row(*asked, f"{SPREAD[0]:.2f} .. {SPREAD[1]:.2f}", "", "")
+    table.add_row(*asked, f"at most {SPREAD}", "", "")
     return table
 
 
 def plot_calibration(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Coverage at all levels, and the pulls."""
     pulls = {name: np.array([row["quantities"][name]["pull"] for row in rows]) for name in QUANTITIES}
+    pulls = {name: found[np.isfinite(found)] for name, found in pulls.items()}
     n = len(rows)
     figure = Figure(figsize=(12.0, 5.6), facecolor="white", layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.15, 1.0))
@@ -268,7 +279,7 @@ def plot_calibration(rows: Sequence[Mapping[str, Any]]) -> Figure:
     step = 0.55  # between the rows, in units of the density
     for k, name in enumerate(QUANTITIES):
         base = -k * step
-        density = np.histogram(np.clip(pulls[name], -4.0, 4.0), edges)[0] / (n * np.diff(edges))
+        density = np.histogram(np.clip(pulls[name], -4.0, 4.0), edges)[0] / (len(pulls[name]) * np.diff(edges))
         density = np.minimum(density, 1.5 * step)  # of a few planes only
         right.stairs(base + density, edges, baseline=base, fill=True, color=_COLOURS[name], alpha=0.65, lw=0)
         right.plot(at, base + norm.pdf(at), color="black", lw=0.9)
@@ -289,7 +300,20 @@ def plot_calibration(rows: Sequence[Mapping[str, Any]]) -> Figure:
 _COLOURS = dict(
     zip(
         QUANTITIES,
-        ("#7b3294", "#0571b0", "#0571b0", "#e66101", "#e66101", "#b8de8a", "#66bd63", "#1a9850", "#00441b"),
+        (
+            "#7b3294",
+            "#0571b0",
+            "#0571b0",
+            "#e66101",
+            "#e66101",
+            "#c7e9c0",
+            "#a1d99b",
+            "#74c476",
+            "#41ab5d",
+            "#238b45",
+            "#006d2c",
+            "#00441b",
+        ),
         strict=True,
     )
 )
@@ -409,7 +433,7 @@ def main() -> int:
     options.o.mkdir(parents=True, exist_ok=True)
     save_figure(plot_calibration(rows), options.o / "calibration.png")
     console.print(f"{options.o / 'calibration.png'} and {path} written", highlight=False)
-    return 0 if not failed and all(row.passed for row in summary) else 1
+    return 0 if not failed and all_pass(summary) else 1
 
 
 if __name__ == "__main__":

@@ -23,10 +23,11 @@ from rich.table import Table
 
 import bayesflat
 from bayesflat.comparison.comparison import MMAG, Difference
-from bayesflat.comparison.ratio import fit_ratio
+from bayesflat.comparison.ratio import SkyCurve, fit_ratio
 from bayesflat.config import FitConfig
+from bayesflat.data.binned import BinnedFlat
 from bayesflat.data.camera import Camera, lsstcam
-from bayesflat.inference.rough import rough_fit
+from bayesflat.inference.fitting import fit
 from bayesflat.model.prepare import prepare
 from bayesflat.quantities import COMPARED, REFERENCE_RADIUS, TOLERANCE_MMAG
 from bayesflat.report.plots_fit import save_figure
@@ -55,17 +56,17 @@ def compare_pair(seed: int, bin_factor: int = 128, with_power: int = WITH_POWER,
     camera = camera or lsstcam().science()
     config = FitConfig(**SETTINGS)
 
-    def flat(kind: str, light: Light):
-        binned = simulate_binned(camera, light, noise, seed, kind=kind, bin_factor=bin_factor,
-                                 physical_filter=physical_filter)  # fmt: skip
-        return prepare(binned, config)
+    def flat(kind: str, light: Light) -> BinnedFlat:
+        return simulate_binned(
+            camera, light, noise, seed, kind=kind, bin_factor=bin_factor, physical_filter=physical_filter
+        )
 
-    sky = flat("sky", light)
-    rough = rough_fit(sky, config)
-    sky = sky.select(rough.inside)
+    sky = fit(flat("sky", light), config)
+    curve = SkyCurve.of_product(sky.gradient)
 
     def differences(dome: Light, kind: str) -> tuple[dict[str, dict[str, float]], bool]:
-        found = fit_ratio(sky, flat("dome", dome), config, rough=rough, itl_ratio=light.itl_ratio)
+        bins = prepare(flat("dome", dome), config)
+        found = fit_ratio(sky.data, bins, config, curve=curve, itl_ratio=light.itl_ratio)
         rows = {name: (*found.posterior.scalars[name], np.inf) for name in COMPARED}
         mean, jacobian = found.posterior.log_radial(RADII)
         rows |= {name: (-MMAG * m, MMAG * row, TOLERANCE_MMAG) for name, m, row in

@@ -28,16 +28,18 @@ from scipy.stats import binom
 import bayesflat
 from bayesflat.config import FitConfig
 from bayesflat.data.camera import Camera, Detector
+from bayesflat.gradient.curve import LogSpline
+from bayesflat.gradient.spline import spread_knots
 from bayesflat.inference.estimates import make_gradient
 from bayesflat.inference.fitting import FitResult, sample
 from bayesflat.inference.laplace import laplace
 from bayesflat.inference.map import End, find_map, make_objective, newton
-from bayesflat.inference.nodes import on_nodes
 from bayesflat.inference.objective import HierarchicalObjective
-from bayesflat.inference.rough import rough_fit
+from bayesflat.inference.projection import Curve, fit_nodes
 from bayesflat.model.build import build_model
 from bayesflat.model.hierarchical import HierarchicalNoise
 from bayesflat.model.prepare import FitData, prepare
+from bayesflat.model.radial import RadialPrior
 from bayesflat.report.plots_fit import save_figure
 from bayesflat.simulation.detectors import simulate_binned
 from bayesflat.simulation.truth import Light, Noise
@@ -51,24 +53,29 @@ SETTINGS = {
     "do_normalize_center": False,
     "min_flat_value": 1e-9,
     "max_flat_value": 1e9,
-    "radial_spline_nodes": [0.0, 12.0, 24.0, 34.0, 45.0],
-    "do_constrain_zero": False,
     "do_fit_centroid": True,
     "do_fit_gradient": True,
     "centroid_max": 5.0,
 }
 PRIORS = {
-    "radial_spline_values": {"mu": [1.0, 0.97, 0.9, 0.8, 0.65], "sigma": 0.01},
     "itl_ratio": {"mu": 1.0, "sigma": 0.05},
     "centroid_delta": {"mu": [0.0, 0.0], "sigma": 1.0},
     "gradient": {"mu": [0.0, 0.0], "sigma": 1e-3},
 }
 SIGMA_LOG_SCALE = 0.5
+NODES = np.array([0.0, 12.0, 24.0, 34.0, 45.0])  # of the product, which are no matter here
+# the prior of the radial function, which in a fit is set from the bins: about a vignetting, with some bends of its own
+SPLINE = LogSpline(spread_knots(0.0, 48.0, 6, 120))
+RADIAL = RadialPrior(
+    SPLINE,
+    mean=np.interp(SPLINE.places, [0.0, 12.0, 24.0, 34.0, 45.0], np.log([1.0, 0.97, 0.9, 0.8, 0.65])),
+    bending=np.full(SPLINE.size - 2, 5e-4**2),
+)
 GROUPS = {
-    "radial function and ratio": ("radial_spline_values", "itl_ratio"),
+    "radial function and ratio": ("log_radial", "itl_ratio"),
     "centroid and plane": ("centroid_delta", "gradient"),
     "noise scales": ("log_noise_scales",),
-    "of the detectors that are there": ("product", "throughput"),
+    "relative to the detectors present": ("product", "throughput"),
 }
 
 
@@ -162,7 +169,7 @@ def empty_data() -> tuple[FitData, FitConfig, HierarchicalNoise]:
     binned = simulate_binned(small_camera(), Light(radial=([0, 50], [1, 1])), Noise.none(), 0, bin_factor=25,
                              detector_boundary=0)  # fmt: skip
     binned = replace(binned, value=np.ones(len(binned)))
-    data = prepare(binned, FitConfig(**SETTINGS))
+    data = replace(prepare(binned, FitConfig(**SETTINGS)), radial=RADIAL)
     noise = HierarchicalNoise(data)
     usual = make_objective(data, FitConfig(**SETTINGS), noise).parameters[-1]
     scales = {"mu": usual.mu.tolist(), "sigma": SIGMA_LOG_SCALE}  # whose default priors know nothing of the data
@@ -177,26 +184,24 @@ def draw_data(seed: int) -> tuple[HierarchicalObjective, dict[str, NDArray]]:
     objective : HierarchicalObjective
         Of the bins that were drawn.
     truth : dict of str to numpy.ndarray
-        By parameter; further ``product itl_ratio``, ``product radial_spline_values`` and ``throughput``, which are
+        By parameter; further ``product itl_ratio``, ``product log_radial`` and ``throughput``, which are
         those of the detectors that were drawn.
     """
     rng = np.random.default_rng([seed, 78])
     data, config, noise = empty_data()
     objective = make_objective(data, config, noise)
-    truth = {p.name: rng.normal(p.mu, p.sigma) for p in objective.parameters}
-    while np.hypot(*truth["centroid_delta"]) >= config.centroid_max:  # the prior ends there
-        truth["centroid_delta"] = rng.normal(0.0, PRIORS["centroid_delta"]["sigma"], 2)
+    truth = {p.name: p.draw(rng) for p in objective.parameters}
     covariance, effects = noise.covariance(truth["log_noise_scales"]), noise.effects
     own = rng.normal(0.0, np.sqrt(covariance.own[effects.vendor]))
     drawn = covariance.all_effects(own, rng.normal(0.0, np.sqrt(covariance.shared)))
     log_residual = effects.expand(drawn) + np.sqrt(covariance.white) * rng.standard_normal(len(data))
-    value = objective.mean(truth) * np.exp(log_residual)
-    data = prepare(replace(data.binned, value=value), config)
+    value = np.exp(objective.mean(truth) + log_residual)
+    data = replace(prepare(replace(data.binned, value=value), config), radial=RADIAL)
     if len(data) != len(value) or not np.all(data.weight == 1):
         raise AssertionError("a bin was cut: the model that is fitted is not the one that was drawn from")
     product = noise.relative_to_present(truth, noise.throughput(drawn))
     truth["product itl_ratio"] = product["itl_ratio"]
-    truth["product radial_spline_values"] = product["radial_spline_values"]
+    truth["product log_radial"] = product["log_radial"]
     truth["throughput"] = product["throughput"][:, 0]
     return make_objective(data, config, noise), truth
 
@@ -214,21 +219,20 @@ def replicate(seed: int) -> dict[str, Any]:
     began = time.perf_counter()
     objective, truth = draw_data(seed)
     model = build_model(objective.data, objective.config, objective.noise)
-    # so few bins leave lesser maxima, where the detectors' surfaces make up for a radial function on the wrong side of
-    # a kink of Akima's, and no chain leaves them: the search begins where that of `bayesflat.fit` does
-    start = rough_fit(objective.data, objective.config)
-    start = on_nodes(start, objective.data.nodes, objective.config)
-    found = find_map(model, objective, start)
+    found = find_map(model, objective)
     of_truth = np.concatenate([p.to_value(truth[p.name]) for p in objective.parameters])
     from_truth = descend(objective, of_truth).cost
     approximation = laplace(objective, found)
-    gradient = make_gradient(objective, found, approximation, ())
-    result = FitResult(objective.data, objective.config, model, objective, found, approximation, gradient)
+    radius = np.hypot(objective.data.dx, objective.data.dy)
+    curve = Curve.of_bins(SPLINE, found.parameters["log_radial"], radius, objective.data.weight)
+    nodes = fit_nodes(curve, NODES)
+    gradient = make_gradient(objective, objective.config, found, approximation, nodes, ())
+    result = FitResult(objective.data, objective.config, model, objective, found, approximation, gradient, nodes)
     tree = sample(result, draws=DRAWS, tune=TUNE, chains=CHAINS, cores=1, seed=seed).posterior
     z = tree["unconstrained"]["z"].values
     draws = [objective.to_parameters(point) for point in thinned(z)]
     posterior = {name: np.array([draw[name] for draw in draws]) for name in draws[0]}
-    for name in ("itl_ratio", "radial_spline_values"):
+    for name in ("itl_ratio", "log_radial"):
         posterior[f"product {name}"] = thinned(tree["posterior"][name].values)
     posterior["throughput"] = thinned(tree["posterior"]["throughput"].values)
     ranks = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,9 @@ from bayesflat.cli import run
 from bayesflat.config import FitConfig
 from bayesflat.data.binned import BinnedFlat
 from bayesflat.errors import InputError
+from bayesflat.gradient.curve import LogSpline
+from bayesflat.gradient.spline import spread_knots
+from bayesflat.model.radial import RadialPrior
 from bayesflat.simulation.detectors import simulate_binned
 from bayesflat.simulation.truth import Light, Noise
 
@@ -93,6 +97,28 @@ def simulate_pair(camera):
     options = {"bin_factor": 10, "detector_boundary": 0, "physical_filter": "i_39"}
     lights = {"sky": SKY_LIGHT, "dome": DOME_LIGHT}
     return {kind: simulate_binned(camera, light, noise, 5, kind=kind, **options) for kind, light in lights.items()}
+
+
+def with_radial(data, n_intervals=12, curve=None):
+    """The data with knots and prior of the radial function, as a first fit would set them.
+
+    Parameters
+    ----------
+    data : FitData
+    n_intervals : int
+        Of the B-spline, which ends 2 mm beyond the outermost bin.
+    curve : callable, optional
+        The log of the radial function about which the prior is centred; by default that of ``NODES`` and ``VALUES``.
+    """
+    if curve is None:
+
+        def curve(radius):
+            return np.log(Akima1DInterpolator(NODES, VALUES)(np.clip(radius, 0, NODES[-1])) * data.level)
+
+    spline = LogSpline(spread_knots(0.0, data.radius.max() + 2.0, n_intervals, 400))
+    mean = np.linalg.solve(spline.design(spline.places), curve(spline.places))
+    bending = np.geomspace(1e-4, 3e-3, spline.size - 2) ** 2  # 1/mm**4: it bends more towards the rim
+    return replace(data, radial=RadialPrior(spline, mean, bending))
 
 
 # ---- errors ----

@@ -1,14 +1,15 @@
 """The configuration: defaults, what a command line can say, and the mistakes it finds."""
 
+import logging
 import re
 import tomllib
 
 import pytest
 
-from bayesflat.config import FitConfig, NormalPrior, RunConfig, merge_overrides, read_toml
+from bayesflat.config import LSST_NODES, FitConfig, NormalPrior, RunConfig, merge_overrides, read_toml
 from tests.helpers import message
 
-NODES = [0, 200, 250, 300, 310, 320, 330, 340, 350, 360, 368]
+NODES_OF_AUGUST = [0, 200, 250, 300, 310, 320, 330, 340, 350, 360, 368]
 
 
 def parse(*texts):
@@ -23,7 +24,7 @@ def parse(*texts):
     [
         ("bin_factor", 128),
         ("detector_boundary", 10),
-        ("do_constrain_zero", True),
+        ("do_constrain_zero", False),
         ("do_fit_centroid", False),
         ("do_fit_gradient", False),
         ("do_fit_outer_gradient", False),
@@ -32,7 +33,7 @@ def parse(*texts):
         ("fp_centroid_x", 0.0),
         ("fp_centroid_y", 0.0),
         ("outer_gradient_radius", 325.0),
-        ("radial_spline_nodes", NODES),
+        ("radial_spline_nodes", "auto"),
         ("min_flat_value", 0.05),
         ("max_flat_value", 1.5),
         ("fit_eps", 1e-8),
@@ -40,7 +41,6 @@ def parse(*texts):
         ("do_reference_gradient", False),
         ("saveLogOutput", True),
         ("radial_spline_nodes_initial", None),
-        ("radial_spline_nodes_placed", False),
         ("do_use_non_science_detectors", False),
         ("fixed_model_residual_plot_scale", None),
         ("mask_planes", ["NO_DATA"]),
@@ -72,12 +72,22 @@ def test_default_connections():
 
 def test_default_run():
     assert (RunConfig().camera, RunConfig().physical_filter) == ("lsstcam", None)
-    assert RunConfig().radial_spline_nodes == NODES
+    assert RunConfig().radial_spline_nodes == "auto"
 
 
 def test_defaults_are_not_shared():
-    FitConfig().radial_spline_nodes.append(1.0)
-    assert FitConfig().radial_spline_nodes == NODES
+    FitConfig().mask_planes.append("SAT")
+    assert FitConfig().mask_planes == ["NO_DATA"]
+
+
+def test_nodes_of_the_config():
+    """Those of a list as they are, those of LSST by name; automatic ones are not there yet."""
+    assert FitConfig(radial_spline_nodes=[0.0, 100.0, 340.0]).nodes == [0.0, 100.0, 340.0]
+    named = FitConfig(radial_spline_nodes="lsst")
+    assert named.nodes == LSST_NODES == NODES_OF_AUGUST
+    assert named.radial_spline_nodes == "lsst"
+    with pytest.raises(ValueError, match="radial_spline_nodes = auto: there are none yet"):
+        FitConfig().nodes
 
 
 # ---- key=value ----
@@ -247,9 +257,26 @@ def test_unknown_parameter_of_a_prior():
         ({"radial_spline_nodes_initial": [0, 5, 4]}, "radial_spline_nodes_initial: nodes must ascend, got 5 before 4"),
         ({"min_flat_value": 1.5}, "min_flat_value (1.5) must be below max_flat_value (1.5)"),
         (
-            {"do_fit_centroid": True, "centroid_max": 368.0},
-            "centroid_max (368 mm) must be below the last node (368 mm): bins are used out to their difference",
+            {"do_fit_centroid": True, "centroid_max": 368.0, "noise": "independent", "radial_spline_nodes": "lsst"},
+            "centroid_max (368 mm) must be below the last node (368 mm): with noise = independent, bins are used out "
+            "to their difference",
         ),
+        (
+            {"do_fit_centroid": True, "centroid_max": 40.0, "noise": "independent", "radial_spline_nodes": [0, 20, 40]},
+            "centroid_max (40 mm) must be below the last node (40 mm)",
+        ),
+        ({"radial_spline_nodes_placed": True}, "unknown key 'radial_spline_nodes_placed'"),
+        (
+            {"priors": {"radial_spline_values": {"sigma": 0.1}}},
+            "priors.radial_spline_values is no parameter with noise = hierarchical; the radial function is "
+            "priors.log_radial",
+        ),
+        (
+            {"noise": "independent", "priors": {"log_radial": {"sigma": 0.1}}},
+            "priors.log_radial is no parameter with noise = independent; the radial function is "
+            "priors.radial_spline_values",
+        ),
+        ({"priors": {"log_radial": "flat"}}, "priors.log_radial: a flat prior leaves the curve undetermined"),
         ({"fixed_model_residual_plot_scale": 0}, "fixed_model_residual_plot_scale: input should be greater than 0"),
         ({"priors": {"itl_ratio": {"mu": 1}}}, "sigma: field required"),
         ({"priors": {"itl_ratio": {"sigma": 0}}}, "sigma: input should be greater than 0, got 0"),
@@ -263,8 +290,22 @@ def test_bad_value(values, expected):
     assert expected in text
 
 
-def test_centroid_max_counts_only_where_the_centroid_is_fitted():
-    assert FitConfig(centroid_max=400.0).centroid_max == 400.0
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"noise": "independent", "radial_spline_nodes": "lsst"},  # no centroid is fitted
+        {"do_fit_centroid": True, "noise": "independent"},  # automatic nodes come later
+        {"do_fit_centroid": True, "radial_spline_nodes": "lsst"},  # nodes that cut no bins
+    ],
+)
+def test_centroid_max_counts_only_where_nodes_cut_bins(more):
+    assert FitConfig(centroid_max=400.0, **more).centroid_max == 400.0
+
+
+@pytest.mark.parametrize(("noise", "name"), [("hierarchical", "log_radial"), ("independent", "radial_spline_values")])
+def test_prior_of_the_radial_function_goes_with_the_noise(noise, name):
+    config = FitConfig.make({"noise": noise, "priors": {name: {"sigma": 0.1}}})
+    assert config.priors == {name: NormalPrior(sigma=0.1)}
 
 
 def test_two_ways_to_write_a_bad_prior():
@@ -278,7 +319,6 @@ EVERYTHING = {
     "bin_factor": 64,
     "radial_spline_nodes": [0.0, 100.5, 1 / 3 + 300],
     "radial_spline_nodes_initial": [0.0, 50.0, 300.0],
-    "radial_spline_nodes_placed": True,
     "do_fit_centroid": True,
     "do_fit_gradient": True,
     "fp_centroid_x": -1.25e-3,
@@ -322,6 +362,25 @@ def test_run_keys_are_not_fit_keys(tmp_path):
     path.write_text('camera = "lsstcomcam"\nphysical_filter = "i_39"\n')
     assert RunConfig.read(path).camera == "lsstcomcam"
     assert "unknown key 'camera'" in message(FitConfig.read, path)
+
+
+@pytest.mark.parametrize("kind", [FitConfig, RunConfig])
+def test_a_retired_key_in_a_file_warns(tmp_path, caplog, kind):
+    """As in the config.toml of a fit with an earlier version."""
+    path = tmp_path / "fit.toml"
+    path.write_text("radial_spline_nodes = [0.0, 100.0, 340.0]\nradial_spline_nodes_placed = true\n")
+    with caplog.at_level(logging.WARNING, "bayesflat"):
+        config = kind.read(path)
+    assert config.radial_spline_nodes == [0.0, 100.0, 340.0]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: radial_spline_nodes_placed has no meaning any more (nodes describe the fitted curve and do not "
+        "change its errors)"
+    ]
+    assert "radial_spline_nodes_placed" not in config.to_toml()
+    caplog.clear()
+    path.write_text(config.to_toml())
+    assert kind.read(path) == config
+    assert not caplog.records
 
 
 def test_unreadable_toml(tmp_path):

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from bayesflat.config import RunConfig, merge_overrides, read_toml
+from bayesflat.config import RunConfig, merge_overrides, read_toml, without_retired
 from bayesflat.errors import InputError
 
 Decorator = Callable[[Callable[..., int]], Callable[..., int]]
@@ -129,9 +129,9 @@ def configured(
     InputError
         An invalid configuration, or several filters where only one is accepted.
     """
-    values = read_toml(settings.config_file) if settings.config_file is not None else {}
-    if "radial_spline_nodes" in merge_overrides({}, settings.overrides):
-        values.pop("radial_spline_nodes_placed", None)  # it was about the nodes in the file
+    values: dict[str, Any] = {}
+    if settings.config_file is not None:
+        values = without_retired(read_toml(settings.config_file), settings.config_file)
     values = merge_overrides(values, settings.overrides)
     filters = [name for names in settings.filters for name in names]
     if len(filters) > 1 and not several:

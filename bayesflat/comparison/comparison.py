@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from bayesflat.comparison.ratio import Paired
     from bayesflat.inference.fitting import FitResult
-    from bayesflat.inference.rough import Rough
 
 log = logging.getLogger(__name__)
 
@@ -188,8 +187,8 @@ def compare(
         Products of different filters, instruments or pivots; sky and dome swapped; flats without a common bin; a
         tolerance that is not positive; a radius beyond the reach of a product.
     """
-    sky_product, sky_data, rough = _parts(sky)
-    dome_product, dome_data, _ = _parts(dome)
+    sky_product, sky_data = _parts(sky)
+    dome_product, dome_data = _parts(dome)
     notes = check_pair(sky_product, dome_product)
     if not rope_mmag > 0:
         raise InputError(f"rope: the tolerance must be above 0 mmag, got {rope_mmag:g}")
@@ -198,9 +197,8 @@ def compare(
         raise InputError(f"radius: {radius:g} mm; must be above 0 and at most {reach:g} mm, which both products know")
     at = radius or (REFERENCE_RADIUS if reach > REFERENCE_RADIUS else round(0.85 * reach, 1))
     if binned is not None:
-        rough = None
         sky_data, dome_data = (
-            prepare(bins, config_of(p).model_copy(update={"radial_spline_nodes": "auto"}))
+            prepare(bins, config_of(p).model_copy(update={"noise": "hierarchical", "likelihood": "normal"}))
             for bins, p in zip(binned, (sky_product, dome_product), strict=True)
         )
         for name, data, p in (("sky", sky_data, sky_product), ("dome", dome_data, dome_product)):
@@ -211,16 +209,16 @@ def compare(
                 )
         # beyond the bins of a fit, vignetting or masks may cut bins
         sky_data, dome_data = (
-            data.select(p.radius(data.binned.xf, data.binned.yf) <= p.reach + 1e-3)
+            data.select(p.radius(data.binned.xf, data.binned.yf) <= p.outermost_bin + 1e-3)
             for data, p in ((sky_data, sky_product), (dome_data, dome_product))
         )
     converged = all(p.estimates is None or p.estimates.converged for p in (sky_product, dome_product))
     found: Paired | None = None
     if sky_data is not None and dome_data is not None:
-        from bayesflat.comparison.ratio import fit_ratio
+        from bayesflat.comparison.ratio import SkyCurve, fit_ratio
 
         found = fit_ratio(
-            sky_data, dome_data, config_of(sky_product), rough=rough,
+            sky_data, dome_data, config_of(sky_product), curve=SkyCurve.of_product(sky_product),
             itl_ratio=sky_product.itl_ratio, outer=config_of(dome_product).do_fit_outer_gradient,
         )  # fmt: skip
         posterior, positions = found.posterior, found.data.binned
@@ -277,18 +275,15 @@ def check_pair(sky: FlatGradient, dome: FlatGradient) -> list[str]:
 
 def config_of(product: FlatGradient) -> FitConfig:
     """The configuration of a fit that a product records; fields that it does not record have their defaults."""
-    known = {key: value for key, value in product.config.items() if key in FitConfig.model_fields and value is not None}
+    fields = set(FitConfig.model_fields) - {"priors"}  # which an earlier version may have named otherwise
+    known = {key: value for key, value in product.config.items() if key in fields and value is not None}
     pivot = {"fp_centroid_x": product.centroid_x, "fp_centroid_y": product.centroid_y}
     return FitConfig.make(known | pivot, "the product's CONFIG")
 
 
-def _parts(given: FitResult | FlatGradient) -> tuple[FlatGradient, FitData | None, Rough | None]:
-    """Product, data, and the rough fit that the search began with, if that had a centroid and a plane."""
-    if isinstance(given, FlatGradient):
-        return given, None, None
-    rough = given.rough
-    complete = rough is not None and {"centroid_delta", "gradient"} <= set(rough.parameters)
-    return given.gradient, given.data, rough if complete else None
+def _parts(given: FitResult | FlatGradient) -> tuple[FlatGradient, FitData | None]:
+    """Product and data."""
+    return (given, None) if isinstance(given, FlatGradient) else (given.gradient, given.data)
 
 
 def _camera_of(product: FlatGradient) -> Camera:

@@ -73,8 +73,9 @@ def unpaired(sky: FlatGradient, dome: FlatGradient) -> Posterior:
         Its parameters are those of the dome, then those of the sky.
     """
     products = [_at_mean(product) for product in (dome, sky)]
-    covariance = block_diag(*(parameter_covariance(product) for product in products))
-    n, first = len(covariance), len(products[0].radial_spline_nodes) + len(SCALARS)
+    covariances = [parameter_covariance(product) for product in products]
+    covariance = block_diag(*covariances)
+    n, first = len(covariance), len(covariances[0])
 
     def difference(parts: list[Linear]) -> Linear:
         (mean_dome, rows_dome), (mean_sky, rows_sky) = parts
@@ -96,8 +97,16 @@ def unpaired(sky: FlatGradient, dome: FlatGradient) -> Posterior:
 
 
 def parameter_covariance(product: FlatGradient) -> NDArray[np.float64]:
-    """Covariance of a product's radial spline values and `SCALARS`, in this order; NaN where it is not known."""
-    names = [f"radial_spline_values[{k}]" for k in range(len(product.radial_spline_nodes))] + list(SCALARS)
+    """Covariance of a product's radial function and `SCALARS`, in this order; NaN where it is not known.
+
+    The radial function is that of the fitted curve, by its coefficients, or else of the values at nodes.
+    """
+    curve = product.curve
+    if curve is not None:
+        radial = [f"log_radial[{k}]" for k in range(curve.spline.size)]
+    else:
+        radial = [f"radial_spline_values[{k}]" for k in range(len(product.radial_spline_nodes))]
+    names = [*radial, *SCALARS]
     if product.estimates is None:
         return np.full((len(names), len(names)), np.nan)
     rows = [product.estimates.names.index(name) for name in names]
@@ -105,7 +114,10 @@ def parameter_covariance(product: FlatGradient) -> NDArray[np.float64]:
 
 
 def log_radial_slope(product: FlatGradient, radius: NDArray) -> NDArray[np.float64]:
-    """Derivative of the log of the radial function (1/mm); 0 beyond the nodes."""
+    """Derivative of the log of the radial function (1/mm): of the curve, or else of the spline, 0 beyond its nodes."""
+    curve = product.curve
+    if curve is not None:
+        return curve.spline.slope(curve.mean, radius)
     nodes = product.radial_spline_nodes
     spline = Akima1DInterpolator(nodes, product.radial_spline_values, method="akima")
     inside = (radius >= nodes[0]) & (radius <= nodes[-1])
@@ -124,11 +136,15 @@ def _at_mean(product: FlatGradient) -> FlatGradient:
 
 def _log_radial(product: FlatGradient, radius: NDArray, relative: bool = True) -> Linear:
     """Log of the radial function, relative to its centre or not, and derivatives by the product's parameters."""
-    nodes, values = product.radial_spline_nodes, product.radial_spline_values
     at = np.append(np.asarray(radius, dtype=float), 0.0)
-    radial = np.maximum(product.compute_radial(at), _LEAST)
-    rows = np.hstack([akima_basis(nodes, values, at) / radial[:, None], np.zeros((len(at), len(SCALARS)))])
-    log_radial = np.log(radial)
+    curve = product.curve
+    if curve is not None:
+        log_radial, by_radial = curve.spline.evaluate(curve.mean, at), curve.spline.design(at)
+    else:
+        radial = np.maximum(product.compute_radial(at), _LEAST)
+        log_radial = np.log(radial)
+        by_radial = akima_basis(product.radial_spline_nodes, product.radial_spline_values, at) / radial[:, None]
+    rows = np.hstack([by_radial, np.zeros((len(at), len(SCALARS)))])
     if not relative:
         return log_radial[:-1], rows[:-1]
     return log_radial[:-1] - log_radial[-1], rows[:-1] - rows[-1]

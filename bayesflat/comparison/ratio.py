@@ -7,10 +7,10 @@ cancel because lamp and sky differ in colour.  The log of the ratio is
     log R(|x - c - delta|) + D(|x - c - delta|) - log R(|x - c|) + log_itl_ratio - log(dome plane / sky plane)
 
 with R and c the sky's radial function and centroid, delta the dome's centroid relative to the sky's, and D the log of
-the ratio of the two radial functions: a cubic B-spline, flat at the centre.  R matters only through delta.  It comes,
-with its errors, from a rough fit of the sky's bins, which has no nodes: a spline whose nodes do not follow the flat
-would bias delta by many standard deviations.  Everything is normal and nearly linear, so a few steps of generalised
-least squares suffice, with the noise scales at their maximum (Rasmussen & Williams 2006, 5.4.1).
+the ratio of the two radial functions: a cubic B-spline, flat at the centre.  R matters only through delta.  It is the
+curve of the sky's product, with its errors (or that of a first fit, where a product has none): a spline whose nodes do
+not follow the flat would bias delta by many standard deviations.  Everything is normal and nearly linear, so a few
+steps of generalised least squares suffice, with the noise scales at their maximum (Rasmussen & Williams 2006, 5.4.1).
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import BSpline
+from scipy.sparse import csr_array
 from threadpoolctl import threadpool_limits
 
 from bayesflat.comparison.posterior import Linear, Posterior
 from bayesflat.config import FitConfig
 from bayesflat.errors import InputError
+from bayesflat.gradient.curve import LogSpline
+from bayesflat.gradient.product import FlatGradient
 from bayesflat.gradient.spline import spread_knots
 from bayesflat.inference.linalg import covariance_root
 from bayesflat.inference.rough import OUTLIER, Rough, fit_scales, rough_fit
@@ -34,6 +37,7 @@ from bayesflat.model.marginal import Covariance
 from bayesflat.model.noise import FLOOR
 from bayesflat.model.parameters import RIM_GRADIENT, RIM_OUTER_GRADIENT, SIGMA_CENTROID, SIGMA_RADIAL, SIGMA_RATIO
 from bayesflat.model.prepare import FitData
+from bayesflat.model.smooth import TYPICAL
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +80,7 @@ def fit_ratio(
     dome: FitData,
     config: FitConfig,
     *,
-    rough: Rough | None = None,
+    curve: SkyCurve | None = None,
     itl_ratio: float = 1.0,
     outer: bool = False,
 ) -> Paired:
@@ -88,8 +92,9 @@ def fit_ratio(
         Bins after the cuts, about the same pivot.
     config : FitConfig
         Configuration of the sky's fit.
-    rough : Rough, optional
-        Rough fit of the sky's bins, with centroid and plane, if it was done; then ``sky`` has only its ``inside`` bins.
+    curve : SkyCurve, optional
+        The sky's radial function, from its product; then ``sky`` has only the bins of that fit.  By default from a
+        first fit of the sky's bins.
     itl_ratio : float
         Throughput ratio of the sky, which turns the log of dome/sky into a difference in product units.
     outer : bool
@@ -101,16 +106,15 @@ def fit_ratio(
         The flats have no bin in common.
     """
     with threadpool_limits(1, "blas"), np.errstate(all="ignore"):
-        if rough is None:
-            wanted = {"do_fit_centroid": True, "do_fit_gradient": True, "radial_spline_nodes": "auto"}
-            rough = rough_fit(sky, config.model_copy(update=wanted))
-            sky = sky.select(rough.inside)
+        if curve is None:
+            rough = rough_fit(sky, config.model_copy(update={"do_fit_centroid": True, "do_fit_gradient": True}))
+            sky, curve = sky.select(rough.inside), SkyCurve.of_first_fit(rough)
         rows_sky, rows_dome = _common(sky, dome)
         data = sky.select(rows_sky)
         alive = (data.value > 0) & (dome.value[rows_dome] > 0)
-        data = replace(data.select(alive), smooth=rough.smooth)
+        data = replace(data.select(alive), smooth=curve.smooth)
         value = np.log(dome.value[rows_dome][alive]) - np.log(data.value)
-        return _fit(RatioMean(rough, data, config, outer or config.do_fit_outer_gradient), data, value, itl_ratio)
+        return _fit(RatioMean(curve, data, config, outer or config.do_fit_outer_gradient), data, value, itl_ratio)
 
 
 def _common(a: FitData, b: FitData) -> tuple[NDArray, NDArray]:
@@ -131,6 +135,64 @@ def _keys(data: FitData) -> NDArray:
     return np.rec.fromarrays([data.binned.detector, x, y])
 
 
+@dataclass(frozen=True)
+class SkyCurve:
+    """The sky's radial function, about its centroid, as the ratio needs it.
+
+    Attributes
+    ----------
+    spline : LogSpline
+    coefficients : numpy.ndarray, shape (n,)
+        Of the log of the radial function.
+    covariance : numpy.ndarray, shape (n, n)
+    centroid : numpy.ndarray, shape (2,)
+        Offset from the pivot (mm).
+    planes : dict of str to numpy.ndarray
+        ``gradient`` and ``outer_gradient`` (1/mm).
+    smooth : float
+        `FitData.smooth` of the sky's bins.
+    """
+
+    spline: LogSpline
+    coefficients: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+    centroid: NDArray[np.float64]
+    planes: dict[str, NDArray[np.float64]]
+    smooth: float
+
+    @classmethod
+    def of_product(cls, sky: FlatGradient) -> SkyCurve | None:
+        """The curve of a product; None where it has none, or no centroid and plane were fitted with it."""
+        curve, names = sky.curve, ("centroid_delta", "gradient", "outer_gradient")
+        if curve is None or not np.all(np.isfinite(curve.covariance)):
+            return None
+        estimates = sky.require_estimates()
+        if not all(estimates[f"{name}_{axis}"]["sd"] > 0 for name in names[:2] for axis in "xy"):
+            return None
+        centroid, *planes = (np.array([getattr(sky, f"{name}_{axis}") for axis in "xy"]) for name in names)
+        smooth = float(estimates.header.get("SMOOTH", (TYPICAL, ""))[0])
+        return cls(
+            curve.spline, curve.best, curve.covariance, centroid, dict(zip(names[1:], planes, strict=True)), smooth
+        )
+
+    @classmethod
+    def of_first_fit(cls, rough: Rough) -> SkyCurve:
+        """The curve of a first fit of the sky's bins."""
+        prior, parameters = rough.radial, rough.parameters
+        zero = np.zeros(2)
+        planes = {name: parameters.get(name, zero) for name in ("gradient", "outer_gradient")}
+        covariance = np.linalg.inv(rough.information + prior.precision)
+        centroid = parameters.get("centroid_delta", zero)
+        return cls(prior.spline, prior.mean, 0.5 * (covariance + covariance.T), centroid, planes, rough.smooth)
+
+
+def _sparse_design(spline: LogSpline, radius: NDArray) -> csr_array:
+    """The B-splines at some radii, of which each feels four: shape (n_radii, n)."""
+    first, values, _ = spline.basis(radius)
+    columns = (first[:, None] + np.arange(4)).ravel()
+    return csr_array((values.ravel(), columns, np.arange(0, 4 * len(radius) + 1, 4)), (len(radius), spline.size))
+
+
 class RatioMean:
     """The expected log-ratio and its derivatives.
 
@@ -138,13 +200,10 @@ class RatioMean:
     and the planes, all of them dome minus sky.
     """
 
-    def __init__(self, rough: Rough, data: FitData, config: FitConfig, outer: bool) -> None:
-        to_places = BSpline.design_matrix(rough.radius, rough.knots, 3).toarray()
-        self.log_sky = BSpline(rough.knots, np.linalg.solve(to_places, rough.log_radial), 3)
-        # root of the covariance of the coefficients, from the information on the values at the radii of the rough fit
-        self.sky_root = covariance_root(np.linalg.inv(to_places.T @ rough.information @ to_places))
-        self.centroid = rough.parameters.get("centroid_delta", np.zeros(2))
-        self.planes = {name: rough.parameters.get(name, np.zeros(2)) for name in ("gradient", "outer_gradient")}
+    def __init__(self, sky: SkyCurve, data: FitData, config: FitConfig, outer: bool) -> None:
+        self.sky = sky
+        self.sky_root = covariance_root(sky.covariance)
+        self.centroid, self.planes = sky.centroid, sky.planes
         self.pivot = config.fp_centroid_x, config.fp_centroid_y
         self.outer_radius = config.outer_gradient_radius
         radius = np.hypot(data.dx, data.dy).max() + config.centroid_max
@@ -177,9 +236,9 @@ class RatioMean:
         return spline(inside), spline(inside, 1), basis[:, 1:]
 
     def log_radial_sky(self, radius: NDArray, slope: bool = False) -> NDArray[np.float64]:
-        """Log of the sky's radial function, or its slope (1/mm); constant beyond its bins."""
-        inside = np.clip(radius, self.log_sky.t[0], self.log_sky.t[-1])
-        return np.where(inside == radius, self.log_sky(inside, 1), 0.0) if slope else self.log_sky(inside)
+        """Log of the sky's radial function, or its slope (1/mm)."""
+        spline, coefficients = self.sky.spline, self.sky.coefficients
+        return spline.slope(coefficients, radius) if slope else spline.evaluate(coefficients, radius)
 
     def linearised(self, parameters: NDArray, x: NDArray, y: NDArray, itl: NDArray) -> Linear:
         """Mean log-ratio and derivatives at positions on the focal plane (mm): shapes (n_bins,), (n_bins, size)."""
@@ -212,11 +271,9 @@ class RatioMean:
 
         They are zero if the centroids are the same.
         """
-        bases = [
-            BSpline.design_matrix(np.clip(np.hypot(*p.T), self.log_sky.t[0], self.log_sky.t[-1]), self.log_sky.t, 3)
-            for p in self._from_centres(parameters, np.column_stack([x, y]) - self.pivot)
-        ]
-        return (bases[1] - bases[0]) @ self.sky_root
+        from_centres = self._from_centres(parameters, np.column_stack([x, y]) - self.pivot)
+        sky, dome = (_sparse_design(self.sky.spline, np.hypot(*p.T)) for p in from_centres)
+        return (dome - sky) @ self.sky_root
 
     def _from_centres(self, parameters: NDArray, position: NDArray) -> tuple[NDArray, NDArray]:
         """Positions relative to the sky's and to the dome's centroid."""
@@ -231,7 +288,7 @@ def _fit(mean: RatioMean, data: FitData, value: NDArray, itl_ratio: float) -> Pa
     parameters[mean.slices["radial"]] = np.median(value)
     parameters, scales, _ = _round(mean, data.select(few), value[few], parameters, None, _FIRST_STEPS)
     # the sky's radial function is not known beyond its bins
-    inside = mean.radius_dome(parameters, data) <= mean.log_sky.t[-1]
+    inside = mean.radius_dome(parameters, data) <= mean.sky.spline.knots[-1]
     data, value = data.select(inside), value[inside]
     outlier = _outliers(HierarchicalNoise(data), scales, value - mean.linearised(parameters, *_at(data))[0])
     data = replace(data, weight=(~outlier).astype(float))

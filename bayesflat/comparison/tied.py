@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.stats import norm
 
-from bayesflat.comparison.posterior import Posterior, parameter_covariance
+from bayesflat.comparison.posterior import Posterior
 from bayesflat.gradient.estimates import STATISTICS, Estimates
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.quantities import SCALARS, unit_of
@@ -38,36 +38,44 @@ def tied_gradient(
     FlatGradient
         With the uncertainties of the sky and of the ratio, and without noise parameters.
     """
-    nodes = sky.radial_spline_nodes
-    n, size = len(nodes), len(nodes) + len(SCALARS)
-    log_d, rows = posterior.log_radial(nodes)
+    nodes, curve = sky.radial_spline_nodes, sky.curve
     centre, of_centre = posterior.centre
+    log_d, rows = posterior.log_radial(nodes)
     factor = np.exp(log_d + centre)
     values = sky.radial_spline_values * factor
     scalars = {name: getattr(sky, name) + float(posterior.scalars[name][0]) for name in SCALARS}
-    by_sky = np.diag(np.concatenate([factor, np.ones(len(SCALARS))]))
-    by_ratio = np.zeros((size, len(posterior.covariance)))
-    by_ratio[:n] = values[:, None] * (rows + of_centre)
-    for k, name in enumerate(SCALARS):
-        by_ratio[n + k] = posterior.scalars[name][1]
-    covariance = by_sky @ parameter_covariance(sky) @ by_sky + by_ratio @ posterior.covariance @ by_ratio.T
-    covariance = 0.5 * (covariance + covariance.T)
+    names = [f"radial_spline_values[{k}]" for k in range(len(nodes))] + list(SCALARS)
     point = np.concatenate([values, [scalars[name] for name in SCALARS]])
+    by_sky = np.concatenate([factor, np.ones(len(SCALARS))])
+    by_ratio = np.vstack([values[:, None] * (rows + of_centre), [posterior.scalars[name][1] for name in SCALARS]])
+    if curve is not None:
+        # coefficients that take the log of the ratio at as many places
+        places, size = curve.spline.places, curve.spline.size
+        log_d, rows = posterior.log_radial(places)
+        to_coefficients = np.linalg.inv(curve.spline.design(places))
+        names += [f"log_radial[{k}]" for k in range(size)]
+        point = np.concatenate([point, curve.best + to_coefficients @ (log_d + centre)])
+        by_sky = np.concatenate([by_sky, np.ones(size)])
+        by_ratio = np.vstack([by_ratio, to_coefficients @ (rows + of_centre)])
+    of_sky = np.full((len(names), len(names)), np.nan)
+    if sky.estimates is not None:
+        at = [sky.estimates.names.index(name) for name in names]
+        of_sky = sky.estimates.covariance[np.ix_(at, at)]
+    covariance = by_sky[:, None] * of_sky * by_sky + by_ratio @ posterior.covariance @ by_ratio.T
+    covariance = 0.5 * (covariance + covariance.T)
     sd = np.sqrt(np.diag(covariance))
     mean = point + 0 * sd  # NaN where the sd is not known
-    columns = {key: np.full(size, np.nan) for key in STATISTICS} | {"map": point, "mean": mean, "sd": sd}
+    columns = {key: np.full(len(names), np.nan) for key in STATISTICS} | {"map": point, "mean": mean, "sd": sd}
     columns |= {key: point + norm.ppf(p) * sd for key, p in (("q05", 0.05), ("q50", 0.5), ("q95", 0.95))}
-    names = tuple(f"radial_spline_values[{k}]" for k in range(n)) + SCALARS
     units = tuple(unit_of(name) for name in names)
     header = {
         "RADIUSMX": (round(reach, 4), "largest radius of a bin (mm)"),
         "TIEDTO": (str(sky.metadata.get("CALIB_ID", "")), ""),  # an id leaves no room for a comment
     }
-    placed = bool(sky.config.get("radial_spline_nodes_placed", False))
-    config = dome.config | {"radial_spline_nodes": nodes.tolist(), "radial_spline_nodes_placed": placed}
+    config = dome.config | {"radial_spline_nodes": nodes.tolist()}
     return replace(
         dome, radial_spline_nodes=nodes, radial_spline_values=values, **scalars,
         outer_gradient_radius=sky.outer_gradient_radius,
-        estimates=Estimates(names, units, columns, covariance, "laplace", converged, False, header),
-        offsets=None, config=config,
+        estimates=Estimates(tuple(names), units, columns, covariance, "laplace", converged, False, header),
+        offsets=None, config=config, knots=sky.knots, bend_sd=sky.bend_sd,
     )  # fmt: skip

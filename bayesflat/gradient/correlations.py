@@ -12,7 +12,7 @@ from bayesflat.gradient.spline import akima_basis
 from bayesflat.quantities import REFERENCE_RADIUS, SCALARS
 
 RADII = (REFERENCE_RADIUS, 330.0)  # mm
-INNER = (0.85, 0.95)  # of the last node but one, for cameras that end before these
+INNER = (0.85, 0.95)  # of what the bins reach, for cameras that end before these
 
 
 def correlations(gradient: FlatGradient, radii: Sequence[float] = RADII) -> tuple[list[str], NDArray[np.float64]]:
@@ -40,16 +40,21 @@ def correlations(gradient: FlatGradient, radii: Sequence[float] = RADII) -> tupl
     if estimates is None or not np.all(np.isfinite(estimates.covariance)):
         raise ValueError("the product has no uncertainties (COVARIANCE): there are no correlations")
     nodes = gradient.radial_spline_nodes
-    inside = np.array([r for r in radii if nodes[0] <= r <= nodes[-1]])
+    inside = np.array([r for r in radii if nodes[0] <= r <= gradient.reach])
     if not len(inside):
-        inside = np.array(INNER) * nodes[-2]
+        inside = np.array(INNER) * min(nodes[-2], gradient.reach)
     scalars = [name for name in SCALARS if name in estimates.names]
     names = scalars + [f"radial at {r:.4g} mm" for r in inside]
     # all of them are linear in the parameters, near the fit
     to = np.zeros((len(names), len(estimates.names)))
     for row, name in enumerate(scalars):
         to[row, estimates.names.index(name)] = 1.0
-    to[len(scalars) :, : len(nodes)] = akima_basis(nodes, gradient.radial_spline_values, inside)
+    curve = gradient.curve
+    if curve is not None:
+        first = estimates.names.index("log_radial[0]")
+        to[len(scalars) :, first : first + curve.spline.size] = curve.spline.design(inside)
+    else:
+        to[len(scalars) :, : len(nodes)] = akima_basis(nodes, gradient.radial_spline_values, inside)
     covariance = to @ estimates.covariance @ to.T
     variance = np.diag(covariance)
     # at a node whose value is fixed, the variance of the radial function is rounding

@@ -124,6 +124,17 @@ def _write_fits(gradient: Arguments, path: Path) -> None:
     if gradient["offsets"] is not None:
         columns = {key: getattr(gradient["offsets"], key) for key in _OFFSETS}
         hdus.append(fits.BinTableHDU(Table(columns), name="OFFSETS"))
+    if gradient["knots"] is not None:
+        columns = {"knot": gradient["knots"]}
+        if gradient["bend_sd"] is not None:  # as many as coefficients: four less than knots
+            columns["bend_sd"] = np.append(gradient["bend_sd"], np.full(4, np.nan))
+        radial = fits.BinTableHDU(Table(columns), name="RADIAL")
+        radial.header["DEGREE"] = (3, "of the B-spline; linear beyond its knots")
+        radial.header["OF"] = ("log(radial)", "with coefficients log_radial[k] of PARAMETERS")
+        radial.header["TUNIT1"] = "mm"
+        if "bend_sd" in columns:
+            radial.header["TUNIT2"] = "mm-2"
+        hdus.append(radial)
     fits.HDUList(hdus).writeto(path)
 
 
@@ -176,7 +187,12 @@ def _read_fits(path: str | Path) -> Arguments:
                 mean=np.array(rows["mean"], dtype=float),
                 sd=np.array(rows["sd"], dtype=float),
             )
-    return _from_table(first, metadata, path, estimates=estimates, offsets=offsets, config=config)
+        radial = {}
+        if "RADIAL" in hdus:
+            radial["knots"] = np.array(hdus["RADIAL"].data["knot"], dtype=float)
+            if "bend_sd" in hdus["RADIAL"].columns.names:
+                radial["bend_sd"] = np.array(hdus["RADIAL"].data["bend_sd"][:-4], dtype=float)
+    return _from_table(first, metadata, path, estimates=estimates, offsets=offsets, config=config, **radial)
 
 
 def _cards(header) -> dict[str, tuple[Any, str]]:

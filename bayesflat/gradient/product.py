@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +16,9 @@ from bayesflat.errors import InputError, first_line
 from bayesflat.gradient import files
 from bayesflat.gradient.estimates import Estimates, Offsets
 from bayesflat.gradient.spline import akima_basis
+
+if TYPE_CHECKING:
+    from bayesflat.gradient.curve import RadialCurve
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,12 @@ class FlatGradient:
         Throughput of detectors and amplifiers; None where a file has none, or the noise was independent.
     config : dict
         Configuration and inputs of the fit.
+    knots : numpy.ndarray, shape (n + 4,), or None
+        Of the fitted curve, a cubic B-spline in the log of the radial function, whose coefficients are the estimates
+        ``log_radial[k]`` (mm).  Nodes and values are Akima's spline closest to it.  None where a file has none.
+    bend_sd : numpy.ndarray, shape (n,), or None
+        How smooth the curve was taken to be: prior standard deviation of the second derivative of the log of the radial
+        function, about where each coefficient belongs (1/mm**2); NaN for the first and the last.
 
     Raises
     ------
@@ -70,6 +79,8 @@ class FlatGradient:
     estimates: Estimates | None = None
     offsets: Offsets | None = None
     config: dict[str, Any] = field(default_factory=dict)
+    knots: NDArray[np.float64] | None = None
+    bend_sd: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         for name in ("radial_spline_nodes", "radial_spline_values"):
@@ -101,6 +112,13 @@ class FlatGradient:
         header = {} if self.estimates is None else self.estimates.header
         return float(min(self.radial_spline_nodes[-1], header.get("RADIUSMX", (np.inf, ""))[0]))
 
+    @property
+    def outermost_bin(self) -> float:
+        """Radius of the outermost bin of the fit (mm), whatever the nodes; `reach` where the fit has left none."""
+        if self.knots is None or self.estimates is None:
+            return self.reach
+        return float(self.estimates.header["RADIUSMX"][0])
+
     def require_estimates(self) -> Estimates:
         """`estimates`, for what cannot do without.
 
@@ -112,6 +130,18 @@ class FlatGradient:
         if self.estimates is None:
             raise ValueError("the product has no uncertainties (HDU PARAMETERS)")
         return self.estimates
+
+    @property
+    def curve(self) -> RadialCurve | None:
+        """The fitted curve and what is known of it; None where the values at nodes were fitted, or nothing is known."""
+        if self.knots is None or self.estimates is None:
+            return None
+        from bayesflat.gradient.curve import LogSpline, RadialCurve
+
+        spline = LogSpline(self.knots)
+        rows = [self.estimates.names.index(f"log_radial[{k}]") for k in range(spline.size)]
+        columns, covariance = self.estimates.columns, self.estimates.covariance[np.ix_(rows, rows)]
+        return RadialCurve(spline, columns["map"][rows], columns["mean"][rows], covariance)
 
     def compute_radial(self, radius: ArrayLike) -> NDArray[np.float64]:
         """Radial function: Akima's spline, clipped to the first and last node.
@@ -132,7 +162,7 @@ class FlatGradient:
         return spline(np.clip(np.asarray(radius, dtype=float), nodes[0], nodes[-1]))
 
     def compute_radial_sd(self, radius: ArrayLike) -> NDArray[np.float64]:
-        """Standard deviation of the radial function, from the covariance of the spline's values.
+        """Standard deviation of the radial function: that of the fitted curve, else of the spline's values.
 
         Parameters
         ----------
@@ -147,6 +177,11 @@ class FlatGradient:
         radius = np.asarray(radius, dtype=float)
         if self.estimates is None:
             return np.full(radius.shape, np.nan)
+        curve = self.curve
+        if curve is not None:
+            rows = curve.spline.design(radius.ravel())
+            variance = np.einsum("ri,ij,rj->r", rows, curve.covariance, rows)
+            return self.compute_radial(radius) * np.sqrt(np.maximum(variance, 0.0)).reshape(radius.shape)
         n = self.radial_spline_nodes.size
         basis = akima_basis(self.radial_spline_nodes, self.radial_spline_values, radius.ravel())
         covariance = self.estimates.covariance[:n, :n]

@@ -68,8 +68,7 @@ def diagnose(estimates: Estimates, divergences: int, energy: NDArray) -> Diagnos
     if not np.all(r_hat <= MOST_R_HAT):
         worst = _worst(r_hat)
         failures.append(
-            f"R-hat of {names[worst]} is {r_hat[worst]:.3f}, above {MOST_R_HAT}: the chains disagree; try {more}, "
-            "and drop nodes with few bins (radial_spline_nodes)"
+            f"R-hat of {names[worst]} is {r_hat[worst]:.3f}, above {MOST_R_HAT}: the chains disagree; try {more}"
         )
     for name, ess in (("bulk", bulk), ("tail", tail)):
         if not np.all(ess >= LEAST_ESS):
@@ -80,7 +79,7 @@ def diagnose(estimates: Estimates, divergences: int, energy: NDArray) -> Diagnos
     if divergences:
         failures.append(
             f"{divergences} divergent transition{'s' if divergences > 1 else ''}: the posterior bends too sharply "
-            "somewhere; try more tuning (--tune), tighter priors, or fewer nodes"
+            "somewhere; try more tuning (--tune), or tighter priors"
         )
     if not bfmi >= LEAST_BFMI:
         failures.append(f"E-BFMI is {bfmi:.2f}, below {LEAST_BFMI}: tails are hardly visited; try tighter priors")

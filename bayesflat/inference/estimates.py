@@ -12,14 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
+from bayesflat.config import FitConfig
 from bayesflat.gradient.estimates import STATISTICS, Estimates, Offsets
 from bayesflat.gradient.files import FIXED_METADATA
 from bayesflat.gradient.product import FlatGradient
-from bayesflat.inference.choice import scaled_choice
 from bayesflat.inference.diagnostics import Diagnostics, diagnose
 from bayesflat.inference.laplace import Laplace
 from bayesflat.inference.map import MapResult
 from bayesflat.inference.objective import Objective
+from bayesflat.inference.projection import Projection
 from bayesflat.model.prepare import FitData
 from bayesflat.quantities import COMPARED, unit_of
 
@@ -28,31 +29,55 @@ if TYPE_CHECKING:
 
 
 def make_gradient(
-    objective: Objective, found: MapResult, approximation: Laplace | None, inputs: Sequence[dict[str, Any]]
+    objective: Objective,
+    config: FitConfig,
+    found: MapResult,
+    approximation: Laplace | None,
+    projection: Projection | None,
+    inputs: Sequence[dict[str, Any]],
 ) -> FlatGradient:
-    """The product of a fit."""
-    data, config = objective.data, objective.config
+    """The product of a fit.
+
+    Parameters
+    ----------
+    objective : Objective
+    config : FitConfig
+        To record: with the nodes of the product.
+    found : MapResult
+    approximation : Laplace or None
+    projection : Projection or None
+        Nodes and values that describe the curve; None where the values themselves were fitted.
+    inputs : sequence of dict
+        What the product records of where the bins come from.
+    """
+    data = objective.data
+    if projection is not None:
+        nodes, values = projection.nodes, projection.values
+    else:
+        nodes, values = data.nodes, found.parameters["radial_spline_values"]
     scalars = {"itl_ratio": float(found.parameters.get("itl_ratio", 1.0))}
     for name in ("centroid_delta", "gradient", "outer_gradient"):
         x, y = found.parameters.get(name, (0.0, 0.0))
         scalars[f"{name}_x"], scalars[f"{name}_y"] = float(x), float(y)
     return FlatGradient(
-        radial_spline_nodes=data.nodes,
-        radial_spline_values=found.parameters["radial_spline_values"],
+        radial_spline_nodes=nodes,
+        radial_spline_values=values,
         **scalars,
         centroid_x=config.fp_centroid_x,
         centroid_y=config.fp_centroid_y,
         outer_gradient_radius=config.outer_gradient_radius,
         normalization_factor=data.normalization,
         metadata=_metadata(data.binned.instrument or data.binned.camera.name, data.binned.physical_filter),
-        estimates=_estimates(objective, found, approximation),
+        estimates=_estimates(objective, found, approximation, projection),
+        knots=None if data.radial is None else data.radial.spline.knots,
+        bend_sd=None if data.radial is None else np.pad(np.sqrt(data.radial.bending), 1, constant_values=np.nan),
         offsets=_offsets(objective, found, approximation),
         config={**config.model_dump(mode="json"), "inputs": list(inputs)},
     )
 
 
 def with_draws(
-    gradient: FlatGradient, objective: Objective, posterior: xr.DataTree, seed: int, choice: NDArray | None = None
+    gradient: FlatGradient, objective: Objective, posterior: xr.DataTree, seed: int
 ) -> tuple[FlatGradient, Diagnostics]:
     """The product with statistics from draws in place of Laplace's; the MAP stays.
 
@@ -62,11 +87,9 @@ def with_draws(
         Of the same fit, without draws.
     objective : Objective
     posterior : xarray.DataTree
-        As `bayesflat.inference.nuts.run_nuts` makes it.
+        As `bayesflat.inference.nuts.run_nuts` makes it, with ``radial_spline_values``.
     seed : int
         That the draws come from.
-    choice : numpy.ndarray, shape (n_nodes,), optional
-        `Rough.choice`, which draws at given nodes know nothing of.
 
     Returns
     -------
@@ -79,15 +102,13 @@ def with_draws(
     old = gradient.require_estimates()
     columns = {key: old.columns[key].copy() for key in STATISTICS}
     draws = np.zeros((len(old.names), group.sizes["chain"], group.sizes["draw"]))
-    for row, (parameter, k, _, fixed) in enumerate(_rows(objective)):
+    for row, (parameter, k, _, fixed) in enumerate(_rows(objective, len(gradient.radial_spline_nodes))):
         if parameter in group:
             draws[row] = group[parameter].values.reshape(*draws.shape[1:], -1)[..., k]
         else:
             draws[row] = fixed
     moving = columns["sd"] > 0
     flat = draws.reshape(len(draws), -1)
-    if choice is not None:
-        flat = flat + _of_choice(gradient, choice, flat.shape, seed)
     columns["mean"], columns["sd"] = flat.mean(1), np.where(moving, flat.std(1, ddof=1), 0.0)
     columns["q05"], columns["q50"], columns["q95"] = np.quantile(flat, (0.05, 0.5, 0.95), axis=1)
     sampled = az.from_dict({"posterior": {"row": np.moveaxis(draws[moving], 0, 2)}})["posterior"]["row"]
@@ -118,15 +139,6 @@ def with_draws(
     return replace(gradient, estimates=estimates), found
 
 
-def _of_choice(gradient: FlatGradient, choice: NDArray, shape: tuple[int, int], seed: int) -> NDArray[np.float64]:
-    """What the choice of nodes adds to each draw: to the values at the nodes, which come first."""
-    values = gradient.radial_spline_values
-    out = np.zeros(shape)
-    normal = np.random.default_rng([seed, 1]).standard_normal((len(values), shape[1]))
-    out[: len(values)] = np.sqrt(scaled_choice(choice, values))[:, None] * (normal - normal.mean(axis=1, keepdims=True))
-    return out
-
-
 def _metadata(instrument: str, physical_filter: str) -> dict[str, Any]:
     """LSST's header cards of a product made now."""
     now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
@@ -142,36 +154,52 @@ def _metadata(instrument: str, physical_filter: str) -> dict[str, Any]:
     }
 
 
-def _rows(objective: Objective) -> list[tuple[str, int, str, float]]:
+def _rows(objective: Objective, n_nodes: int) -> list[tuple[str, int, str, float]]:
     """Parameter and component of every row, its name, and its value where it is not fitted."""
-    rows = [("radial_spline_values", k, f"radial_spline_values[{k}]", 0.0) for k in range(len(objective.data.nodes))]
+    rows = [("radial_spline_values", k, f"radial_spline_values[{k}]", 0.0) for k in range(n_nodes)]
     rows.append(("itl_ratio", 0, "itl_ratio", 1.0))
     for name in ("centroid_delta", "gradient", "outer_gradient"):
         rows += [(name, k, f"{name}_{axis}", 0.0) for k, axis in enumerate("xy")]
     labels = objective.noise.coords().get("noise_scale")
     noise = objective.parameters[-1].name
     noise_names = [f"{noise}[{label}]" for label in labels] if labels else [noise]
-    return rows + [(noise, k, name, 0.0) for k, name in enumerate(noise_names)]
+    rows += [(noise, k, name, 0.0) for k, name in enumerate(noise_names)]
+    radial = objective.data.radial
+    n_knots = 0 if radial is None else radial.spline.size
+    return rows + [("log_radial", k, f"log_radial[{k}]", 0.0) for k in range(n_knots)]
 
 
-def _estimates(objective: Objective, found: MapResult, approximation: Laplace | None) -> Estimates:
+def _estimates(
+    objective: Objective, found: MapResult, approximation: Laplace | None, projection: Projection | None
+) -> Estimates:
     """A row for every parameter; what is off or held fixed has an sd of 0."""
     data, config = objective.data, objective.config
-    n_nodes, rows = len(data.nodes), _rows(objective)
+    parameters = dict(found.parameters)
+    if projection is not None:
+        parameters["radial_spline_values"] = projection.values
+    n_nodes = len(parameters["radial_spline_values"])
+    rows = _rows(objective, n_nodes)
     names = tuple(name for _, _, name, _ in rows)
-    point = np.array([np.ravel(found.parameters[p])[k] if p in found.parameters else fixed for p, k, _, fixed in rows])
-    held = np.array([p not in found.parameters for p, *_ in rows])
+    point = np.array([np.ravel(parameters[p])[k] if p in parameters else fixed for p, k, _, fixed in rows])
+    held = np.array([p not in parameters for p, *_ in rows])
     if config.do_constrain_zero:
         held[n_nodes - 1] = True
     covariance = np.where(held[:, None] | held[None, :], 0.0, np.nan)
     if approximation is not None:
-        at = {where: i for i, where in enumerate(approximation.names)}
-        index = [at[p, k] for (p, k, *_), fixed in zip(rows, held, strict=True) if not fixed]
-        covariance[np.ix_(~held, ~held)] = approximation.product[np.ix_(index, index)]
+        to_rows = _to_rows(rows, approximation.names, objective, projection)
+        covariance = to_rows @ approximation.product @ to_rows.T
+        covariance[held] = covariance[:, held] = 0.0
     sd = np.sqrt(np.diag(covariance))
+    mean = point + 0 * sd
+    if approximation is not None:
+        centre = dict(approximation.mean)
+        if projection is not None and data.radial is not None:
+            centre["radial_spline_values"] = projection.of_draws(data.radial.spline, centre["log_radial"])
+        free = np.array([np.ravel(centre[p])[k] if p in centre else fixed for p, k, _, fixed in rows])
+        mean = np.where(held, point, free)
     columns = {key: np.full(len(rows), np.nan) for key in STATISTICS}
-    columns |= {"map": point, "mean": point + 0 * sd, "sd": sd}
-    columns |= {key: point + norm.ppf(level) * sd for key, level in (("q05", 0.05), ("q50", 0.5), ("q95", 0.95))}
+    columns |= {"map": point, "mean": mean, "sd": sd}
+    columns |= {key: mean + norm.ppf(level) * sd for key, level in (("q05", 0.05), ("q50", 0.5), ("q95", 0.95))}
     return Estimates(
         names=names,
         units=tuple(unit_of(name) for name in names),
@@ -187,6 +215,8 @@ def _estimates(objective: Objective, found: MapResult, approximation: Laplace | 
             "RADIUSMX": (_reach(data, found), "largest radius of a bin (mm)"),
             "NSPOILT": (int(np.sum(data.weight == 0)), "bins among them that weigh nothing"),
             "NDETECT": (len(np.unique(data.binned.detector)), "detectors with bins in the fit"),
+            **_misfit(projection),
+            "SMOOTH": (data.smooth, "scale of smooth fields (part of a side)"),
             "LOGPOST": (found.log_posterior, "log-posterior at the maximum"),
             "GRADNORM": (found.gradient_norm, "its whitened gradient (standard deviations)"),
             "STARTSEP": (found.second_start, "how far another start ended"),
@@ -197,6 +227,35 @@ def _estimates(objective: Objective, found: MapResult, approximation: Laplace | 
             **{key: (importlib.metadata.version(name), f"version of {name}") for key, name in _VERSIONS.items()},
         },
     )
+
+
+def _to_rows(
+    rows: list[tuple[str, int, str, float]],
+    names: list[tuple[str, int]],
+    objective: Objective,
+    projection: Projection | None,
+) -> NDArray[np.float64]:
+    """From the parameters of Laplace's approximation to the rows of the product: shape (n_rows, n_parameters)."""
+    at = {where: i for i, where in enumerate(names)}
+    to_rows = np.zeros((len(rows), len(names)))
+    for row, (parameter, k, _, _) in enumerate(rows):
+        if (parameter, k) in at:
+            to_rows[row, at[parameter, k]] = 1.0
+    if projection is not None and objective.data.radial is not None:
+        columns = [i for i, (name, _) in enumerate(names) if name == "log_radial"]
+        to_rows[: len(projection.nodes), columns] = projection.by_coefficients(objective.data.radial.spline)
+    return to_rows
+
+
+def _misfit(projection: Projection | None) -> dict[str, tuple[Any, str]]:
+    """The worst misfit of the nodes, within them."""
+    if projection is None:
+        return {}
+    misfit, radius = projection.worst
+    return {
+        "NODEMISF": (misfit, "worst misfit of the nodes to the curve (mmag)"),
+        "NODEMISR": (radius, "where (mm)"),
+    }
 
 
 def _reach(data: FitData, found: MapResult) -> float:

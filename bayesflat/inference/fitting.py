@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bayesflat.config import FitConfig
 from bayesflat.data.binned import BinnedFlat
@@ -16,14 +15,14 @@ from bayesflat.errors import InputError
 from bayesflat.gradient.correlations import strongest_correlations
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.gradient.spline import akima_basis
-from bayesflat.inference.choice import scaled_choice
 from bayesflat.inference.diagnostics import Diagnostics, compare_with_laplace
 from bayesflat.inference.estimates import make_gradient, with_draws
 from bayesflat.inference.laplace import Laplace, laplace
 from bayesflat.inference.map import MapResult, find_map, make_objective
-from bayesflat.inference.nodes import on_nodes, with_nodes, without_a_node
 from bayesflat.inference.objective import Objective
-from bayesflat.inference.rough import Rough, rough_fit
+from bayesflat.inference.projection import Curve, Projection, project
+from bayesflat.inference.ready import make_ready
+from bayesflat.inference.rough import Rough
 from bayesflat.model import build
 from bayesflat.model.prepare import FitData, prepare
 from bayesflat.quantities import COMPARED, REFERENCE_RADIUS
@@ -33,10 +32,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
 log = logging.getLogger(__name__)
-
-_FEWEST_AT_NODE = 10
-_FEWEST_IN_DETECTOR = 4  # bins, in the typical one
-_MOST_NODES_LEFT_OUT = 5  # of automatic ones, where a fit ends on a kink
 
 
 @dataclass(frozen=True)
@@ -59,6 +54,8 @@ class FitResult:
         The normal approximation of the posterior; None for ``likelihood = "laplace"``, which has no curvature.
     gradient : FlatGradient
         The product.
+    projection : Projection or None
+        The nodes of the product, which describe the fitted curve; None where values at nodes were fitted.
     rough : Rough or None
         Where the search began.
     posterior : xarray.DataTree or None
@@ -74,6 +71,7 @@ class FitResult:
     map: MapResult
     laplace: Laplace | None
     gradient: FlatGradient
+    projection: Projection | None = None
     rough: Rough | None = None
     posterior: xr.DataTree | None = None
     diagnostics: Diagnostics | None = None
@@ -102,14 +100,11 @@ def build_model(binned: BinnedFlat | FitData, config: FitConfig) -> pm.Model:
     binned : BinnedFlat or FitData
         A focal plane, or one that is normalized and cut already (``result.data``).
     config : FitConfig
-        With ``radial_spline_nodes = "auto"`` the nodes are placed first.
 
     Returns
     -------
     pymc.Model
-        Variables in product units: ``radial_spline_values`` (dims ``node``), ``itl_ratio``, ``centroid_delta`` (mm),
-        ``gradient`` and ``outer_gradient`` (1/mm; dims ``axis``), and the noise model's own.  Terms that are off are
-        absent.  With ``do_constrain_zero`` the values at the free nodes are the variable ``radial_spline_free``.
+        As `bayesflat.model.build.build_model` describes it.
 
     Raises
     ------
@@ -117,8 +112,7 @@ def build_model(binned: BinnedFlat | FitData, config: FitConfig) -> pm.Model:
         As `fit`; or a prior with the wrong number of components.
     """
     data = prepare(binned, config) if isinstance(binned, BinnedFlat) else binned
-    if config.radial_spline_nodes == "auto":
-        data, config, _ = with_nodes(data, config)
+    data, config, _ = make_ready(data, config)
     return build.build_model(data, config)
 
 
@@ -153,60 +147,9 @@ def fit(binned: BinnedFlat, config: FitConfig | None = None, *, inputs: Sequence
         config.noise,
         config.likelihood,
     )
-    automatic = config.radial_spline_nodes == "auto"
-    if not (config.noise == "hierarchical" or automatic or config.radial_spline_nodes_placed):
-        _warn(data, config)
-        return fit_data(data, config, inputs=inputs)
-    _check_bins_per_detector(data)
-    rough = rough_fit(data, config)
-    beyond = int(np.sum(~rough.inside))
-    if beyond:
-        log.info("%d of %d bins left out: beyond the full rings about the centroid", beyond, len(data))
-    data = data.select(rough.inside)
-    data = replace(data, dropped=data.dropped | {"beyond the full rings about the centroid": beyond})
-    if automatic:
-        data, config, rough = with_nodes(data, config, rough)
-    else:
-        rough = on_nodes(rough, data.nodes, config)
-    _warn(data, config)
-    if config.noise == "hierarchical":
-        log.info("%d bins are outliers (dust, defects) and weigh nothing", rough.outlier.sum())
-        data = replace(data, weight=(~rough.outlier).astype(float), smooth=rough.smooth)
-    search = _Search.of(data, config, rough)
-    for _ in range(_MOST_NODES_LEFT_OUT if automatic else 0):
-        if search.found.converged:
-            break
-        fewer = without_a_node(data, config, rough, *search.radial_at_the_end())
-        if fewer is None:
-            break
-        data, config, rough = fewer
-        search = _Search.of(data, config, rough)
-    return _finish(search, rough, inputs)
-
-
-@dataclass(frozen=True)
-class _Search:
-    """Where the search for the maximum ended."""
-
-    model: pm.Model
-    objective: Objective
-    found: MapResult
-
-    @classmethod
-    def of(cls, data: FitData, config: FitConfig, rough: Rough | None) -> _Search:
-        noise = build.noise_model(data, config)
-        model = build.build_model(data, config, noise)
-        objective = make_objective(data, config, noise)
-        return cls(model, objective, find_map(model, objective, rough))
-
-    def radial_at_the_end(self) -> tuple[NDArray, NDArray]:
-        """Values at the nodes, and the covariance of the free ones, both in the model's level."""
-        objective, z = self.objective, self.found.value
-        radial = next(p for p in objective.parameters if p.name == "radial_spline_values")
-        here = objective.slices[radial.name]
-        jacobian = radial.transform.jacobian(z[here])
-        covariance = jacobian @ np.linalg.pinv(self.found.curvature)[here, here] @ jacobian.T
-        return objective.to_parameters(z)[radial.name], covariance
+    _warn(config)
+    data, config, rough = make_ready(data, config)
+    return fit_data(data, config, rough, inputs=inputs)
 
 
 def fit_data(
@@ -217,28 +160,42 @@ def fit_data(
     Parameters
     ----------
     data : FitData
+        With knots and smoothness of the radial function, or with nodes (independent noise).
     config : FitConfig
-        With its nodes in place.
     rough : Rough, optional
-        Where to begin, and what the choice of the nodes adds to the errors.
+        Where to begin.
     inputs : sequence of dict, optional
         What the product records of where the bins come from.
     """
-    return _finish(_Search.of(data, config, rough), rough, inputs)
-
-
-def _finish(search: _Search, rough: Rough | None, inputs: Sequence[dict[str, Any]]) -> FitResult:
-    """What follows from a maximum: uncertainties and the product."""
-    objective, found = search.objective, search.found
-    config = objective.config
+    noise = build.noise_model(data, config)
+    model = build.build_model(data, config, noise)
+    objective = make_objective(data, config, noise)
+    found = find_map(model, objective, rough)
     log.log(logging.INFO if found.converged else logging.WARNING, "%s", found.message)
-    choice = None if rough is None else rough.choice
-    approximation = None if config.likelihood == "laplace" else laplace(objective, found, choice)
-    gradient = make_gradient(objective, found, approximation, inputs)
+    approximation = None if config.likelihood == "laplace" else laplace(objective, found)
+    projection = _projected(objective, found, approximation)
+    if projection is not None:
+        config = config.model_copy(update={"radial_spline_nodes": projection.nodes.tolist()})
+    gradient = make_gradient(objective, config, found, approximation, projection, inputs)
     if "CORRMAX" in gradient.require_estimates().header:
         pairs = [f"{one} and {other} ({value:+.2f})" for one, other, value in strongest_correlations(gradient)]
         log.info("hardest to tell apart, by their correlation: %s", ", ".join(pairs))
-    return FitResult(objective.data, config, search.model, objective, found, approximation, gradient, rough)
+    return FitResult(data, config, model, objective, found, approximation, gradient, projection, rough)
+
+
+def _projected(objective: Objective, found: MapResult, approximation: Laplace | None) -> Projection | None:
+    """Nodes that describe the fitted curve; None where the values at nodes were fitted themselves."""
+    data = objective.data
+    if data.radial is None:
+        return None
+    cx, cy = found.parameters.get("centroid_delta", (0.0, 0.0))
+    radius = np.hypot(data.dx - cx, data.dy - cy)
+    covariance = None
+    if approximation is not None:
+        rows = [i for i, (name, _) in enumerate(approximation.names) if name == "log_radial"]
+        covariance = approximation.product[np.ix_(rows, rows)]
+    curve = Curve.of_bins(data.radial.spline, found.parameters["log_radial"], radius, data.weight, covariance)
+    return project(curve, objective.config)
 
 
 def sample(
@@ -291,64 +248,39 @@ def sample(
     posterior = run_nuts(
         result.model, result.objective, result.map, result.laplace, draws=config.draws, tune=config.tune,
         chains=config.chains, cores=cores or cores_here(), seed=config.seed, progress=progress,
+        projection=result.projection,
     )  # fmt: skip
-    choice = None if result.rough is None else result.rough.choice
-    gradient, found = with_draws(result.gradient, result.objective, posterior, config.seed, choice)
+    gradient, found = with_draws(result.gradient, result.objective, posterior, config.seed)
     for text in found.failures:
         log.warning("%s", text)
-    for text in _compared(result.gradient, gradient, posterior, choice):
+    for text in _compared(result.gradient, gradient, posterior):
         log.warning("%s", text)
     gradient = replace(gradient, config={**gradient.config, **config.model_dump(mode="json")})
     return replace(result, config=config, gradient=gradient, posterior=posterior, diagnostics=found)
 
 
-def _compared(before: FlatGradient, after: FlatGradient, posterior: xr.DataTree, choice: NDArray | None) -> list[str]:
-    """Laplace against NUTS for ratio, centroid, plane and the radial function far out, all at given nodes."""
+def _compared(before: FlatGradient, after: FlatGradient, posterior: xr.DataTree) -> list[str]:
+    """Laplace against NUTS for ratio, centroid, plane and the radial function far out."""
     names = list(COMPARED)
     estimates = before.require_estimates()
     rows = [estimates.names.index(name) for name in names]
     old, new = estimates.columns, after.require_estimates().columns
     best, sd0, q50, sd1 = old["map"][rows], old["sd"][rows], new["q50"][rows], new["sd"][rows]
-    outer = before.radial_spline_nodes[-2]
-    radius = REFERENCE_RADIUS if outer > REFERENCE_RADIUS else 0.85 * outer
+    radius = REFERENCE_RADIUS if before.reach > REFERENCE_RADIUS else 0.85 * before.reach
     basis = akima_basis(before.radial_spline_nodes, before.radial_spline_values, np.array([radius]))[0]
-    radial = np.sum(posterior["posterior"]["radial_spline_values"].values * basis, axis=-1)
-    added = 0.0 * basis if choice is None else scaled_choice(choice, before.radial_spline_values)
+    radial = np.sum(posterior["posterior"].to_dataset()["radial_spline_values"].values * basis, axis=-1)
     return compare_with_laplace(
         [*names, f"radial function at {radius:g} mm"],
         np.append(best, basis @ before.radial_spline_values),
-        np.append(sd0, np.sqrt(before.compute_radial_sd(radius) ** 2 - basis**2 @ added)),
+        np.append(sd0, before.compute_radial_sd(radius)),
         np.append(q50, np.median(radial)),
         np.append(sd1, radial.std()),
     )
 
 
-def _check_bins_per_detector(data: FitData) -> None:
-    """Refuse bins as large as the detectors: what scatters within them cannot be told from what scatters between."""
-    numbers, counts = np.unique(data.binned.detector, return_counts=True)
-    typical = int(np.median(counts))
-    if typical < _FEWEST_IN_DETECTOR:
-        detector = data.binned.camera[int(numbers[0])]
-        raise InputError(
-            f"{typical} bin{'s' if typical != 1 else ''} in the typical detector ({detector.nx} x {detector.ny} "
-            f"pixels); at least {_FEWEST_IN_DETECTOR} are needed: bin more finely (bin_factor)"
-        )
-
-
-def _warn(data: FitData, config: FitConfig) -> None:
-    """Say what the user may not expect."""
+def _warn(config: FitConfig) -> None:
+    """Warn of settings that do not do what their names promise."""
     if "fit_eps" in config.model_fields_set and config.fit_eps != FitConfig.model_fields["fit_eps"].default:
         log.warning("fit_eps has no use: gradients are exact, not finite differences")
     if config.do_fit_outer_gradient:
         log.warning("LSST's present class ignores the outer gradient; only that of August 2025 evaluates it")
-    nodes, radius = data.nodes, data.radius
-    free = nodes[:-1] if config.do_constrain_zero else nodes
-    edges = np.concatenate([[nodes[0]], 0.5 * (nodes[1:] + nodes[:-1]), [nodes[-1]]])
-    counts, _ = np.histogram(radius, edges)
-    empty = [f"{node:g}" for node, n in zip(free, counts, strict=False) if n < _FEWEST_AT_NODE]
-    if empty:
-        log.warning(
-            "fewer than %d bins near node %s mm: little but its prior holds its value",
-            _FEWEST_AT_NODE,
-            ", ".join(empty),
-        )

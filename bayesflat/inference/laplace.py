@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from bayesflat.inference.choice import scaled_choice
 from bayesflat.inference.linalg import curvature_root
 from bayesflat.inference.map import MapResult
 from bayesflat.inference.objective import Objective
@@ -19,6 +18,8 @@ log = logging.getLogger(__name__)
 # whitened, one step fits all parameters; so small that the curvature is that at the maximum itself, so large that the
 # gradient's rounding (1e-9 or so) does not show
 _STEP = 1e-2
+# steps to the restricted maximum, and where they end (standard deviations): it need not be met exactly
+_RESTRICTED_STEPS, _RESTRICTED_NEAR = 12, 0.02
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,17 @@ class Laplace:
 
     Attributes
     ----------
+    centre : numpy.ndarray, shape (n,)
+        Its mean, in the model's own coordinates.  With hierarchical noise the scales are those of the restricted
+        likelihood: at the maximum of the posterior, where the mean follows the bins best, they are somewhat too small.
     covariance : numpy.ndarray, shape (n, n)
         Of the model's own coordinates.
+    mean : dict of str to numpy.ndarray
+        The parameters at the centre, as the product holds them.
     names : list of (str, int)
         Parameter and component of each row of ``product``, in product units.
     product : numpy.ndarray, shape (m, m)
-        Covariance of the parameters as the product holds them: with what the choice of nodes adds.
+        Covariance of the parameters as the product holds them.
     throughput_sd : numpy.ndarray, shape (n_detectors, 1 + n_amplifiers), or None
         Of the relative throughput of each detector (first) and its amplifiers; hierarchical noise only.
     exact : bool
@@ -40,36 +46,56 @@ class Laplace:
         is Gauss's and Newton's.
     """
 
+    centre: NDArray[np.float64]
     covariance: NDArray[np.float64]
+    mean: dict[str, NDArray]
     names: list[tuple[str, int]]
     product: NDArray[np.float64]
     throughput_sd: NDArray[np.float64] | None
     exact: bool
 
 
-def laplace(objective: Objective, found: MapResult, choice: NDArray | None = None) -> Laplace:
-    """Curvature at the maximum, and what follows from it.
+def laplace(objective: Objective, found: MapResult) -> Laplace:
+    """Centre and curvature, and what follows from them.
 
-    The curvature is taken by central differences of the exact gradient along directions in which the posterior has
-    unit width.  The same steps give the derivatives of the product.  With hierarchical noise the level and the ratio
-    are relative to the detectors present: the scatter of their throughputs at given parameters is added.
+    The centre is the maximum of the posterior, with noise scales of the restricted likelihood (REML).
+
+    Along the coefficients of the radial function's log, in which the residuals are linear, curvature and derivatives of
+    the product are known in closed form.  Along all other parameters they are central differences of the exact
+    gradient.  With hierarchical noise the level and the ratio are relative to the detectors present: the scatter of
+    their throughputs at given parameters is added.
 
     Parameters
     ----------
     objective : Objective
     found : MapResult
-    choice : numpy.ndarray, shape (n_nodes,), optional
-        `Rough.choice`, which is added in product units.
     """
     with threadpool_limits(1, "blas"), np.errstate(all="ignore"):
-        z, root = found.value, curvature_root(found.curvature)
-        directions = np.linalg.inv(root)  # rows: whitened unit steps
+        z, gauss = _restricted(objective, found)
+        names = [(name, k) for name, value in found.parameters.items() for k in range(np.size(value))]
+        m, n = len(names), len(z)
+        linear = objective.linear
+        curvature = np.zeros((n, n))
+        curvature[linear, linear] = gauss[linear, linear]
+        slopes = _slopes_along_linear(objective, z)
+        # directions in which the posterior has unit width, given the linear parameters
+        rest = np.setdiff1d(np.arange(n), np.arange(n)[linear])
+        directions = np.linalg.inv(curvature_root(gauss[np.ix_(rest, rest)]))
         bends, slopes_along = [], []
         for direction in directions:
-            (up, product_up), (down, product_down) = (objective.gradient(z + s * _STEP * direction) for s in (1, -1))
+            step = np.zeros(n)
+            step[rest] = _STEP * direction
+            (up, product_up), (down, product_down) = (objective.gradient(z + s * step) for s in (1, -1))
             bends.append((up - down) / (2 * _STEP))
             slopes_along.append((_flat(product_up) - _flat(product_down)) / (2 * _STEP))
-        whitened = np.array(bends) @ directions.T  # curvature in whitened coordinates
+        back = np.linalg.inv(directions)  # from derivatives along the directions to those by the parameters
+        columns = back @ np.array(bends)
+        curvature[rest] = columns
+        curvature[:, rest] = columns.T
+        curvature[np.ix_(rest, rest)] = 0.5 * (columns[:, rest] + columns[:, rest].T)
+        slopes[:, rest] = (back @ np.array(slopes_along)).T
+        root = curvature_root(gauss)
+        whitened = np.linalg.solve(root, np.linalg.solve(root, curvature).T)
         whitened = 0.5 * (whitened + whitened.T)
         exact = bool(np.isfinite(whitened).all() and np.linalg.eigvalsh(whitened)[0] > 0)
         if not exact:
@@ -77,29 +103,61 @@ def laplace(objective: Objective, found: MapResult, choice: NDArray | None = Non
                 "the exact curvature at the maximum is not positive definite (a kink of the spline): "
                 "uncertainties are from Gauss's and Newton's instead"
             )
-            whitened = np.eye(len(z))
-        inverse = np.linalg.inv(whitened)
-        slopes = np.array(slopes_along).T  # (m, n) by whitened coordinates
-        names = [(name, k) for name, value in found.parameters.items() for k in range(np.size(value))]
-        m = len(names)
+            whitened = np.eye(n)
+        unwhiten = np.linalg.inv(root)
+        inverse = unwhiten.T @ np.linalg.inv(whitened) @ unwhiten
         covariance = slopes[:m] @ inverse @ slopes[:m].T
-        if choice is not None:
-            rows = [i for i, (name, _) in enumerate(names) if name == "radial_spline_values"]
-            covariance[rows, rows] += scaled_choice(choice, found.parameters["radial_spline_values"])
         throughput_sd = None
         throughputs = objective.throughputs(z)
         if throughputs is not None:
             throughput = throughputs.conditional_mean
-            covariance += _from_mean_throughputs(names, found.parameters, throughputs.variance_of_means)
+            covariance += _from_mean_throughputs(names, objective.product(z), throughputs.variance_of_means)
             variance = np.einsum("ij,jk,ik->i", slopes[m:], inverse, slopes[m:], optimize=True)
             throughput_sd = np.sqrt(variance.reshape(throughput.shape) + throughput**2 * throughputs.variance)
+        mean = {name: value for name, value in objective.product(z).items() if name != "throughput"}
         return Laplace(
-            covariance=directions.T @ inverse @ directions,
+            centre=z,
+            mean=mean,
+            covariance=0.5 * (inverse + inverse.T),
             names=names,
             product=0.5 * (covariance + covariance.T),
             throughput_sd=throughput_sd,
             exact=exact,
         )
+
+
+def _restricted(objective: Objective, found: MapResult) -> tuple[NDArray, NDArray]:
+    """The maximum of the posterior with scales for which the mean is integrated out, and the curvature there."""
+    z, best, nearest, part = found.value, (found.value, found.curvature), np.inf, 1.0
+    for _ in range(_RESTRICTED_STEPS):
+        added = objective.restricted(z)
+        if not np.any(added):
+            break
+        _, gradient, curvature = objective.derivatives(z)
+        root = curvature_root(curvature)
+        slope = np.linalg.solve(root, gradient + added)
+        distance = float(np.linalg.norm(slope))
+        if distance < nearest:
+            best, nearest = (z, curvature), distance
+        else:  # Fisher's information is less than the scales' curvature: whole steps go too far
+            part *= 0.5
+        if distance < _RESTRICTED_NEAR:
+            break
+        z = z - part * np.linalg.solve(root.T, slope)
+    return best
+
+
+def _slopes_along_linear(objective: Objective, z: NDArray) -> NDArray[np.float64]:
+    """Derivatives of the product by the linear parameters, in the order of `_flat`; 0 by all others: (m, n)."""
+    product = _flat(objective.product(z))
+    slopes = np.zeros((len(product), len(z)))
+    by_radial = objective.product_by_radial(z)
+    if by_radial:
+        n = by_radial["log_radial"].shape[-1]
+        parts = [by_radial[name].reshape(-1, n) for name in by_radial if name != "throughput"]
+        scale = np.diag(objective.parameters[0].transform.jacobian(z[objective.linear]))
+        slopes[:, objective.linear] = np.concatenate([*parts, by_radial["throughput"].reshape(-1, n)]) * scale
+    return slopes
 
 
 def _flat(product: dict[str, NDArray]) -> NDArray[np.float64]:
@@ -108,12 +166,14 @@ def _flat(product: dict[str, NDArray]) -> NDArray[np.float64]:
     return np.concatenate([*values, np.ravel(product.get("throughput", []))])
 
 
-def _from_mean_throughputs(names, product, of_means: NDArray) -> NDArray[np.float64]:
+def _from_mean_throughputs(
+    names: list[tuple[str, int]], product: dict[str, NDArray], of_means: NDArray
+) -> NDArray[np.float64]:
     """Covariance from the vendors' mean throughputs, which scale the radial function and the ratio."""
     by_means = np.zeros((len(names), len(of_means)))
-    for row, (name, k) in enumerate(names):
-        if name == "radial_spline_values":
-            by_means[row, -1] = product[name][k]
+    for row, (name, _) in enumerate(names):
+        if name == "log_radial":
+            by_means[row, -1] = 1.0
         elif name == "itl_ratio":
             by_means[row] = float(product[name]), -float(product[name])
     return by_means * of_means @ by_means.T

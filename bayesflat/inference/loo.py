@@ -106,7 +106,7 @@ def _laplace_draws(result: FitResult, draws: int, seed: int):
     rng = np.random.default_rng(seed)
     covariance = result.laplace.covariance
     normal = rng.normal(size=(draws, len(covariance)))
-    z = result.map.value + normal @ covariance_root(covariance).T
+    z = result.laplace.centre + normal @ covariance_root(covariance).T
     log_q = -0.5 * np.sum(normal**2, axis=1)
     log_p = -np.array([result.objective(point) for point in z])
     tree = posterior_tree(result.objective, z[None], int(rng.integers(2**31)), cores_here())

@@ -43,6 +43,8 @@ AGREEMENT = 0.05
 COST_AGREEMENT = 1e-6
 _MOST_STARTS = 8
 _AT_THE_EDGE = 0.98
+# the mean of a vendor's data/model may differ from 1 by so many of its sd, and by this besides
+_MOST_SD, _MOST_OFF = 5.0, 5e-3
 _MOST_STEPS = 100
 # tightening of a smoothed absolute deviation, in units of the noise scale
 _SMOOTHING = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3)
@@ -165,6 +167,13 @@ def _find_map(model: pm.Model, objective: Objective, rough: Rough | None) -> Map
     )
     found = objective.product(z)
     throughput = found.pop("throughput", None)
+    for vendor, (ratio, sd) in objective.vendor_ratios(found).items():
+        if not abs(ratio - 1.0) < _MOST_SD * sd + _MOST_OFF:
+            converged = False
+            judged += (
+                f"; the model does not describe the {'ITL detectors' if vendor == 'itl' else 'detectors'}: their "
+                f"data/model is {ratio:.3f} on average"
+            )
     if np.hypot(*found.get("centroid_delta", (0.0, 0.0))) > _AT_THE_EDGE * config.centroid_max:
         converged = False
         judged += "; the centroid ran to centroid_max: the bins do not constrain it, so leave it out"
@@ -225,9 +234,6 @@ def _first_start(objective: Objective, rough: Rough | None) -> NDArray:
         "log_noise_scale": np.log(np.asarray(start.scatter)),
     }
     if rough is not None:
-        seen = (data.nodes >= rough.radius[0] - 1) & (data.nodes <= rough.radius[-1])
-        profile = np.exp(np.interp(data.nodes, rough.radius, rough.log_radial))
-        known["radial_spline_values"] = np.where(seen, profile, start.radial_spline_values)
         known |= rough.parameters
     z = np.zeros(objective.size)
     for p in objective.parameters:
@@ -244,8 +250,10 @@ def _other_start(objective: Objective, first: NDArray, rng: np.random.Generator,
     """
     far = objective.start_distance
     z = first + rng.normal(0.0, 0.03 if near else far, len(first))
-    radial, scale = objective.slices["radial_spline_values"], slice(objective.n_mean, None)
-    z[radial] = first[radial] + 0.05 * (z[radial] - first[radial])
+    scale = slice(objective.n_mean, None)
+    if "radial_spline_values" in objective.slices:
+        radial = objective.slices["radial_spline_values"]
+        z[radial] = first[radial] + 0.05 * (z[radial] - first[radial])
     z[scale] = first[scale] + (0.1 if near else far / 0.3)
     return z
 

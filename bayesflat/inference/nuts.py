@@ -15,13 +15,13 @@ import numpy as np
 import pymc as pm
 from numpy.typing import NDArray
 from pymc.step_methods.step_sizes import DualAverageAdaptation
-from scipy.stats import norm
 from threadpoolctl import threadpool_limits
 
 from bayesflat.inference.laplace import Laplace
 from bayesflat.inference.linalg import covariance_root
 from bayesflat.inference.map import MapResult
 from bayesflat.inference.objective import Objective
+from bayesflat.inference.projection import Projection
 from bayesflat.inference.skew import Stretched, stretched
 from bayesflat.processes import begin_worker
 
@@ -34,10 +34,6 @@ log = logging.getLogger(__name__)
 # steps of 0.8 span a third of one: draws are nearly independent, and so are their squares.  Trees of seven steps come
 # back to where they started: twice the evaluations, and half as many effective draws in the tails; so do longer steps
 DEPTH, STEP, TARGET_ACCEPT = 2, 0.8, 0.5
-# Whitened, n parameters have a gradient of length sqrt(n), give or take one.  Where Akima's weights are 0/0, beside
-# nodes at which the slope hardly changes, it has poles: there it is cut this far beyond sqrt(n).  Less far, and skewed
-# posteriors are slowed down; much farther, and a step of 0.8 could gain the energy that counts as a divergence
-MOST_BEYOND = 40.0
 
 
 def run_nuts(
@@ -52,6 +48,7 @@ def run_nuts(
     cores: int,
     seed: int,
     progress: bool,
+    projection: Projection | None = None,
 ) -> xr.DataTree:
     """Sample the posterior.
 
@@ -71,6 +68,8 @@ def run_nuts(
         Of everything random.
     progress : bool
         Whether to show bars.
+    projection : Projection, optional
+        Nodes that describe the curve; ``radial_spline_values`` of the draws are by it.
 
     Returns
     -------
@@ -95,7 +94,7 @@ def run_nuts(
         log.info("compiled in %.1f s", time.perf_counter() - began)
         began = time.perf_counter()
         coordinates = stretched(objective, found, approximation)
-        step.integrator._logp_dlogp_func = RememberedDensity(step.integrator._logp_dlogp_func, coordinates, root)
+        step.integrator._logp_dlogp_func = RememberedDensity(step.integrator._logp_dlogp_func, coordinates)
         trace = pm.sample(
             draws=draws,
             tune=tune,
@@ -115,7 +114,7 @@ def run_nuts(
     points = _unconstrained(objective, trace["posterior"])
     z = coordinates.to_model(points)
     began = time.perf_counter()
-    tree = posterior_tree(objective, z, int(rng.integers(2**31)), cores)
+    tree = posterior_tree(objective, z, int(rng.integers(2**31)), cores, projection)
     log.info("draws brought to product units in %.1f s", time.perf_counter() - began)
     # all trees reach the greatest depth, and should: not something to be warned of
     stats = trace["sample_stats"].to_dataset().drop_vars("reached_max_treedepth")
@@ -137,11 +136,9 @@ class _AtMost(DualAverageAdaptation):
 
 
 class RememberedDensity:
-    """The log-density with its gradient, as trees want it: of other points, remembered, with a bounded gradient.
+    """The log-density with its gradient at the points that trees move among; the latest ones are remembered.
 
-    PyMC asks again where a tree starts, a quarter of all calls.  At the poles of the gradient a step would be thrown
-    off the map.  Steps along any force that depends on the position alone can be retraced and keep volumes, and draws
-    are accepted by the log-density itself: they remain those of the posterior (Neal 2011, Handbook of MCMC, 5.5).
+    PyMC asks again where a tree starts, a quarter of all calls.
 
     Parameters
     ----------
@@ -149,36 +146,29 @@ class RememberedDensity:
         Of the model's own coordinates and of their layout, as PyMC's integrator calls it.
     coordinates : Stretched
         The points that the trees move among.
-    root : numpy.ndarray, shape (n, n)
-        Lower triangular root of the covariance that whitens the gradient.
     """
 
-    def __init__(self, function: Callable, coordinates: Stretched, root: NDArray) -> None:
-        self.function, self.coordinates, self.root = function, coordinates, root
-        self.longest = np.sqrt(len(root)) + MOST_BEYOND
+    def __init__(self, function: Callable, coordinates: Stretched) -> None:
+        self.function, self.coordinates = function, coordinates
         self.known: dict[bytes, tuple] = {}
 
     def __call__(self, point: NDArray, layout) -> tuple:
         """From memory, where the point is one of the last tree or the start of it."""
         key = point.tobytes()
-        with np.errstate(all="ignore"):  # a sampler that is still looking for its step goes anywhere
-            found = self.known.pop(key, None) or self._of(point, layout)
+        with np.errstate(all="ignore"):  # a sampler in tuning tries extreme scales
+            found = self.known.pop(key, None) or self._at(point, layout)
         self.known[key] = found  # the latest last
         if len(self.known) > 2 ** (DEPTH + 1):
             del self.known[next(iter(self.known))]
         return found
 
-    def _of(self, point: NDArray, layout) -> tuple:
+    def _at(self, point: NDArray, layout) -> tuple:
         """The density is that of the points: it has the derivatives of the coordinates in it."""
         value, gradient = self.function(self.coordinates.to_model(point), layout)
         slope, bend = self.coordinates.slopes(point)
         gradient = np.array(gradient)
         gradient[self.coordinates.here] = gradient[self.coordinates.here] * slope + bend
-        return self._bounded(value + np.log(slope).sum(), gradient)
-
-    def _bounded(self, value, gradient: NDArray) -> tuple:
-        length = np.linalg.norm(self.root.T @ gradient)
-        return value, gradient * (self.longest / length) if length > self.longest else gradient
+        return value + np.log(slope).sum(), gradient
 
 
 def _constrained(objective: Objective, z: NDArray) -> dict[str, NDArray]:
@@ -196,7 +186,9 @@ def _unconstrained(objective: Objective, posterior) -> NDArray[np.float64]:
     return np.concatenate(parts, axis=2)
 
 
-def posterior_tree(objective: Objective, z: NDArray, seed: int, cores: int = 1) -> xr.DataTree:
+def posterior_tree(
+    objective: Objective, z: NDArray, seed: int, cores: int = 1, projection: Projection | None = None
+) -> xr.DataTree:
     """A DataTree of draws in the model's own coordinates, of shape (chains, draws, n); see `run_nuts`."""
     import arviz as az
 
@@ -223,9 +215,16 @@ def posterior_tree(objective: Objective, z: NDArray, seed: int, cores: int = 1) 
         for group in rows[0]
     }
     detectors = np.unique(objective.data.binned.detector)
-    coords = {"node": objective.data.nodes, "axis": ["x", "y"], "detector": detectors}
+    radial, nodes = objective.data.radial, objective.data.nodes
+    if radial is not None and projection is not None:
+        draws_of_nodes = projection.of_draws(radial.spline, shaped["posterior"]["log_radial"])
+        shaped["posterior"] = {"radial_spline_values": draws_of_nodes} | shaped["posterior"]
+        nodes = projection.nodes
+    coords = {"node": nodes, "axis": ["x", "y"], "detector": detectors}
+    coords["knot"] = [] if radial is None else radial.spline.places
     coords |= {"noise_scale": []} | objective.noise.coords() | objective.coords()
     dims = {
+        "log_radial": ["knot"],
         "radial_spline_values": ["node"],
         "centroid_delta": ["axis"],
         "gradient": ["axis"],
@@ -260,7 +259,7 @@ def _follow(objective: Objective, z: NDArray, seed) -> dict[str, dict[str, NDArr
     prior = {}
     for p in objective.parameters:
         if np.all(np.isfinite(p.sigma)):
-            prior[p.name] = norm.logpdf(p.from_value(z[objective.slices[p.name]]), p.mu, p.sigma).sum()
+            prior[p.name] = p.log_prior(p.from_value(z[objective.slices[p.name]]))
     # the pattern's own prior is a level of the likelihood: prior sensitivity is that of the parameters' priors
     drawn = objective.draw(z, np.random.default_rng(seed))
     shared = {} if drawn.shared is None else {"shared_pattern": drawn.shared}

@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayesflat.config import FitConfig
+from bayesflat.model.design import Design
 from bayesflat.model.hierarchical import HierarchicalNoise
 from bayesflat.model.independent import IndependentNoise
+from bayesflat.model.log_mean import LogMean
 from bayesflat.model.marginal import Covariance, Marginal
 from bayesflat.model.mean import Mean
 from bayesflat.model.noise import FLOOR, NoiseModel
@@ -90,7 +92,6 @@ class Objective(ABC):
         self.data = data
         self.noise = noise
         self.parameters = parameters
-        self.mean = Mean(data, config)
         ends = np.cumsum([p.size for p in parameters])
         self.config = config
         self.slices = {p.name: slice(end - p.size, end) for p, end in zip(parameters, ends, strict=True)}
@@ -108,6 +109,10 @@ class Objective(ABC):
     @abstractmethod
     def gradient(self, z: NDArray) -> tuple[NDArray, dict[str, NDArray]]:
         """The gradient (n,), without the curvature at a fraction of its cost, and `product` there."""
+
+    @abstractmethod
+    def log_mean(self, z: NDArray) -> NDArray[np.float64]:
+        """Log of what each bin should read, shape (n_bins,)."""
 
     @abstractmethod
     def draw(self, z: NDArray, rng: np.random.Generator) -> Drawn:
@@ -135,6 +140,23 @@ class Objective(ABC):
         """A step of the optimiser, made shorter where it would go too far."""
         return step
 
+    def vendor_ratios(self, product: dict[str, NDArray]) -> dict[str, tuple[float, float]]:
+        """By vendor, the mean over its detectors of their median of data/model, and its sd; empty where not judged."""
+        return {}
+
+    def restricted(self, z: NDArray) -> NDArray[np.float64]:
+        """Gradient of what is added to minus the log-posterior when the mean is integrated out; 0 if it is not."""
+        return np.zeros_like(z)
+
+    @property
+    def linear(self) -> slice:
+        """The parameters in which the residuals are linear, if there are any."""
+        return slice(0, 0)
+
+    def product_by_radial(self, z: NDArray) -> dict[str, NDArray]:
+        """Derivatives of `product` by the linear parameters; empty where there are none."""
+        return {}
+
     def throughputs(self, z: NDArray) -> Throughputs | None:
         """Throughputs of detectors and amplifiers at given parameters; None where the noise model has none."""
         return None
@@ -152,11 +174,8 @@ class Objective(ABC):
         return {}
 
     def to_parameters(self, z: NDArray) -> dict[str, NDArray]:
-        """Product units, by name; the radial values with the fixed zero."""
-        found = {p.name: p.from_value(z[self.slices[p.name]]) for p in self.parameters}
-        if self.config.do_constrain_zero:
-            found["radial_spline_values"] = np.append(found["radial_spline_values"], 0.0)
-        return found
+        """Product units, by name."""
+        return {p.name: p.from_value(z[self.slices[p.name]]) for p in self.parameters}
 
     def product(self, z: NDArray) -> dict[str, NDArray]:
         """The parameters as the product holds them."""
@@ -170,8 +189,6 @@ class Objective(ABC):
             block[:, first : first + p.size] = p.transform.jacobian(z[self.slices[p.name]])
             rows.append(block)
             first += p.size
-            if p.name == "radial_spline_values" and self.config.do_constrain_zero:
-                rows.append(np.zeros((1, self.n_mean)))  # the node that is fixed to zero is not moved
         return np.concatenate(rows)
 
     def _prior(self, z: NDArray) -> tuple[float, NDArray, NDArray]:
@@ -180,8 +197,8 @@ class Objective(ABC):
         gradient, curvature = np.zeros(self.size), np.zeros((self.size, self.size))
         for p in self.parameters:
             here = self.slices[p.name]
-            pull = np.ravel((p.from_value(z[here]) - p.mu) / p.sigma)
-            jacobian = p.transform.jacobian(z[here]) / np.ravel(p.sigma)[:, None]
+            pull = p.pull(p.from_value(z[here]))
+            jacobian = p.pull_jacobian(p.transform.jacobian(z[here]))
             cost += 0.5 * float(pull @ pull)
             gradient[here] = jacobian.T @ pull
             curvature[here, here] = jacobian.T @ jacobian
@@ -211,7 +228,25 @@ class IndependentObjective(Objective):
     ) -> None:
         super().__init__(data, config, noise, parameters)
         self.noise: IndependentNoise = noise
+        self.mean = Mean(data, config)
         self.smoothing = smoothing
+
+    def to_parameters(self, z: NDArray) -> dict[str, NDArray]:
+        """Product units, by name; the radial values with the fixed zero."""
+        found = super().to_parameters(z)
+        if self.config.do_constrain_zero:
+            found["radial_spline_values"] = np.append(found["radial_spline_values"], 0.0)
+        return found
+
+    def _chain(self, z: NDArray) -> NDArray[np.float64]:
+        """As of `Objective`, with a row of zeros for the node that is fixed to zero."""
+        chain = super()._chain(z)
+        n = self.parameters[0].size
+        return np.insert(chain, n, 0.0, axis=0) if self.config.do_constrain_zero else chain
+
+    def log_mean(self, z: NDArray) -> NDArray[np.float64]:
+        """Log of what each bin should read, shape (n_bins,)."""
+        return np.log(self.mean(self.to_parameters(z)))
 
     def with_smoothing(self, smoothing: float) -> IndependentObjective:
         """The same with the kink of the likelihood rounded (units of the noise scale)."""
@@ -303,32 +338,37 @@ class HierarchicalObjective(Objective):
 
     def __init__(self, data: FitData, config: FitConfig, noise: HierarchicalNoise, parameters: list[Parameter]) -> None:
         super().__init__(data, config, noise, parameters)
+        if data.radial is None:
+            raise ValueError("hierarchical noise needs the knots and the prior of the radial function")
         self.noise: HierarchicalNoise = noise
+        self.mean = LogMean(data, config, data.radial.spline)
+        self._log_value = np.log(data.value)
         self._workspace: dict[str, NDArray] = {}  # for covariances that are not handed out
 
     def __call__(self, z: NDArray) -> float:
         """Minus the log-posterior; infinite where the mean is not positive."""
         parameters = self.to_parameters(z)
-        mean = self.mean(parameters)
-        if not np.all(mean > 0):
+        residual = self._log_value - self.mean(parameters)
+        if not np.all(np.isfinite(residual)):
             return np.inf
-        found = self.noise.covariance(parameters["log_noise_scales"], self._workspace).marginal(
-            np.log(self.data.value / mean)
-        )
+        found = self.noise.covariance(parameters["log_noise_scales"], self._workspace).marginal(residual)
         return float(self._prior(z)[0] - found.log_likelihood)
+
+    def log_mean(self, z: NDArray) -> NDArray[np.float64]:
+        """Log of what each bin should read, shape (n_bins,)."""
+        return self.mean(self.to_parameters(z))
 
     def derivatives(self, z: NDArray) -> tuple[float, NDArray, NDArray]:
         """Cost, gradient and curvature; mean and scales know nothing of each other's curvature."""
         parameters = self.to_parameters(z)
         log_scales = parameters["log_noise_scales"]
-        mean, jacobian = self.mean.with_jacobian(parameters)
+        log_mean, design = self.mean.with_design(parameters)
         covariance = self.noise.covariance(log_scales, self._workspace)
-        found = covariance.marginal(np.log(self.data.value / mean))
+        found = covariance.marginal(self._log_value - log_mean)
         cost, gradient, curvature = self._prior(z)
-        n = self.n_mean
-        relative = (jacobian / mean[:, None]) @ self._chain(z)
-        gradient[:n] += found.by_residual @ relative
-        curvature[:n, :n] += covariance.information(relative)
+        n, chain = self.n_mean, self._chain(z)
+        gradient[:n] += chain.T @ design.transposed(found.by_residual)
+        curvature[:n, :n] += chain.T @ covariance.information(design) @ chain
         stretch = self.parameters[-1].transform.scale
         gradient[n:] -= stretch * self.noise.by_log_scales(covariance, found, log_scales)
         curvature[n:, n:] += np.outer(stretch, stretch) * self.noise.information(covariance, log_scales)
@@ -338,12 +378,12 @@ class HierarchicalObjective(Objective):
         """The gradient (n,), without the curvature at a fraction of its cost, and `product` there."""
         parameters = self.to_parameters(z)
         log_scales = parameters["log_noise_scales"]
-        mean, pull = self.mean.with_pull(parameters)
+        log_mean, pull = self.mean.with_pull(parameters)
         covariance = self.noise.covariance(log_scales, self._workspace)
-        found = covariance.marginal(np.log(self.data.value / mean))
+        found = covariance.marginal(self._log_value - log_mean)
         _, gradient, _ = self._prior(z)
         n = self.n_mean
-        gradient[:n] += self._chain(z).T @ pull(found.by_residual / mean)
+        gradient[:n] += self._chain(z).T @ pull(found.by_residual)
         gradient[n:] -= self.parameters[-1].transform.scale * self.noise.by_log_scales(covariance, found, log_scales)
         return gradient, self._product(parameters, covariance, found)
 
@@ -351,7 +391,7 @@ class HierarchicalObjective(Objective):
         """Draw the shared patterns and the detectors' own effects, given the parameters."""
         parameters = self.to_parameters(z)
         covariance = self.noise.covariance(parameters["log_noise_scales"], self._workspace)
-        drawn = covariance.draw(np.log(self.data.value / self.mean(parameters)), rng)
+        drawn = covariance.draw(self._log_value - self.mean(parameters), rng)
         throughput = self.noise.throughput(covariance.all_effects(drawn.own, drawn.shared))
         product = self.noise.relative_to_present(parameters, throughput)
         product["throughput"] = product["throughput"][:, 0]
@@ -360,8 +400,8 @@ class HierarchicalObjective(Objective):
     def log_replicate(self, z: NDArray, rng: np.random.Generator) -> NDArray[np.float64] | None:
         """Logs of new values at given parameters, shape (n_bins,), with detectors, amplifiers and patterns drawn."""
         parameters = self.to_parameters(z)
-        mean = self.mean(parameters)
-        if not np.all(mean > 0):
+        log_mean = self.mean(parameters)
+        if not np.all(np.isfinite(log_mean)):
             return None
         covariance = self.noise.covariance(parameters["log_noise_scales"], self._workspace)
         effects, weight = covariance.effects, self.data.weight
@@ -371,7 +411,7 @@ class HierarchicalObjective(Objective):
         shared = np.sqrt(covariance.shared) * rng.standard_normal(covariance.shared.shape)
         sd = np.sqrt(np.divide(covariance.white, weight, out=np.zeros(len(weight)), where=weight > 0))
         white = sd * rng.standard_normal(len(weight))
-        return np.log(mean) + effects.expand(covariance.all_effects(own, shared)) + white
+        return log_mean + effects.expand(covariance.all_effects(own, shared)) + white
 
     def shortened(self, step: NDArray) -> NDArray[np.float64]:
         """The step, with that of the noise scales shortened: far from the maximum, they would run away.
@@ -409,19 +449,84 @@ class HierarchicalObjective(Objective):
             shared = np.zeros((len(self.noise.vendors), self.noise.shared_scale.shape[1]))
         parameters = self.to_parameters(z)
         covariance = self.noise.covariance(parameters["log_noise_scales"], self._workspace)
-        residual = np.log(self.data.value / self.mean(parameters))
+        residual = self._log_value - self.mean(parameters)
         return covariance.log_likelihood_given(residual, shared) - self._log_values
 
     @property
     def _log_values(self) -> NDArray[np.float64]:
         """Sum of the logs of each detector's values: the density is that of the values, not of their logs."""
-        return self.noise.effects.sum_good(np.log(self.data.value))
+        return self.noise.effects.sum_good(self._log_value)
 
     def effects(self, z: NDArray) -> tuple[dict[str, NDArray], Covariance, Marginal]:
         """The parameters, the covariance of the log-residuals there, and what it makes of them."""
         parameters = self.to_parameters(z)
         covariance = self.noise.covariance(parameters["log_noise_scales"])
-        return parameters, covariance, covariance.marginal(np.log(self.data.value / self.mean(parameters)))
+        return parameters, covariance, covariance.marginal(self._log_value - self.mean(parameters))
+
+    def restricted(self, z: NDArray) -> NDArray[np.float64]:
+        """Gradient of what is added to minus the log-posterior when the mean is integrated out.
+
+        The log of the mean is nearly linear in its parameters; integrated out, they leave half the log-determinant of
+        their curvature.
+        """
+        parameters, chain, n = self.to_parameters(z), self._chain(z), self.n_mean
+        log_scales = parameters["log_noise_scales"]
+        covariance = self.noise.covariance(log_scales, self._workspace)
+        _, design = self.mean.with_design(parameters)
+        curvature = chain.T @ covariance.information(design) @ chain + self._prior(z)[2][:n, :n]
+        found = covariance.by_log_determinant(design, chain @ np.linalg.inv(curvature) @ chain.T)
+        gradient = np.zeros_like(z)
+        stretch = self.parameters[-1].transform.scale
+        gradient[n:] = -stretch * self.noise.by_log_scales(covariance, found, log_scales)
+        return gradient
+
+    def vendor_ratios(self, product: dict[str, NDArray]) -> dict[str, tuple[float, float]]:
+        """By vendor, the mean over its detectors of their median of data/model, and its sd."""
+        effects = self.noise.effects
+        good = effects.weight > 0
+        ratio = np.exp(self._log_value - self.mean(product))
+        medians = np.array(
+            [np.median(ratio[good & (effects.detector == d)]) if effects.counts[d] else np.nan
+             for d in range(effects.n_detectors)]
+        )  # fmt: skip
+        found = {}
+        for v, name in enumerate(self.noise.vendors):
+            here = medians[(effects.vendor == v) & np.isfinite(medians)]
+            sd = float(np.std(here, ddof=1) / np.sqrt(len(here))) if len(here) > 1 else np.inf
+            found[name] = float(np.mean(here)), sd
+        return found
+
+    @property
+    def linear(self) -> slice:
+        """The coefficients of the log of the radial function."""
+        return self.slices["log_radial"]
+
+    def product_by_radial(self, z: NDArray) -> dict[str, NDArray]:
+        """Derivatives of `product` by the coefficients of the radial function, which residuals are linear in.
+
+        Returns
+        -------
+        dict of str to numpy.ndarray
+            By the names of `product`, with the coefficients as a last axis more.
+        """
+        parameters, covariance, found = self.effects(z)
+        product = self._product(parameters, covariance, found)
+        n = self.mean.spline.size
+        _, design = self.mean.with_design({"log_radial": parameters["log_radial"]} | _centroid_of(parameters))
+        of_spline = Design(design.first, design.banded, n, np.empty((len(self.data), 0)))
+        by_effects = -covariance.conditional_means(of_spline)
+        throughput = self.noise.throughput(covariance.all_effects(found.own, found.shared))
+        logs = np.einsum("dak,dkn->dan", self.noise.areas, by_effects, optimize=True)
+        vendor, vendors = self.noise.effects.vendor, range(len(self.noise.vendors))
+        means = np.array([throughput[vendor == v, 0].mean() for v in vendors])
+        by_means = np.array([(throughput[vendor == v, :1] * logs[vendor == v, 0]).mean(0) for v in vendors])
+        by_means /= means[:, None]  # of their logs
+        out = {name: np.zeros((*np.shape(value), n)) for name, value in product.items()}
+        out["log_radial"] = np.eye(n) + by_means[-1]
+        if "itl_ratio" in product:
+            out["itl_ratio"] = float(product["itl_ratio"]) * (by_means[0] - by_means[-1])
+        out["throughput"] = product["throughput"][:, :, None] * (logs - by_means[vendor][:, None, :])
+        return out
 
     def product(self, z: NDArray) -> dict[str, NDArray]:
         """Parameters relative to the detectors present: ratio of the mean throughputs, level of those that are not ITL.
@@ -434,3 +539,7 @@ class HierarchicalObjective(Objective):
     def _product(self, parameters: dict, covariance: Covariance, found: Marginal) -> dict[str, NDArray]:
         throughput = self.noise.throughput(covariance.all_effects(found.own, found.shared))
         return self.noise.relative_to_present(parameters, throughput)
+
+
+def _centroid_of(parameters: dict[str, NDArray]) -> dict[str, NDArray]:
+    return {name: parameters[name] for name in ("centroid_delta",) if name in parameters}

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import truncnorm
 
 from bayesflat.config import FitConfig
 from bayesflat.data.binned import BinnedFlat
 from bayesflat.errors import InputError
 from bayesflat.inference.map import make_objective
 from bayesflat.inference.objective import Objective
-from bayesflat.model.parameters import Disc, Parameter
+from bayesflat.inference.ready import make_ready
+from bayesflat.model.parameters import Parameter
 from bayesflat.model.prepare import FitData, prepare
 
 if TYPE_CHECKING:
@@ -127,10 +127,10 @@ def posterior_predictive(
             raise ValueError(f"z has the shape {z.shape}; the model has {objective.size} parameters, one a column")
         points = rng.permutation(z)
     elif result.laplace is not None:
-        points = rng.multivariate_normal(result.map.value, result.laplace.covariance, size=draws, method="eigh")
+        points = rng.multivariate_normal(result.laplace.centre, result.laplace.covariance, size=draws, method="eigh")
     else:
         raise ValueError("the fit has no normal approximation of its posterior; give draws of the parameters as z")
-    reference = np.log(objective.mean(objective.to_parameters(result.map.value)))
+    reference = objective.log_mean(result.map.value)
     return _check("posterior", objective, points, draws, rng, reference)
 
 
@@ -139,14 +139,13 @@ def prior_predictive(
 ) -> PredictiveCheck:
     """Compare a flat with replicates drawn from the priors.
 
-    Defaults of the priors are centred on medians of the flat, however.
+    Defaults of the priors are centred on medians of the flat, however; that of the radial function on a first fit.
 
     Parameters
     ----------
     binned : BinnedFlat or FitData
         As it comes, or as it was prepared (``result.data``).
     config : FitConfig
-        With ``radial_spline_nodes = "auto"`` take that of a fit (``result.config``), which has the nodes.
     draws : int
         Number of replicates.
     seed : int
@@ -161,7 +160,9 @@ def prior_predictive(
         A prior is flat, or hardly any draw has a positive mean.
     """
     data = prepare(binned, config) if isinstance(binned, BinnedFlat) else binned
-    objective, rng = make_objective(data, config), _rng(draws, seed)
+    rng = _rng(draws, seed)
+    data, config, _ = make_ready(data, config)
+    objective = make_objective(data, config)
     for parameter in objective.parameters:
         if np.any(np.isinf(parameter.sigma)):
             raise InputError(f"priors.{parameter.name}: a flat prior has no draws; give a normal one")
@@ -171,20 +172,7 @@ def prior_predictive(
 
 def draw_prior(parameters: Iterable[Parameter], rng: np.random.Generator) -> NDArray[np.float64]:
     """One draw from the priors, in the model's own coordinates: shape (n_parameters,)."""
-    return np.concatenate([p.to_value(_draw_parameter(p, rng)) for p in parameters])
-
-
-def _draw_parameter(parameter: Parameter, rng: np.random.Generator) -> NDArray[np.float64]:
-    mu, sigma = parameter.mu, parameter.sigma
-    if not isinstance(parameter.transform, Disc):
-        return mu + sigma * rng.standard_normal(mu.shape)
-    # PyMC's own draws of it know nothing of the disc; first from the square about it, so that a wide prior takes no
-    # longer than a narrow one
-    radius = parameter.transform.radius
-    while True:
-        place = truncnorm.rvs((-radius - mu) / sigma, (radius - mu) / sigma, mu, sigma, random_state=rng)
-        if np.hypot(*place) < radius:
-            return place
+    return np.concatenate([p.to_value(p.draw(rng)) for p in parameters])
 
 
 def _rng(draws: int, seed: int) -> np.random.Generator:

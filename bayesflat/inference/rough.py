@@ -1,7 +1,7 @@
-"""A rough fit with hierarchical noise that needs no spline nodes: where the search begins, and what nodes are worth.
+"""A first fit with hierarchical noise: where the search begins, which bins are used, and how smooth the light is.
 
-The log of the radial function is a fine cubic B-spline.  Then all but the centroid is linear in the log of the value,
-and generalised least squares gives everything in a few steps, with the noise scales and the outliers in between.
+All but the centroid is nearly linear in the log of the value, and generalised least squares gives everything in a few
+steps, with the noise scales and the outliers in between.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import BSpline
 
 from bayesflat.config import FitConfig
-from bayesflat.gradient.spline import greville, spread_knots
+from bayesflat.gradient.curve import LogSpline
+from bayesflat.gradient.spline import spread_knots
+from bayesflat.inference.smoothness import bending_variance
 from bayesflat.model.hierarchical import HierarchicalNoise
-from bayesflat.model.parameters import RIM_GRADIENT, RIM_OUTER_GRADIENT, SIGMA_CENTROID, SIGMA_RADIAL, SIGMA_RATIO
+from bayesflat.model.log_mean import LogMean
+from bayesflat.model.parameters import RIM_GRADIENT, RIM_OUTER_GRADIENT, SIGMA_CENTROID, SIGMA_RATIO
 from bayesflat.model.prepare import FitData
+from bayesflat.model.radial import SIGMA_LOG_RADIAL, RadialPrior
 
 log = logging.getLogger(__name__)
 
@@ -26,54 +29,44 @@ FINE = 160  # intervals of the B-spline, at most
 _FEW_BINS = (20_000, 30_000, 30_000, 60_000)
 _BINS_PER_INTERVAL = 20
 _SCALE_STEPS = 8
-_BEYOND = 5e-4  # part of the bins that lies beyond the radius to which nodes are placed
 # robust standard deviations from the others beyond which a bin is an outlier; before the first fit, from the rings'
 # medians
 OUTLIER, _OUTLIER_AT_FIRST = 5.0, 10.0
-# rings are full where no more than this part of their bins is missing, as defects may be; their edges are told
-# to a part of a bin.  Where positions are this many times as many as bins, the bins lie on no grid
-_MOST_MISSING, _SHELLS_PER_BIN, _MOST_EMPTY = 0.05, 4, 4.0
+# a ring is full where no more than this part of its bins is missing beyond what is missing everywhere (and beyond what
+# chance makes of that, in standard deviations); edges of rings are known to a part of a bin.  Where positions are this
+# many times as many as bins, the bins lie on no grid
+_MOST_MISSING, _BY_CHANCE, _SHELLS_PER_BIN, _MOST_EMPTY = 0.05, 3.0, 4, 4.0
+_LEAST_SCATTER = 3e-4  # of bins about a first fit: flats without noise have no outliers
 _WHOLE = 0.8  # part of its pixels that a bin must have: where light or mask end, it may have some only
+_STEEPEST = 0.5  # what a plane may do at the rim, in a first fit
 
 
 @dataclass(frozen=True)
 class Rough:
-    """A rough fit.
+    """A first fit.
 
     Attributes
     ----------
-    radius : numpy.ndarray, shape (n,)
-        mm, from the moved centroid, ascending.
-    log_radial : numpy.ndarray, shape (n,)
-        Log of the radial function there.
+    radial : RadialPrior
+        Knots of the log of the radial function, and its smoothness.
     information : numpy.ndarray, shape (n, n)
-        Inverse covariance of ``log_radial``, everything else being free.
-    knots : numpy.ndarray, shape (n + 4,)
-        Of the cubic B-spline that takes these values at these radii (mm).
-    outer : float
-        Radius within which all but a few bins lie (mm).
+        Inverse covariance of its coefficients, everything else being free and the radial function not yet smooth.
     parameters : dict of str to numpy.ndarray
-        The other parameters of the mean, and ``log_noise_scales``.
+        ``log_radial``, the other parameters of the mean, and ``log_noise_scales``.
     inside : numpy.ndarray of bool, shape (n_bins,)
         Bins within the largest circle about the centroid that the bins fill.
     outlier : numpy.ndarray of bool, one for each bin inside
         Bins far from what the fit leaves of the others: dust and defects.
     smooth : float
         `FitData.smooth` of these bins.
-    choice : numpy.ndarray, shape (n_nodes,), or None
-        What the choice of nodes adds to the variances of the logs of the values there; None for given nodes.
     """
 
-    radius: NDArray[np.float64]
-    log_radial: NDArray[np.float64]
+    radial: RadialPrior
     information: NDArray[np.float64]
-    knots: NDArray[np.float64]
-    outer: float
     parameters: dict[str, NDArray]
     inside: NDArray[np.bool_]
     outlier: NDArray[np.bool_]
     smooth: float
-    choice: NDArray[np.float64] | None = None
 
 
 def rough_fit(data: FitData, config: FitConfig) -> Rough:
@@ -88,10 +81,12 @@ def rough_fit(data: FitData, config: FitConfig) -> Rough:
     """
     alive = data.value > 0
     y = np.log(np.where(alive, data.value, np.nan))
-    spline, outlying = _rings(data, y)
+    spline, start, outlying = _rings(data, y)
     y = np.where(alive, y, 0.0)
-    names = [n for n in ("centroid_delta", "gradient", "outer_gradient") if getattr(config, _SWITCH[n])]
-    parameters = {name: np.zeros(2) for name in names} | ({"itl_ratio": np.ones(())} if data.has_ratio else {})
+    parameters = {"log_radial": start}
+    if data.has_ratio:
+        parameters["itl_ratio"] = np.ones(())
+    parameters |= {name: np.zeros(2) for name, switch in _SWITCH.items() if getattr(config, switch)}
     inside, outlier = np.ones(len(data), dtype=bool), outlying | ~alive
     missing = _missing(data)
     scales: NDArray | None = None
@@ -103,23 +98,22 @@ def rough_fit(data: FitData, config: FitConfig) -> Rough:
         noise, y_some = HierarchicalNoise(some), y[rows][every]
         typical, width = noise.typical_scales()
         scales = typical if scales is None else scales
-        spline = _respanned(spline, here, parameters)
-        spline, parameters, information = _least_squares(some, y_some, config, noise, scales, spline, parameters)
-        scales = fit_scales(noise, _residual(some, y_some, config, spline, parameters), scales, typical, width)
+        spline, parameters = _respanned(spline, here, parameters)
+        parameters, information = _least_squares(some, y_some, config, noise, scales, spline, parameters)
+        residual = y_some - LogMean(some, config, spline)(parameters)
+        scales = fit_scales(noise, residual, scales, typical, width)
         if k > 0:  # the first step is too rough to judge bins by
             rest = _unexplained(here, y[rows], config, ~outlier[rows], scales, spline, parameters)
-            limit = OUTLIER * 1.4826 * np.median(np.abs(rest[~outlier[rows]]))
+            scatter = 1.4826 * np.median(np.abs(rest[~outlier[rows]]))
+            limit = OUTLIER * max(scatter, _LEAST_SCATTER)
             outlier[rows] = (np.abs(rest) > limit) | ~alive[rows]
         smooth, data = data.smooth, replace(data, smooth=noise.smoothness(scales))
         last, inside = inside, _full_rings(data, missing, parameters.get("centroid_delta", np.zeros(2)))
-    places = greville(spline.t)
-    cx, cy = parameters.get("centroid_delta", (0.0, 0.0))
+    n = spline.size
+    marginal = information[:n, :n] - information[:n, n:] @ np.linalg.solve(information[n:, n:], information[n:, :n])
     return Rough(
-        radius=places,
-        log_radial=spline(places),
-        information=_at_places(information, spline, places),
-        knots=spline.t,
-        outer=float(np.quantile(np.hypot(here.dx - cx, here.dy - cy), 1 - _BEYOND)),
+        radial=_prior_of(spline, parameters["log_radial"], marginal),
+        information=marginal,
         parameters=parameters | {"log_noise_scales": np.asarray(scales)},
         inside=last,
         outlier=outlier[last],
@@ -127,38 +121,54 @@ def rough_fit(data: FitData, config: FitConfig) -> Rough:
     )
 
 
-def _least_squares(data, y, config, noise, scales, spline, parameters):
-    """One step of generalised least squares: the spline, the parameters, and the information on all of them."""
-    residual, design = _linearised(data, y, config, spline, parameters)
+def _prior_of(spline: LogSpline, coefficients: NDArray, information: NDArray) -> RadialPrior:
+    """How smooth the radial function is, by marginal likelihood."""
+    places = spline.places
+    to_places = spline.design(places)
+    inverse = np.linalg.inv(to_places)
+    bending, smooth = bending_variance(places, to_places @ coefficients, inverse.T @ information @ inverse)
+    return RadialPrior(spline, inverse @ smooth, bending)
+
+
+def _least_squares(
+    data: FitData,
+    y: NDArray,
+    config: FitConfig,
+    noise: HierarchicalNoise,
+    scales: NDArray,
+    spline: LogSpline,
+    parameters: dict[str, NDArray],
+) -> tuple[dict[str, NDArray], NDArray[np.float64]]:
+    """One step of generalised least squares: the parameters, and the information on them."""
+    log_mean, design = LogMean(data, config, spline).with_design(parameters)
     covariance = noise.covariance(scales)
     information = covariance.information(design)
-    n = len(spline.c)
-    information += np.diag(1.0 / _widths(data, config, parameters, n) ** 2)
-    solved = np.linalg.solve(information, -design.T @ covariance.marginal(residual).by_residual)
-    moved, start = {}, n
+    loose = information + np.diag(1.0 / _widths(data, config, parameters) ** 2)
+    solved = np.linalg.solve(loose, -design.transposed(covariance.marginal(y - log_mean).by_residual))
+    moved, start = {}, 0
     for name, value in parameters.items():
         step = solved[start : start + value.size].reshape(value.shape)
         start += value.size
-        moved[name] = value * np.exp(step) if name == "itl_ratio" else value + step
-    return BSpline(spline.t, spline.c + solved[:n], 3), moved | _inside(moved, config), information
+        # a ratio stays positive
+        moved[name] = value * np.exp(step / value) if name == "itl_ratio" else value + step
+    return _bounded(moved, data, config), loose
 
 
-def _unexplained(data, y, config, good, scales, spline, parameters) -> NDArray[np.float64]:
+def _unexplained(
+    data: FitData,
+    y: NDArray,
+    config: FitConfig,
+    good: NDArray,
+    scales: NDArray,
+    spline: LogSpline,
+    parameters: dict[str, NDArray],
+) -> NDArray[np.float64]:
     """What no effect explains of the residuals, at all bins."""
     noise = HierarchicalNoise(replace(data, weight=good.astype(float)))
-    residual = _residual(data, y, config, spline, parameters)
+    residual = y - LogMean(data, config, spline)(parameters)
     covariance = noise.covariance(scales)
     found = covariance.marginal(residual)
     return residual - noise.effects.expand(covariance.all_effects(found.own, found.shared))
-
-
-def _at_places(information: NDArray, spline: BSpline, places: NDArray) -> NDArray[np.float64]:
-    """From the information on coefficients and parameters to that on the spline's values at places."""
-    n = len(spline.c)
-    rest = information[n:, n:]
-    marginal = information[:n, :n] - information[:n, n:] @ np.linalg.solve(rest, information[n:, :n])
-    inverse = np.linalg.inv(BSpline.design_matrix(places, spline.t, 3).toarray())
-    return inverse.T @ marginal @ inverse
 
 
 _SWITCH = {
@@ -171,8 +181,9 @@ _SWITCH = {
 def _full_rings(data: FitData, missing: NDArray, centroid: NDArray) -> NDArray[np.bool_]:
     """Bins within the largest circle about the centroid that the bins fill.
 
-    Beyond it the rings are lopsided: any misfit of the radial function there pulls the centroid.  Where light or mask
-    end, bins may be cut: their values are not those of their centres, so half a bin's diagonal is left out as well.
+    Beyond it the rings are lopsided: any misfit of the radial function there pulls the centroid.  Bins that are missing
+    everywhere, such as dead ones, make no ring lopsided.  Where light or mask end, bins may be cut: their values are
+    not those of their centres, so half a bin's diagonal is left out as well.
     """
     pixel = max(data.binned.camera[int(n)].pixel_size for n in np.unique(data.binned.detector))
     radius = np.hypot(data.dx - centroid[0], data.dy - centroid[1])
@@ -182,9 +193,14 @@ def _full_rings(data: FitData, missing: NDArray, centroid: NDArray) -> NDArray[n
         away = np.hypot(missing[:, 0] - centroid[0], missing[:, 1] - centroid[1])
         edges = np.arange(0.0, max(radius.max(), away.max()) + 2 * step, step)
         # of rings as wide as a bin: thinner ones may have but a few places, all on one side
-        there, gone = (np.convolve(np.histogram(r, edges)[0], np.ones(_SHELLS_PER_BIN)) for r in (radius, away))
-        full = np.flatnonzero((there > 0) & (gone <= _MOST_MISSING * (there + gone)))
-        full = full[full < len(edges) - 1]
+        there, lost = (np.convolve(np.histogram(r, edges)[0], np.ones(_SHELLS_PER_BIN)) for r in (radius, away))
+        places = there + lost
+        typical = np.median((lost / np.maximum(places, 1))[there > 0])
+        allowed = typical + (1 - typical) * _MOST_MISSING
+        allowed = allowed + _BY_CHANCE * np.sqrt(typical * (1 - typical) / np.maximum(places, 1))
+        filled = ((there > 0) & (lost <= allowed * places))[: len(edges) - 1]
+        # beyond the circle of the bins a ring lies on one side only
+        full = np.flatnonzero(filled & (edges[:-1] <= edge))
         edge = min(edge, edges[full.max() + 1]) if len(full) else edge
     return radius <= edge - data.bin_size * pixel / np.sqrt(2)
 
@@ -208,7 +224,7 @@ def _missing(data: FitData) -> NDArray[np.float64]:
             pixels.append(np.round(at, 3))
         columns, lines = (np.unique(np.concatenate([at[k] for at in pixels])) for k in range(2))
         if len(columns) * len(lines) * len(same) > _MOST_EMPTY * sum(map(len, rows)):
-            continue  # no grid: what could be there cannot be told
+            continue  # no grid: it is not known which bins could be there
         for number, (x, y), here in zip(same, pixels, rows, strict=True):
             empty = np.ones((len(lines), len(columns)), dtype=bool)
             empty[np.searchsorted(lines, y), np.searchsorted(columns, x)] = ~whole[here]
@@ -218,43 +234,50 @@ def _missing(data: FitData) -> NDArray[np.float64]:
     return np.concatenate(found) - pivot if found else np.empty((0, 2))
 
 
-def _rings(data: FitData, y: NDArray) -> tuple[BSpline, NDArray[np.bool_]]:
-    """A B-spline through the medians of rings, the vendors apart, and the bins far from them."""
+def _rings(data: FitData, y: NDArray) -> tuple[LogSpline, NDArray[np.float64], NDArray[np.bool_]]:
+    """A B-spline through the medians of rings, the vendors apart, its coefficients, and the bins far from them."""
     radius = data.radius
     intervals = int(np.clip(len(data) // _BINS_PER_INTERVAL, 4, FINE))
-    knots = _knots(radius, intervals)
-    edges = knots[3:-3]
-    ring = np.clip(np.searchsorted(edges, radius) - 1, 0, intervals - 1)
+    spline = _spline_over(radius, intervals)
+    edges = spline.knots[3:-3]
+    ring = np.clip(np.searchsorted(edges, radius) - 1, 0, len(edges) - 2)
     offset = np.zeros(len(data))
     if data.has_ratio:
         offset = np.where(data.itl, np.nanmedian(y[data.itl]) - np.nanmedian(y[~data.itl]), 0.0)
         medians = [(np.nanmedian(y[(ring == k) & data.itl]), np.nanmedian(y[(ring == k) & ~data.itl]))
-                   for k in range(intervals) if _both(ring == k, data.itl, y)]  # fmt: skip
+                   for k in range(len(edges) - 1) if _both(ring == k, data.itl, y)]  # fmt: skip
         if medians:
             offset = np.where(data.itl, np.median([a - b for a, b in medians]), 0.0)
     at, values = [], []
-    for k in range(intervals):
+    for k in range(len(edges) - 1):
         here = y[ring == k] - offset[ring == k]
         if np.isfinite(here).any():
             at.append(0.5 * (edges[k] + edges[k + 1]))
             values.append(np.nanmedian(here))
-    spline = BSpline(knots, np.interp(greville(knots), at, values), 3)
-    off = y - offset - spline(radius)
+    coefficients = np.interp(spline.places, at, values)
+    off = y - offset - spline.evaluate(coefficients, radius)
     scatter = 1.4826 * np.nanmedian(np.abs(off))
-    return spline, np.abs(np.nan_to_num(off)) > _OUTLIER_AT_FIRST * max(scatter, 1e-6)
+    return spline, coefficients, np.abs(np.nan_to_num(off)) > _OUTLIER_AT_FIRST * max(scatter, 1e-6)
 
 
-def _knots(radius: NDArray, intervals: int) -> NDArray[np.float64]:
-    """Knots of a cubic B-spline over all radii."""
-    margin = 1e-9 * radius.max() + 1e-9
-    return spread_knots(radius.min() - margin, radius.max() + margin, intervals, 20 * intervals)
+def _spline_over(radius: NDArray, intervals: int) -> LogSpline:
+    """Knots over all radii, and an interval beyond the outermost."""
+    first, last = float(radius.min()), float(radius.max())
+    first = 0.0 if first < 0.05 * last else first
+    knots = spread_knots(first, last, intervals, 20 * intervals)
+    step = knots[-4] - knots[-5]
+    edges = np.append(knots[3:-3], last + step)
+    return LogSpline(np.concatenate([np.full(3, edges[0]), edges, np.full(3, edges[-1])]))
 
 
-def _respanned(spline: BSpline, data: FitData, parameters: dict) -> BSpline:
-    """About the same spline over the radii from the centroid as it is now."""
+def _respanned(
+    spline: LogSpline, data: FitData, parameters: dict[str, NDArray]
+) -> tuple[LogSpline, dict[str, NDArray]]:
+    """About the same radial function with knots over the radii from the centroid as it is now."""
     cx, cy = parameters.get("centroid_delta", (0.0, 0.0))
-    knots = _knots(np.hypot(data.dx - cx, data.dy - cy), len(spline.t) - 7)
-    return BSpline(knots, spline(greville(knots), extrapolate=True), 3)
+    new = _spline_over(np.hypot(data.dx - cx, data.dy - cy), len(spline.knots) - 8)
+    coefficients = spline.evaluate(parameters["log_radial"], new.places)
+    return new, parameters | {"log_radial": coefficients}
 
 
 def _both(ring: NDArray, itl: NDArray, y: NDArray) -> bool:
@@ -262,75 +285,38 @@ def _both(ring: NDArray, itl: NDArray, y: NDArray) -> bool:
     return min(np.sum(good & itl), np.sum(good & ~itl)) >= 5
 
 
-def _inside(parameters: dict[str, NDArray], config: FitConfig) -> dict[str, NDArray]:
-    """The centroid, pulled back well inside its disc where a rough step left it."""
-    if "centroid_delta" not in parameters:
-        return {}
-    centroid = parameters["centroid_delta"]
-    return {"centroid_delta": centroid * min(1.0, 0.8 * config.centroid_max / max(np.hypot(*centroid), 1e-9))}
-
-
-def _residual(data: FitData, y: NDArray, config: FitConfig, spline: BSpline, parameters: dict) -> NDArray:
-    """Log of value over mean."""
-    dx, dy = data.dx, data.dy
-    centroid = parameters.get("centroid_delta", np.zeros(2))
-    radius = np.clip(np.hypot(dx - centroid[0], dy - centroid[1]), spline.t[0], spline.t[-1])
-    out = y - spline(radius)
-    if "itl_ratio" in parameters:
-        out = out - np.where(data.itl, np.log(parameters["itl_ratio"]), 0.0)
-    for name in ("gradient", "outer_gradient"):
-        if name in parameters:
-            out = out + np.log(np.maximum(_plane(name, data, config, parameters), 1e-3))
+def _bounded(parameters: dict[str, NDArray], data: FitData, config: FitConfig) -> dict[str, NDArray]:
+    """Centroid and planes, pulled back to where they are possible, if a rough step left that."""
+    out = dict(parameters)
+    most = {"centroid_delta": 0.8 * config.centroid_max}
+    most |= dict.fromkeys(("gradient", "outer_gradient"), _STEEPEST / data.radius.max())
+    for name, length in most.items():
+        if name in out:
+            out[name] = out[name] * min(1.0, length / max(np.hypot(*out[name]), 1e-300))
     return out
 
 
-def _plane(name: str, data: FitData, config: FitConfig, parameters: dict) -> NDArray:
-    g = parameters[name]
-    here = data.radius >= config.outer_gradient_radius if name == "outer_gradient" else True
-    return np.where(here, 1 + g[0] * data.dx + g[1] * data.dy, 1.0)
-
-
-def _linearised(data: FitData, y: NDArray, config: FitConfig, spline: BSpline, parameters: dict):
-    """Residuals, and derivatives of the log of the mean: by the spline's coefficients, then by the parameters."""
-    dx, dy = data.dx, data.dy
-    centroid = parameters.get("centroid_delta", np.zeros(2))
-    ux, uy = dx - centroid[0], dy - centroid[1]
-    radius = np.hypot(ux, uy)
-    clipped = np.clip(radius, spline.t[0], spline.t[-1])
-    columns = [BSpline.design_matrix(clipped, spline.t, 3).toarray()]
-    for name in parameters:
-        if name == "itl_ratio":
-            columns.append(data.itl[:, None].astype(float))
-        elif name == "centroid_delta":
-            slope = np.where(radius == clipped, spline.derivative()(clipped), 0.0) / np.maximum(radius, 1e-9)
-            columns.append(np.stack([-slope * ux, -slope * uy], axis=1))
-        else:
-            plane = np.maximum(_plane(name, data, config, parameters), 1e-3)
-            share = np.where(data.radius >= config.outer_gradient_radius, 1.0, 0.0) if name == "outer_gradient" else 1.0
-            columns.append(np.stack([-share * dx / plane, -share * dy / plane], axis=1))
-    return _residual(data, y, config, spline, parameters), np.hstack(columns)
-
-
-def _widths(data: FitData, config: FitConfig, parameters: dict, n: int) -> NDArray[np.float64]:
+def _widths(data: FitData, config: FitConfig, parameters: dict[str, NDArray]) -> NDArray[np.float64]:
     """Widths of the priors of a step: loose, to hold what the bins do not."""
     rim = data.radius.max()
     widths = {
+        "log_radial": SIGMA_LOG_RADIAL,
         "itl_ratio": SIGMA_RATIO,
         "centroid_delta": SIGMA_CENTROID * config.centroid_max,
         "gradient": RIM_GRADIENT / rim,
         "outer_gradient": RIM_OUTER_GRADIENT / rim,
     }
-    others = [np.full(value.size, widths[name]) for name, value in parameters.items()]
-    return np.concatenate([np.full(n, SIGMA_RADIAL), *others])
+    return np.concatenate([np.full(value.size, widths[name]) for name, value in parameters.items()])
 
 
 def fit_scales(
     noise: HierarchicalNoise, residual: NDArray, scales: NDArray, typical: NDArray, width: NDArray
 ) -> NDArray[np.float64]:
-    """A few steps of Fisher's scoring for the logs of the noise scales, the mean held."""
+    """A few steps of Fisher's scoring for the logs of the noise scales, with the mean fixed."""
 
-    def cost(at):
-        return np.sum(((at - typical) / width) ** 2) / 2 - noise.covariance(at).marginal(residual).log_likelihood
+    def cost(at: NDArray) -> float:
+        likelihood = noise.covariance(at).marginal(residual).log_likelihood
+        return float(np.sum(((at - typical) / width) ** 2) / 2 - likelihood)
 
     value = cost(scales)
     for _ in range(_SCALE_STEPS):

@@ -74,7 +74,7 @@ def akima(nodes: NDArray, values: TensorVariable, radius: TensorVariable) -> Ten
     """
     nodes = np.asarray(nodes, dtype=float)
     inside = pt.clip(radius, nodes[0], nodes[-1])
-    return pt.as_tensor(_evaluate(akima_coefficients(nodes, values), pt.constant(nodes), inside))
+    return pt.as_tensor(piecewise_cubic(akima_coefficients(nodes, values), pt.constant(nodes), inside))
 
 
 def _derivative(coefficients: TensorVariable) -> TensorVariable:
@@ -105,7 +105,7 @@ class PiecewiseCubic(Op):
         coefficients, nodes, radius = inputs
         (g,) = cotangents
         return [
-            _collect(nodes, radius, g),
+            piecewise_moments(nodes, radius, g),
             pt.zeros_like(nodes),  # nodes are constants of the model
             g * self(_derivative(coefficients), nodes, radius),
         ]
@@ -135,13 +135,13 @@ class PiecewiseMoments(Op):
         (g,) = cotangents
         return [
             pt.zeros_like(nodes),
-            weight * _evaluate(_derivative(g), nodes, radius),
-            _evaluate(g, nodes, radius),
+            weight * piecewise_cubic(_derivative(g), nodes, radius),
+            piecewise_cubic(g, nodes, radius),
         ]
 
 
-_evaluate = PiecewiseCubic()
-_collect = PiecewiseMoments()
+piecewise_cubic = PiecewiseCubic()
+piecewise_moments = PiecewiseMoments()
 
 
 @njit(cache=True)

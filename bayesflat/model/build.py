@@ -16,6 +16,7 @@ from bayesflat.model.independent import LaplaceNoise, NormalNoise, StudentTNoise
 from bayesflat.model.noise import NoiseModel
 from bayesflat.model.parameters import mean_parameters
 from bayesflat.model.prepare import FitData
+from bayesflat.model.radial import log_spline
 from bayesflat.model.start import estimate
 
 _INDEPENDENT: dict[str | None, Callable[[], NoiseModel]] = {
@@ -34,15 +35,18 @@ def build_model(data: FitData, config: FitConfig, noise: NoiseModel | None = Non
     """The model of a binned focal plane.
 
     ``value = radial(radius) * (itl_ratio if itl else 1) / plane / outer_plane``, with the radius counted from the moved
-    centroid and both planes 1 at the fixed pivot.  Variables are in product units: ``radial_spline_values`` (dims
-    ``node``), ``itl_ratio``, ``centroid_delta`` (mm), ``gradient`` and ``outer_gradient`` (1/mm; dims ``axis``), and
-    the noise model's own.  Terms that are off are absent.  With ``do_constrain_zero`` the values at the free nodes
-    are the variable ``radial_spline_free``.
+    centroid and both planes 1 at the fixed pivot.  Variables are in product units: ``log_radial`` (dims ``knot``; the
+    coefficients of a cubic B-spline in the log of the radial function), ``itl_ratio``, ``centroid_delta`` (mm),
+    ``gradient`` and ``outer_gradient`` (1/mm; dims ``axis``), and the noise model's own.  Terms that are off are
+    absent.
+
+    With independent noise the radial function is Akima's spline through ``radial_spline_values`` (dims ``node``); with
+    ``do_constrain_zero`` the values at the free nodes are the variable ``radial_spline_free``.
 
     Parameters
     ----------
     data : FitData
-        With its nodes in place.
+        With its nodes, or with knots and prior of the radial function, in place.
     config : FitConfig
     noise : NoiseModel, optional
         That of these bins, where it is at hand: making it takes a moment.
@@ -50,7 +54,7 @@ def build_model(data: FitData, config: FitConfig, noise: NoiseModel | None = Non
     Returns
     -------
     pymc.Model
-        With coords ``node`` (mm), ``axis`` and ``bin``.
+        With coords ``knot`` or ``node`` (mm), ``axis`` and ``bin``.
 
     Raises
     ------
@@ -59,11 +63,14 @@ def build_model(data: FitData, config: FitConfig, noise: NoiseModel | None = Non
     """
     start = estimate(data, config)
     noise = noise or noise_model(data, config)
-    coords = {"node": data.nodes, "free_node": data.nodes[:-1], "axis": ["x", "y"], "bin": np.arange(len(data))}
-    coords |= noise.coords()
+    coords = {"axis": ["x", "y"], "bin": np.arange(len(data))} | noise.coords()
+    if data.radial is not None:
+        coords |= {"knot": data.radial.spline.places}
+    else:
+        coords |= {"node": data.nodes, "free_node": data.nodes[:-1]}
     with pm.Model(coords=coords) as model:
         parameters = {p.name: p.add() for p in mean_parameters(data, config, start)}
-        if config.do_constrain_zero:
+        if data.radial is None and config.do_constrain_zero:
             parameters["radial_spline_values"] = pm.Deterministic(
                 "radial_spline_values", pt.concatenate([parameters["radial_spline_values"], np.zeros(1)]), dims="node"
             )
@@ -73,7 +80,7 @@ def build_model(data: FitData, config: FitConfig, noise: NoiseModel | None = Non
 
 
 def expected_values(parameters: dict[str, TensorVariable], data: FitData, config: FitConfig) -> TensorVariable:
-    """What each bin should read, shape (n_bins,); `bayesflat.model.mean` is the same in NumPy.
+    """What each bin should read, shape (n_bins,); `bayesflat.model.mean` and `log_mean` are the same in NumPy.
 
     Parameters
     ----------
@@ -92,7 +99,10 @@ def expected_values(parameters: dict[str, TensorVariable], data: FitData, config
     else:
         radius = pm.Data("radius", data.radius, dims="bin")
 
-    mean = akima(data.nodes, parameters["radial_spline_values"], radius)
+    if data.radial is not None:
+        mean = pt.exp(log_spline(data.radial.spline, parameters["log_radial"], radius))
+    else:
+        mean = akima(data.nodes, parameters["radial_spline_values"], radius)
     if "itl_ratio" in parameters:
         mean *= 1 + (parameters["itl_ratio"] - 1) * pm.Data("itl", data.itl.astype(float), dims="bin")
     if "gradient" in parameters:

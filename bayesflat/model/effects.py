@@ -9,6 +9,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from bayesflat.model.design import Design
+
 
 @dataclass(frozen=True)
 class Effects:
@@ -71,6 +73,17 @@ class Effects:
             self.detector, self.column, self.row, self.x, self.y, self.terms, self.weight,
             np.ascontiguousarray(jacobian), out,
         )  # fmt: skip
+        return out
+
+    def project_design(self, design: Design) -> NDArray[np.float64]:
+        """`project` of every column of a design: shape (n_detectors, size, design.size)."""
+        out = np.zeros((self.n_detectors, self.size, design.size))
+        _project_banded(
+            self.detector, self.column, self.row, self.x, self.y, self.terms, self.weight, design.first, design.banded,
+            design.n_banded, out,
+        )  # fmt: skip
+        if design.dense.shape[1]:
+            out[:, :, design.n_banded :] = self.project_columns(design.dense)
         return out
 
     def expand(self, x: NDArray) -> NDArray[np.float64]:
@@ -168,6 +181,27 @@ def _project_columns(detector, column, row, x, y, terms, weight, jacobian, out):
                 for j in range(n):
                     out[detector[i], k, j] += sums[terms[k, 0], j] * y[row[i], terms[k, 1]]
             sums[:] = 0.0
+
+
+@njit(cache=True)
+def _project_banded(detector, column, row, x, y, terms, weight, first, banded, n_banded, out):
+    sums = np.zeros((x.shape[1], n_banded))
+    low, high = n_banded, 0  # the columns that bins of this row feel
+    for i in range(len(detector)):
+        low, high = min(low, first[i]), max(high, first[i] + 4)
+        for k in range(len(sums)):
+            wx = weight[i] * x[column[i], k]
+            if wx != 0.0:
+                for j in range(4):
+                    sums[k, first[i] + j] += wx * banded[i, j]
+        if i + 1 == len(detector) or row[i + 1] != row[i] or detector[i + 1] != detector[i]:
+            for k in range(len(terms)):
+                factor = y[row[i], terms[k, 1]]
+                if factor != 0.0:
+                    for j in range(low, high):
+                        out[detector[i], k, j] += sums[terms[k, 0], j] * factor
+            sums[:, low:high] = 0.0
+            low, high = n_banded, 0
 
 
 @njit(cache=True, fastmath={"reassoc", "contract"})

@@ -19,7 +19,7 @@ from pytensor.graph import Apply, Op
 from pytensor.link.numba.dispatch.basic import get_numba_type, numba_funcify, numba_njit
 
 from bayesflat.model.effects import Effects
-from bayesflat.model.marginal import Covariance
+from bayesflat.model.marginal import ByVariances, Covariance
 from bayesflat.model.noise import FLOOR, NoiseModel
 from bayesflat.model.parameters import make_parameter
 from bayesflat.model.prepare import FitData
@@ -134,8 +134,8 @@ class HierarchicalNoise(NoiseModel):
         shared = squares[self.shared_scale] * self.shared_size**2
         return Covariance(self.effects, squares[self.own_scale], shared, white, workspace)
 
-    def by_log_scales(self, covariance: Covariance, found, log_scales: NDArray) -> NDArray[np.float64]:
-        """Derivatives of the log-likelihood by the logs of the scales, shape (n_scales,)."""
+    def by_log_scales(self, covariance: Covariance, found: ByVariances, log_scales: NDArray) -> NDArray[np.float64]:
+        """From derivatives by the variances to those by the logs of the scales, shape (n_scales,)."""
         out = np.zeros(len(self.labels))
         np.add.at(out, self.own_scale, 2 * covariance.own * found.by_own)
         np.add.at(out, self.shared_scale, 2 * covariance.shared * found.by_shared)
@@ -220,7 +220,7 @@ class HierarchicalNoise(NoiseModel):
         vendor = self.effects.vendor
         means = np.array([throughput[vendor == v, 0].mean() for v in range(len(self.vendors))])
         level = means[-1]  # "itl" comes before "rest"
-        out = parameters | {"radial_spline_values": parameters["radial_spline_values"] * level}
+        out = parameters | {"log_radial": parameters["log_radial"] + np.log(level)}
         if "itl_ratio" in parameters:
             out["itl_ratio"] = parameters["itl_ratio"] * means[0] / level
         return out | {"throughput": throughput / means[vendor][:, None]}

@@ -18,6 +18,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from bayesflat.model.design import Design
 from bayesflat.model.effects import Effects
 
 
@@ -62,7 +63,24 @@ def _inverse_roots(gram, root, roots, log_determinant):
 
 
 @dataclass(frozen=True)
-class Marginal:
+class ByVariances:
+    """Derivatives by the variances of the effects and of white noise.
+
+    Attributes
+    ----------
+    by_own, by_shared : numpy.ndarray, shapes (n_vendors, n_own) and (n_vendors, n_shared)
+        Derivatives by the variances D and Q.
+    by_white : float
+        Derivative by the white variance.
+    """
+
+    by_own: NDArray[np.float64]
+    by_shared: NDArray[np.float64]
+    by_white: float
+
+
+@dataclass(frozen=True)
+class Marginal(ByVariances):
     """Log-likelihood of residuals and what follows from it.
 
     Attributes
@@ -70,10 +88,6 @@ class Marginal:
     log_likelihood : float
     by_residual : numpy.ndarray, shape (n_bins,)
         Its derivatives by the residuals: minus the inverse covariance times them.
-    by_own, by_shared : numpy.ndarray, shapes (n_vendors, n_own) and (n_vendors, n_shared)
-        Derivatives by the variances D and Q.
-    by_white : float
-        Derivative by the white variance.
     own : numpy.ndarray, shape (n_detectors, n_own)
         Conditional means of the own effects.
     shared : numpy.ndarray, shape (n_vendors, n_shared)
@@ -82,9 +96,6 @@ class Marginal:
 
     log_likelihood: float
     by_residual: NDArray[np.float64]
-    by_own: NDArray[np.float64]
-    by_shared: NDArray[np.float64]
-    by_white: float
     own: NDArray[np.float64]
     shared: NDArray[np.float64]
 
@@ -295,10 +306,10 @@ class Covariance:
         quadratic = (squares - np.sum(left[:, o] * self.own_effects(left), axis=1)) / self.white
         return -0.5 * (quadratic + self.log_white + self.own_log_determinant + effects.counts * np.log(2 * np.pi))
 
-    def conditional_means(self, residuals: NDArray) -> NDArray[np.float64]:
+    def conditional_means(self, residuals: NDArray | Design) -> NDArray[np.float64]:
         """All effects, given residuals, for every column of an array of shape (n_bins, n): (n_detectors, size, n)."""
         o, s = self.effects.own, self.effects.shared
-        t = self.effects.project_columns(residuals)
+        t = self._projected(residuals)
         pull = self.by_vendor((t - self.effects.gram[:, :, o] @ (self.own_conditional @ t[:, o]))[:, s]) / self.white
         shared = (self.shared_conditional @ pull)[self.effects.vendor]
         x = np.zeros_like(t)
@@ -306,12 +317,53 @@ class Covariance:
         x[:, s] += shared
         return x
 
-    def information(self, jacobian: NDArray) -> NDArray[np.float64]:
+    def information(self, jacobian: NDArray | Design) -> NDArray[np.float64]:
         """``J' covariance**-1 J`` for derivatives of the residuals of shape (n_bins, n): shape (n, n)."""
         o, s = self.effects.own, self.effects.shared
-        t = self.effects.project_columns(jacobian)
+        t = self._projected(jacobian)
         alone = self.own_conditional @ t[:, o]
         pull = self.by_vendor((t - self.effects.gram[:, :, o] @ alone)[:, s]) / self.white
-        found = jacobian.T @ (jacobian * self.effects.weight[:, None])
+        if isinstance(jacobian, Design):
+            found = jacobian.gram(self.effects.weight)
+        else:
+            found = jacobian.T @ (jacobian * self.effects.weight[:, None])
         found -= np.tensordot(t[:, o], alone, ([0, 1], [0, 1]))
         return found / self.white - np.tensordot(pull, self.shared_conditional @ pull, ([0, 1], [0, 1]))
+
+    def by_log_determinant(self, jacobian: NDArray | Design, inverse: NDArray) -> ByVariances:
+        """Derivatives by the variances of ``-log|J' covariance**-1 J + P| / 2``, whatever the constant P.
+
+        Added to the log-likelihood, this makes it the restricted one (Patterson & Thompson 1971, Biometrika 58, 545):
+        that of the variances alone, with what is linear integrated out.
+
+        Parameters
+        ----------
+        jacobian : numpy.ndarray, shape (n_bins, n), or Design
+            Derivatives of the residuals by what is linear.
+        inverse : numpy.ndarray, shape (n, n)
+            Inverse of ``J' covariance**-1 J + P``.
+
+        Notes
+        -----
+        The derivative by a variance, of ``covariance = ... + variance B B'``, is half the trace of ``inverse A A'``,
+        with ``A = J' covariance**-1 B``.  All variances times these traces add up to the trace of ``inverse J'
+        covariance**-1 J``, which gives that of white noise.
+        """
+        o, s, vendor = self.effects.own, self.effects.shared, self.effects.vendor
+        t = self._projected(jacobian)
+        alone = self.own_conditional @ t[:, o]
+        pull = self.by_vendor((t - self.effects.gram[:, :, o] @ alone)[:, s]) / self.white
+        pattern = self.shared_conditional @ pull
+        own = alone / self.own[vendor][:, :, None] - self.own_information[:, :, s] @ pattern[vendor]
+        shared = pull - self.shared_information @ pattern
+        by_own = 0.5 * self.by_vendor(np.einsum("dei,ij,dej->de", own, inverse, own, optimize=True))
+        by_shared = 0.5 * np.einsum("vei,ij,vej->ve", shared, inverse, shared, optimize=True)
+        total = 0.5 * np.sum(inverse * self.information(jacobian))
+        by_white = (total - np.sum(self.own * by_own) - np.sum(self.shared * by_shared)) / self.white
+        return ByVariances(by_own, by_shared, float(by_white))
+
+    def _projected(self, columns: NDArray | Design) -> NDArray[np.float64]:
+        """``U'W`` times every column: shape (n_detectors, size, n)."""
+        if isinstance(columns, Design):
+            return self.effects.project_design(columns)
+        return self.effects.project_columns(columns)

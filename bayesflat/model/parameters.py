@@ -14,10 +14,12 @@ import pytensor.tensor as pt
 from numpy.typing import ArrayLike, NDArray
 from pymc.distributions.transforms import Transform
 from pytensor.tensor.variable import TensorVariable
+from scipy.stats import truncnorm
 
 from bayesflat.config import FitConfig, NormalPrior
 from bayesflat.errors import InputError
 from bayesflat.model.prepare import FitData
+from bayesflat.model.radial import SIGMA_LOG_RADIAL, RadialPrior
 from bayesflat.model.start import Start
 
 # widths of the default priors
@@ -26,6 +28,7 @@ SIGMA_RATIO = 0.2
 RIM_GRADIENT = 0.1  # what a plane does at the last node: DESI's flats tilt by up to 0.12
 RIM_OUTER_GRADIENT = 0.03
 SIGMA_CENTROID = 1 / 3  # of centroid_max
+_LOG_RADIAL_STEP = 0.01  # of a coefficient of the log of the radial function, in the coordinates that are moved
 
 
 class Scaled(Transform):
@@ -55,6 +58,16 @@ class Scaled(Transform):
         return np.diag(np.broadcast_to(self.scale, np.shape(value)).ravel())
 
 
+class ScaledVector(Scaled):
+    """The same for a vector whose components have one density together."""
+
+    ndim_supp = 1
+
+    def log_jac_det(self, value, *inputs):
+        """A constant."""
+        return (pt.zeros_like(value) + np.log(self.scale)).sum(axis=-1)
+
+
 class Disc(Transform):
     """Maps the plane to the open disc of a radius: ``c = scale * v / sqrt(1 + (scale/radius)**2 |v|**2)``.
 
@@ -82,6 +95,18 @@ class Disc(Transform):
         k = (self.scale / self.radius) ** 2
         return 2 * np.log(self.scale) - 2 * pt.log(1 + k * (value**2).sum(axis=-1))
 
+    def draw(self, mu: NDArray, sigma: NDArray, rng: np.random.Generator) -> NDArray[np.float64]:
+        """A position from a normal distribution that is truncated at the disc's edge.
+
+        PyMC's own draws know nothing of the disc.  Draws come from the square about it first, so that a wide prior
+        takes no longer than a narrow one.
+        """
+        while True:
+            low, high = (-self.radius - mu) / sigma, (self.radius - mu) / sigma
+            place = truncnorm.rvs(low, high, mu, sigma, random_state=rng)
+            if np.hypot(*place) < self.radius:
+                return place
+
     def jacobian(self, value: NDArray) -> NDArray:
         """Derivatives of the position by the point, shape (2, 2)."""
         k = (self.scale / self.radius) ** 2
@@ -99,6 +124,8 @@ class Parameter:
         Name in the config and in the product.
     mu, sigma : numpy.ndarray
         Its normal prior (product units); ``sigma`` is infinite where the prior is flat.
+    root : numpy.ndarray, shape (m, size), or None
+        Root of the precision of a prior whose components are correlated; ``sigma`` then has the widths alone.
     transform : Scaled or Disc
         Between the parameter and the value that is moved.
     dims : str or None
@@ -113,6 +140,7 @@ class Parameter:
     transform: Scaled | Disc
     dims: str | None
     variable: str
+    root: NDArray[np.float64] | None = None
 
     @property
     def size(self) -> int:
@@ -127,9 +155,47 @@ class Parameter:
     def add(self) -> TensorVariable:
         """Add the variable to the model in context."""
         dims = {"dims": self.dims} if self.dims else {}
+        if self.root is not None:
+            factor = np.linalg.cholesky(self.covariance)
+            return pm.MvNormal(self.variable, self.mu, chol=factor, transform=self.transform, **dims)
         if np.all(np.isinf(self.sigma)):
             return pm.Flat(self.variable, transform=self.transform, **dims)
         return pm.Normal(self.variable, self.mu, self.sigma, transform=self.transform, **dims)
+
+    @property
+    def covariance(self) -> NDArray[np.float64]:
+        """Of the prior, shape (size, size)."""
+        if self.root is None:
+            return np.diag(np.ravel(self.sigma) ** 2)
+        inverse = np.linalg.inv(self.root.T @ self.root)
+        return 0.5 * (inverse + inverse.T)
+
+    def pull(self, parameter: NDArray) -> NDArray[np.float64]:
+        """The prior is ``exp(-pull**2 / 2)``: distances from its centre in its own widths."""
+        away = np.ravel(parameter - self.mu)
+        return away / np.ravel(self.sigma) if self.root is None else self.root @ away
+
+    def pull_jacobian(self, jacobian: NDArray) -> NDArray[np.float64]:
+        """Derivatives of `pull`, from those of the parameter: shape (m, n)."""
+        return jacobian / np.ravel(self.sigma)[:, None] if self.root is None else self.root @ jacobian
+
+    def log_prior(self, parameter: NDArray) -> NDArray[np.float64]:
+        """Log-density of the prior; of a flat one 0."""
+        if not np.all(np.isfinite(self.sigma)):
+            return np.zeros(())
+        root = np.diag(1 / np.ravel(self.sigma)) if self.root is None else self.root
+        log_determinant = np.linalg.slogdet(root.T @ root)[1]
+        square = np.sum(self.pull(parameter) ** 2)
+        return np.asarray(0.5 * (log_determinant - square - self.size * np.log(2 * np.pi)))
+
+    def draw(self, rng: np.random.Generator) -> NDArray[np.float64]:
+        """A draw from the prior (product units)."""
+        normal = rng.standard_normal(self.mu.shape)
+        if self.root is not None:
+            return self.mu + np.linalg.cholesky(self.covariance) @ normal
+        if isinstance(self.transform, Disc):
+            return self.transform.draw(self.mu, self.sigma, rng)
+        return self.mu + self.sigma * normal
 
     def to_value(self, parameter: ArrayLike) -> NDArray[np.float64]:
         """Parameter (product units) to value, shape (size,)."""
@@ -201,18 +267,8 @@ def _components(where: str, given: float | list[float], shape: tuple[int, ...]) 
 
 def mean_parameters(data: FitData, config: FitConfig, start: Start) -> list[Parameter]:
     """The parameters of the mean that are fitted, in the order in which the model holds them."""
-    rim = data.nodes[-1]
-    values, constrained = start.radial_spline_values, config.do_constrain_zero
-    parameters = [
-        make_parameter(
-            "radial_spline_values",
-            config,
-            values[:-1] if constrained else values,
-            SIGMA_RADIAL * data.level,
-            dims="free_node" if constrained else "node",
-            variable="radial_spline_free" if constrained else None,
-        )
-    ]
+    rim = data.rim
+    parameters = [_radial_parameter(data.radial, config) if data.radial is not None else _nodes(data, config, start)]
     if data.has_ratio:
         parameters.append(make_parameter("itl_ratio", config, start.itl_ratio, SIGMA_RATIO))
     if config.do_fit_centroid:
@@ -225,3 +281,25 @@ def mean_parameters(data: FitData, config: FitConfig, start: Start) -> list[Para
     if config.do_fit_outer_gradient:
         parameters.append(make_parameter("outer_gradient", config, np.zeros(2), RIM_OUTER_GRADIENT / rim, dims="axis"))
     return parameters
+
+
+def _radial_parameter(prior: RadialPrior, config: FitConfig) -> Parameter:
+    """The coefficients of the log of the radial function."""
+    if "log_radial" in config.priors:
+        return make_parameter("log_radial", config, prior.mean, SIGMA_LOG_RADIAL, dims="knot")
+    width = np.full(prior.spline.size, SIGMA_LOG_RADIAL)
+    transform = ScaledVector(prior.mean, _LOG_RADIAL_STEP)
+    return Parameter("log_radial", prior.centre, width, transform, "knot", "log_radial", prior.root)
+
+
+def _nodes(data: FitData, config: FitConfig, start: Start) -> Parameter:
+    """The values at the nodes of Akima's spline."""
+    values, constrained = start.radial_spline_values, config.do_constrain_zero
+    return make_parameter(
+        "radial_spline_values",
+        config,
+        values[:-1] if constrained else values,
+        SIGMA_RADIAL * data.level,
+        dims="free_node" if constrained else "node",
+        variable="radial_spline_free" if constrained else None,
+    )

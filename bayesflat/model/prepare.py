@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,9 @@ from bayesflat.config import FitConfig
 from bayesflat.data.binned import BinnedFlat
 from bayesflat.errors import InputError
 from bayesflat.model.smooth import TYPICAL
+
+if TYPE_CHECKING:
+    from bayesflat.model.radial import RadialPrior
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +37,7 @@ class FitData:
     dx, dy : numpy.ndarray, shape (n_bins,)
         Position from the fixed pivot (mm).
     nodes : numpy.ndarray, shape (n_nodes,)
-        Spline nodes (mm).
+        Nodes of Akima's spline (mm) whose values are fitted, with independent noise; none with hierarchical noise.
     normalization : float
         What the values were divided by.
     level : float
@@ -48,6 +52,8 @@ class FitData:
         Side of the bins (pixels), from their distances; 0 where no two bins of a detector lie in a row.
     smooth : float
         Scale of the smooth fields that hierarchical noise describes (part of a detector's longer side).
+    radial : RadialPrior or None
+        Knots and prior of the log of the radial function, with hierarchical noise; None until a first fit has set them.
     """
 
     binned: BinnedFlat
@@ -61,6 +67,7 @@ class FitData:
     weight: NDArray[np.float64]
     bin_size: float
     smooth: float = TYPICAL
+    radial: RadialPrior | None = None
 
     def __len__(self) -> int:
         return len(self.value)
@@ -75,6 +82,11 @@ class FitData:
             dy=self.dy[rows],
             weight=self.weight[rows],
         )
+
+    @property
+    def rim(self) -> float:
+        """Radius at which the widths of the priors of planes hold (mm)."""
+        return float(self.nodes[-1] if len(self.nodes) else self.radius.max())
 
     @property
     def radius(self) -> NDArray[np.float64]:
@@ -95,10 +107,12 @@ class FitData:
 def prepare(binned: BinnedFlat, config: FitConfig) -> FitData:
     """Normalize and cut.
 
-    The normalization is the median of the good bins within ``normalize_center_radius`` of the pivot.  Bins are used
-    out to the last node, less ``centroid_max`` where the centroid is fitted: then no centroid that the prior allows
-    moves a bin beyond the last node, where the clipped radial function would pull the centroid.  With nodes still
-    to be placed (``auto``) all bins are kept.
+    The normalization is the median of the good bins within ``normalize_center_radius`` of the pivot.
+
+    With independent noise, where the values at nodes are fitted, bins are used out to the last node, less
+    ``centroid_max`` where the centroid is fitted: then no centroid that the prior allows moves a bin beyond the last
+    node, where the clipped radial function would pull the centroid.  With nodes still to be placed (``auto``) all bins
+    are kept.
 
     Raises
     ------
@@ -123,13 +137,15 @@ def prepare(binned: BinnedFlat, config: FitConfig) -> FitData:
         f"above max_flat_value ({config.max_flat_value:g})": ~(relative > config.max_flat_value),
     }
     usable = np.logical_and.reduce(list(cuts.values()))
-    nodes = np.asarray(
-        provisional_nodes(radius[usable].max(initial=1.0), config)
-        if config.radial_spline_nodes == "auto"
-        else config.radial_spline_nodes
-    )
-    reach = nodes[-1] - (config.centroid_max if config.do_fit_centroid else 0.0)
-    cuts[f"beyond {reach:g} mm"] = radius <= reach
+    nodes = np.empty(0)
+    if config.noise == "independent":
+        nodes = np.asarray(
+            provisional_nodes(radius[usable].max(initial=1.0), config)
+            if config.radial_spline_nodes == "auto"
+            else config.nodes
+        )
+        reach = nodes[-1] - (config.centroid_max if config.do_fit_centroid else 0.0)
+        cuts[f"beyond {reach:g} mm"] = radius <= reach
     keep = np.ones(len(binned), dtype=bool)
     dropped = {}
     for reason, passed in cuts.items():

@@ -19,7 +19,10 @@ _FEWEST = 5  # bins for a median
 
 @dataclass(frozen=True)
 class Start:
-    """Starting values in product units, and the scatter of the bins about them (fraction of the level)."""
+    """Starting values in product units, and the scatter of the bins about them (fraction of the level).
+
+    Without nodes, with hierarchical noise, there is the ratio alone.
+    """
 
     radial_spline_values: NDArray[np.float64]
     itl_ratio: float
@@ -33,6 +36,8 @@ def estimate(data: FitData, config: FitConfig) -> Start:
     """
     radius = data.radius
     ratio = _ratio(data, radius) if data.has_ratio else 1.0
+    if not len(data.nodes):
+        return Start(np.empty(0), float(ratio), np.nan)
     adjusted = data.value / np.where(data.itl, ratio if data.has_ratio else 1.0, 1.0)
     values = _node_values(data.nodes, radius, adjusted, config)
     model = Akima1DInterpolator(data.nodes, values)(np.clip(radius, data.nodes[0], data.nodes[-1]))
@@ -44,7 +49,7 @@ def estimate(data: FitData, config: FitConfig) -> Start:
 def _ratio(data: FitData, radius: NDArray) -> float:
     """Median over rings of the ratio of the vendors' medians; 1 where no ring holds both."""
     ring = (radius / _RING).astype(int)
-    ring[radius > _INNER * data.nodes[-1]] = -1
+    ring[radius > _INNER * data.rim] = -1
     ratios = []
     for number in np.unique(ring[ring >= 0]):
         here = ring == number

@@ -92,11 +92,12 @@ def _failed(result: FitResult, warnings: Sequence[str]) -> Verdict:
     if result.map.converged:
         first = "The maximum was found, but the draws failed their diagnostics: do not trust these uncertainties."
         return Verdict("bad", (first, message), (*failures, *warnings))
-    advice = (
-        'Place the spline nodes where the data need them: radial_spline_nodes = "auto".',
+    advice = [
         "Leave out terms that the bins do not constrain: do_fit_centroid, do_fit_gradient, do_fit_outer_gradient.",
-        "Look for detectors that spoil the fit in the maps below, and leave them out.",
-    )
+        "Look for detectors that do not fit in the maps below, and leave them out.",
+    ]
+    if result.config.noise == "independent":
+        advice.insert(0, 'Place the spline nodes where the data need them: radial_spline_nodes = "auto".')
     return Verdict(
         "bad", ("The fit did not converge: do not use this product.", message), (*failures, *warnings, *advice)
     )

@@ -96,21 +96,22 @@ def test_config_and_binned_table_repeat_the_fit(fitted, tmp_path):
     assert tomllib.loads((fitted / "config.toml").read_text()) == tomllib.loads((again / "config.toml").read_text())
 
 
-@pytest.mark.parametrize(
-    ("overrides", "placed"),
-    [
-        ([], True),
-        (["seed=3"], True),
-        (["radial_spline_nodes=0,100,300"], False),
-        (["radial_spline_nodes=0,100,300", "radial_spline_nodes_placed=true"], True),
-    ],
-)
-def test_other_nodes_than_those_of_the_file_are_not_placed(tmp_path, overrides, placed):
-    """A resolved configuration says that its nodes were placed; nodes that replace them were not."""
+@pytest.mark.parametrize("overrides", [[], ["seed=3"], ["radial_spline_nodes=0,100,300"]])
+def test_a_file_of_an_earlier_version_still_configures_a_fit(tmp_path, caplog, overrides):
+    """It says that its nodes were placed, which has no meaning any more."""
     path = tmp_path / "config.toml"
     path.write_text("radial_spline_nodes = [0.0, 50.0, 300.0]\nradial_spline_nodes_placed = true\n")
-    config, _ = configured(Settings(tuple(overrides), str(path), ()), None, several=False)
-    assert config.radial_spline_nodes_placed is placed
+    with caplog.at_level(logging.WARNING, "bayesflat"):
+        config, _ = configured(Settings(tuple(overrides), str(path), ()), None, several=False)
+    nodes = [0.0, 100.0, 300.0] if any("nodes" in text for text in overrides) else [0.0, 50.0, 300.0]
+    assert config.radial_spline_nodes == nodes
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"{path}: radial_spline_nodes_placed has no meaning any more")
+
+
+def test_a_retired_key_on_the_command_line_is_a_mistake(tmp_path, capsys):
+    line = complaint(["fit", "x.fits", "-c", "radial_spline_nodes_placed=true", "-o", tmp_path / "out"], capsys)
+    assert "unknown key 'radial_spline_nodes_placed'" in line
 
 
 def test_reference_and_dome_products_have_their_own_names_and_overwrite_replaces_all(fitted, tmp_path, capsys):

@@ -12,17 +12,19 @@ import bayesflat
 from bayesflat.cli import run
 from bayesflat.commands.compare import as_dict
 from bayesflat.commands.tables import comparison_lines
-from bayesflat.comparison.comparison import MMAG, check_pair, compare
+from bayesflat.comparison.comparison import MMAG, check_pair, compare, config_of
+from bayesflat.comparison.ratio import SkyCurve, fit_ratio
 from bayesflat.comparison.tied import tied_gradient
 from bayesflat.data.binned import BinnedFlat
 from bayesflat.errors import InputError
 from bayesflat.gradient.product import FlatGradient
+from bayesflat.model.prepare import prepare
 from bayesflat.quantities import COMPARED, SCALARS
 from bayesflat.report.plots_comparison import plot_comparison_map, plot_comparison_radial
 from tests.helpers import DOME_LIGHT, NODES, SKY_LIGHT, complaint, simulate_pair
 
 FIT = ["-c", "radial_spline_nodes=0,20,35,45,52,60", "-c", "do_fit_centroid=true", "-c", "do_fit_gradient=true",
-       "-c", "centroid_max=2", "-c", "do_constrain_zero=false", "-q"]  # fmt: skip
+       "-c", "centroid_max=2", "-q"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +94,8 @@ def test_ratio_of_the_ratios(paired, products):
 
 
 def test_paired_is_much_sharper(paired, unpaired):
-    for name in ("itl_ratio", "gradient_x", "gradient_y"):
-        assert paired.differences[name].sd < 0.2 * unpaired.differences[name].sd
+    for name, part in (("itl_ratio", 0.25), ("gradient_x", 0.05), ("gradient_y", 0.05)):
+        assert paired.differences[name].sd < part * unpaired.differences[name].sd, name
     assert any("unpaired" in note for note in unpaired.notes)
     assert paired.notes == []
 
@@ -161,7 +163,6 @@ def test_a_corrected_dome_has_the_shape_of_the_sky(products, tables, paired):
     corrected = replace(table, value=table.value * factor)
     refitted = bayesflat.fit(corrected, bayesflat.FitConfig(
         radial_spline_nodes=NODES, do_fit_centroid=True, do_fit_gradient=True, centroid_max=2.0,
-        do_constrain_zero=False,
     ))  # fmt: skip
     assert refitted.gradient.normalization_factor == pytest.approx(1.0, abs=1e-3)
     for name in ("gradient_x", "gradient_y"):
@@ -195,23 +196,93 @@ def test_tied_gradient_is_the_sky_and_the_ratio(products, paired, tmp_path):
     tied.write(tmp_path / "tied.fits")
     again = FlatGradient.read(tmp_path / "tied.fits")
     np.testing.assert_array_equal(again.estimates.covariance, tied.estimates.covariance)
-    assert again.reach == tied.reach < tied.radial_spline_nodes[-1]
+    assert again.reach == tied.reach == sky.reach
 
 
-def test_tied_gradient_says_how_its_nodes_came_about(products):
-    """Its nodes are the sky's, and placed where those were; with a ratio of 1 the values are the sky's too."""
+def test_tied_curve_is_the_sky_times_the_ratio(products, tables, paired):
+    """At radii between the places as well, with an error that is the sum of both."""
+    sky, _ = products
+    tied = paired.tied
+    np.testing.assert_array_equal(tied.knots, sky.knots)
+    # the same ratio, for its posterior
+    found = ratio_of(products, tables)
+    radius = np.linspace(0.0, tied.reach, 200)
+    mean, rows = found.posterior.log_radial(radius)
+    centre, of_centre = found.posterior.centre
+    spline = tied.curve.spline
+    ratio = spline.evaluate(tied.curve.best, radius) - spline.evaluate(sky.curve.best, radius)
+    np.testing.assert_allclose(ratio, mean + centre, rtol=0, atol=1e-4)
+    design = spline.design(radius)
+    of_sky, of_tied = (np.einsum("ri,ij,rj->r", design, p.curve.covariance, design) for p in (sky, tied))
+    of_ratio = found.posterior.sd(rows + of_centre) ** 2
+    # the ratio has knots of its own, between which its variance waves
+    np.testing.assert_allclose(np.sqrt(of_tied), np.sqrt(of_sky + of_ratio), rtol=0.02)
+    # and so it is of the nodes, which describe it
+    np.testing.assert_allclose(
+        tied.compute_radial_sd(radius), tied.compute_radial(radius) * np.sqrt(of_tied), rtol=1e-9
+    )
+    reached = tied.radial_spline_nodes <= tied.reach
+    nodes, values = tied.radial_spline_nodes[reached], tied.radial_spline_values[reached]
+    misfit = values / np.exp(spline.evaluate(tied.curve.best, nodes))
+    of_sky = sky.radial_spline_values[reached] / np.exp(spline.evaluate(sky.curve.best, nodes))
+    np.testing.assert_allclose(misfit, of_sky, rtol=1e-4)
+
+
+def ratio_of(products, tables):
+    """The ratio that a paired comparison fits."""
+    sky, _ = products
+    data = [prepare(table, config_of(p)) for table, p in zip(tables, products, strict=True)]
+    for k, product in enumerate(products):
+        data[k] = data[k].select(product.radius(data[k].binned.xf, data[k].binned.yf) <= product.outermost_bin)
+    return fit_ratio(*data, config_of(sky), curve=SkyCurve.of_product(sky), itl_ratio=sky.itl_ratio)
+
+
+def test_nodes_change_nothing_of_a_comparison(products, tables, paired):
+    """Nodes that end inside the bins shorten the reach of both products, and nothing else."""
+    shorter = [
+        replace(p, radial_spline_nodes=p.radial_spline_nodes[:-1], radial_spline_values=p.radial_spline_values[:-1])
+        for p in products
+    ]
+    assert shorter[0].reach == 52.0 < products[0].outermost_bin - 5
+    again = compare(*shorter, binned=tables, radius=paired.radius)
+    for name, expected in paired.differences.items():
+        assert again.differences[name].mean == pytest.approx(expected.mean, abs=1e-6 * expected.sd), name
+        assert again.differences[name].sd == pytest.approx(expected.sd, rel=1e-6), name
+
+
+def test_tied_gradient_has_the_sky_s_nodes(products):
+    """With a ratio of 1 values, curve and errors are the sky's too."""
     sky, dome = products
     nothing = SimpleNamespace(
         log_radial=lambda radius: (0.0 * radius, np.zeros((len(radius), 1))), centre=(0.0, np.zeros(1)),
         scalars=dict.fromkeys(SCALARS, (0.0, np.zeros(1))), covariance=np.zeros((1, 1)),
     )  # fmt: skip
-    for placed in (False, True):
-        here = replace(sky, config=sky.config | {"radial_spline_nodes_placed": placed})
-        tied = tied_gradient(here, dome, nothing, 50.0, True)
-        assert tied.config["radial_spline_nodes"] == sky.radial_spline_nodes.tolist()
-        assert tied.config["radial_spline_nodes_placed"] is placed
-        np.testing.assert_allclose(tied.radial_spline_values, sky.radial_spline_values)
-        assert tied.estimates["itl_ratio"]["sd"] == pytest.approx(sky.estimates["itl_ratio"]["sd"])
+    tied = tied_gradient(sky, dome, nothing, 50.0, True)
+    assert tied.config["radial_spline_nodes"] == sky.radial_spline_nodes.tolist()
+    np.testing.assert_allclose(tied.radial_spline_values, sky.radial_spline_values)
+    assert tied.estimates["itl_ratio"]["sd"] == pytest.approx(sky.estimates["itl_ratio"]["sd"])
+    np.testing.assert_array_equal(tied.knots, sky.knots)
+    np.testing.assert_allclose(tied.curve.best, sky.curve.best, rtol=1e-12)
+    np.testing.assert_allclose(tied.curve.covariance, sky.curve.covariance, rtol=1e-12)
+    # products of an earlier version have no curve
+    tied = tied_gradient(replace(sky, knots=None), dome, nothing, 50.0, True)
+    assert tied.knots is None
+    assert not any(name.startswith("log_radial") for name in tied.estimates.names)
+    np.testing.assert_allclose(tied.compute_radial_sd(NODES), replace(sky, knots=None).compute_radial_sd(NODES))
+
+
+def test_products_without_a_curve_are_compared_too(products, tables, paired):
+    """As those of an earlier version are: the sky's curve then comes from a first fit of its bins."""
+    old = [replace(p, knots=None, config=p.config | {"radial_spline_nodes_placed": True, "priors": {"old": "flat"}})
+           for p in products]  # fmt: skip
+    c = compare(*old, binned=tables)
+    assert (c.method, c.converged) == ("paired", True)
+    for name in COMPARED[1:]:
+        one, other = c.differences[name], paired.differences[name]
+        # without a curve the bins end at the last node: what is known less well may differ by as much
+        assert abs(one.mean - other.mean) < 0.5 * other.sd + 3 * max(one.sd**2 - other.sd**2, 0.0) ** 0.5, name
+        assert 0.95 < one.sd / other.sd < 1.5, name
+    assert c.tied.curve is None
 
 
 # ---- what the command leaves ----
@@ -276,7 +347,8 @@ def test_products_without_uncertainties(products, small_camera, folder, tmp_path
     c = compare(replace(sky, estimates=None), dome, camera=small_camera)
     assert any("sky's product has no uncertainties" in note for note in c.notes)
     found = as_dict(c, [])
-    assert found["differences"]["gradient_x"]["mean"] == pytest.approx(dome.gradient_x - sky.gradient_x)
+    mean = dome.estimates["gradient_x"]["mean"]  # and the sky's value, which has no mean
+    assert found["differences"]["gradient_x"]["mean"] == pytest.approx(mean - sky.gradient_x)
     assert found["differences"]["gradient_x"]["sd"] is None
     assert found["radial"]["q05"][5] is None
     json.dumps(found, allow_nan=False)
@@ -354,7 +426,8 @@ def test_verdicts(products, small_camera):
     assert wide[-1] == "verdict: sky and dome agree within the tolerance"
     assert len(wide) <= 12
     near = comparison_lines(compare(sky, replace(dome, **{name: getattr(sky, name) for name in COMPARED},
-        radial_spline_values=sky.radial_spline_values, estimates=sky.estimates), camera=small_camera))  # fmt: skip
+        radial_spline_values=sky.radial_spline_values, knots=sky.knots, estimates=sky.estimates),
+        camera=small_camera))  # fmt: skip
     assert near[-1].startswith("verdict: the errors do not tell")
     assert any(line.startswith("itl_ratio: +0.0000") and "no sign of a difference" in line for line in near) or any(
         "undecided" in line for line in near

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.interpolate import BSpline
 from scipy.stats import norm
 
 from bayesflat.comparison.comparison import MMAG, Difference
@@ -93,6 +94,104 @@ def test_means_and_errors_are_those_of_two_independent_posteriors(pair):
         rows = [p.estimates[name] for p in (sky, dome)]
         assert mean == pytest.approx(rows[1]["mean"] - rows[0]["mean"], abs=1e-15)
         assert found.sd(row[None])[0] == pytest.approx(np.hypot(rows[0]["sd"], rows[1]["sd"]), rel=1e-12)
+
+
+# ---- products with a fitted curve ----
+
+
+def with_curve(gradient, edges, rng):
+    """The product with a curve whose mean is a per mille or so off its nodes, and correlated with everything."""
+    knots = np.concatenate([np.full(3, edges[0]), edges, np.full(3, edges[-1])])
+    places = np.clip((knots[1:-3] + knots[2:-2] + knots[3:-1]) / 3, knots[0], knots[-1])
+    best = np.log(np.interp(places, gradient.radial_spline_nodes, gradient.radial_spline_values))
+    old, n = gradient.estimates, len(places)
+    m = len(old.names)
+    root = np.zeros((m + n, m + n))
+    root[:m, :m] = np.linalg.cholesky(old.covariance)
+    root[m:, m:] = 1e-3 * rng.normal(size=(n, n))
+    root[m:, :m] = 3e-4 * rng.normal(size=(n, m))
+    columns = {key: np.append(column, np.full(n, np.nan)) for key, column in old.columns.items()}
+    columns["map"][m:], columns["mean"][m:] = best, best + 1e-3 * rng.normal(size=n)
+    covariance = root @ root.T
+    columns["sd"] = np.sqrt(np.diag(covariance))
+    names = (*old.names, *(f"log_radial[{k}]" for k in range(n)))
+    return replace(gradient, knots=knots, estimates=Estimates(names, ("",) * (m + n), columns, covariance, "laplace",
+                                                              True, False))  # fmt: skip
+
+
+@pytest.fixture
+def curved(pair, rng):
+    """One whose curve reaches beyond all positions, and one that is evaluated beyond its last knot."""
+    return (
+        with_curve(pair[0], [0.0, 10.0, 22.0, 35.0, 43.0, 49.0, 66.0], rng),
+        with_curve(pair[1], [4.0, 20.0, 38.0, 47.0], rng),
+    )
+
+
+def of_curve(gradient, point):
+    """Logs of the radial function at two radii and of the model at the positions, relative to the centre, by hand."""
+    n = len(gradient.knots) - 4
+    mean = dict(zip(gradient.estimates.names, point, strict=True))
+    spline = BSpline(gradient.knots, point[-n:], 3)
+
+    def log_radial(radius):
+        at = np.clip(radius, gradient.knots[0], gradient.knots[-1])
+        return spline(at) + (radius - at) * spline(at, 1)
+
+    x, y = POSITIONS[0] - 1.0, POSITIONS[1] + 2.0
+    radius = np.hypot(x - mean["centroid_delta_x"], y - mean["centroid_delta_y"])
+    outer = np.where(np.hypot(x, y) >= 40.0, 1 + mean["outer_gradient_x"] * x + mean["outer_gradient_y"] * y, 1.0)
+    model = log_radial(radius) + np.where(ITL, np.log(mean["itl_ratio"]), 0.0)
+    model -= np.log(1 + mean["gradient_x"] * x + mean["gradient_y"] * y) + np.log(outer)
+    centre = log_radial(0.0)
+    return np.concatenate([log_radial(np.array([10.0, 58.0])) - centre, model - centre, [centre]])
+
+
+def test_the_curve_stands_for_the_radial_function_where_there_is_one(curved):
+    sky, dome = curved
+    found = unpaired(sky, dome)
+    wanted, covariance = 0.0, 0.0
+    for sign, p in ((1, dome), (-1, sky)):
+        mean, sd = p.estimates.columns["mean"], p.estimates.columns["sd"]
+        steps = 1e-3 * np.diag(sd)
+        jacobian = np.array([(of_curve(p, mean + step) - of_curve(p, mean - step)) / (2e-3 * s)
+                             for step, s in zip(steps, sd, strict=True)]).T  # fmt: skip
+        wanted = wanted + sign * of_curve(p, mean)
+        covariance = covariance + jacobian @ p.estimates.covariance @ jacobian.T
+    parts = found.log_radial([10.0, 58.0]), found.log_ratio(*POSITIONS, ITL), found.centre
+    mean = np.concatenate([np.atleast_1d(part[0]) for part in parts])
+    rows = np.vstack([part[1] for part in parts])
+    np.testing.assert_allclose(mean, wanted, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(rows @ found.covariance @ rows.T, covariance, rtol=1e-4, atol=1e-7 * covariance.max())
+    for name in SCALARS:
+        row = found.scalars[name][1]
+        of_both = np.hypot(*(p.estimates[name]["sd"] for p in (sky, dome)))
+        assert found.sd(row[None])[0] == pytest.approx(of_both, rel=1e-12)
+
+
+def test_one_product_may_have_a_curve_and_the_other_not(pair, curved):
+    """As ours and LSST's: each enters in its own way."""
+    radius = [5.0, 30.0, 45.0]
+    values, sds = {}, {}
+    for name, products in (("mixed", (curved[0], pair[1])), ("nodes", pair)):
+        found = unpaired(*products)
+        values[name], rows = found.log_radial(radius)
+        sds[name] = found.sd(rows)
+    of_sky = _sky_part(curved[0], radius), _sky_part(pair[0], radius)
+    np.testing.assert_allclose(values["mixed"] - values["nodes"], of_sky[1][0] - of_sky[0][0], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(sds["mixed"] ** 2 - sds["nodes"] ** 2, of_sky[0][1] - of_sky[1][1], rtol=1e-8)
+
+
+def _sky_part(sky, radius):
+    """Mean and variance of the sky's part alone."""
+    found = unpaired(sky, sky)
+    n = len(found.covariance) // 2
+    mean, rows = found.log_radial(radius)
+    assert np.all(mean == 0)
+    alone = np.hstack([np.zeros((len(rows), n)), rows[:, n:]])
+    at_mean = found.sd(alone) ** 2
+    flat = FlatGradient([0.0, 35.0, 80.0], [1.0, 1.0, 1.0], centroid_x=1.0, centroid_y=-2.0)
+    return unpaired(flat, sky).log_radial(radius)[0], at_mean
 
 
 def test_products_without_uncertainties_have_means_only(pair):

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from astropy.io import fits
 from astropy.table import Table
+from scipy.interpolate import BSpline
 
 from bayesflat.gradient.estimates import STATISTICS, Estimates
 from bayesflat.gradient.product import FlatGradient
@@ -121,6 +122,28 @@ def estimates():
     units = [""] * (len(NODES) + 1) + ["mm"] * 2 + ["1/mm"] * 4 + [""]
     header = {"SEED": (17, "seed"), "LOGPOST": (-12.5, "log-posterior"), "GRADNORM": (np.nan, "gradient norm")}
     return Estimates(tuple(names), tuple(units), columns, root @ root.T, "laplace", True, False, header)
+
+
+KNOTS = np.r_[[0.0] * 3, [0.0, 80.0, 160.0, 240.0, 280.0, 310.0, 330.0, 355.0], [355.0] * 3]
+N_KNOTS = len(KNOTS) - 4
+
+
+@pytest.fixture
+def curved(estimates):
+    """A product with a fitted curve: rows of the log of the radial function stand last, correlated with all others."""
+    rng = np.random.default_rng(8)
+    places = np.clip((KNOTS[1:-3] + KNOTS[2:-2] + KNOTS[3:-1]) / 3, 0, 355)
+    best = np.log(np.interp(places, NODES, VALUES))
+    n = len(estimates.names) + N_KNOTS
+    root = 1e-3 * rng.normal(size=(n, n))
+    columns = {key: np.append(column, np.full(N_KNOTS, np.nan)) for key, column in estimates.columns.items()}
+    columns["map"][-N_KNOTS:] = best
+    columns["mean"][-N_KNOTS:] = best + 1e-3
+    with_curve = Estimates(
+        (*estimates.names, *(f"log_radial[{k}]" for k in range(N_KNOTS))), (*estimates.units, *[""] * N_KNOTS), columns,
+        root @ root.T, "laplace", True, False, {"RADIUSMX": (352.5, "largest radius of a bin (mm)")},
+    )  # fmt: skip
+    return replace(FULL, estimates=with_curve, knots=KNOTS)
 
 
 # ---- evaluation ----
@@ -251,6 +274,58 @@ def test_rows_of_estimates(estimates):
         estimates["centroid"]
 
 
+# ---- the fitted curve ----
+
+
+def test_curve_is_in_the_last_rows_of_the_estimates(curved):
+    curve = curved.curve
+    np.testing.assert_array_equal(curve.spline.knots, KNOTS)
+    np.testing.assert_array_equal(curve.best, curved.estimates.columns["map"][-N_KNOTS:])
+    np.testing.assert_array_equal(curve.mean, curve.best + 1e-3)
+    np.testing.assert_array_equal(curve.covariance, curved.estimates.covariance[-N_KNOTS:, -N_KNOTS:])
+
+
+@pytest.mark.parametrize("without", ["knots", "estimates"])
+def test_no_curve_without_knots_or_estimates(curved, without):
+    assert replace(curved, **{without: None}).curve is None
+
+
+def test_sd_is_that_of_the_curve(curved):
+    """R sqrt(B C B'), with SciPy's B-splines; the radial function itself is Akima's spline of the nodes."""
+    radius = np.array([[0.0, 3.0, 120.0], [299.0, 341.0, 349.0]])
+    basis = BSpline.design_matrix(radius.ravel(), KNOTS, 3).toarray()
+    of_log = np.sqrt(np.diag(basis @ curved.estimates.covariance[-N_KNOTS:, -N_KNOTS:] @ basis.T)).reshape(2, 3)
+    found = curved.compute_radial_sd(radius)
+    assert found.shape == (2, 3)
+    np.testing.assert_allclose(found, FULL.compute_radial(radius) * of_log, rtol=1e-9)
+    assert curved.compute_radial_sd(120.0) == pytest.approx(found[0, 2], rel=1e-12)
+
+
+def test_without_a_curve_sd_is_that_of_the_values(curved):
+    """As in a product of an earlier version: by differences of Akima's spline, each at two steps (Richardson)."""
+    # values none of whose slopes are alike, where his weights have kinks
+    values = np.array([1.0, 0.995, 0.98, 0.965, 0.93, 0.79, 0.5])
+    old = replace(curved, knots=None, radial_spline_values=values)
+    radius = np.array([0.0, 50.0, 199.0, 262.0, 317.0, 350.0])
+    basis = np.empty((len(radius), len(values)))
+    for k in range(len(values)):
+        slopes = []
+        for step in (2e-6, 1e-6):
+            change = step * (np.arange(len(values)) == k)
+            up, down = ([akima(NODES, values + sign * change, r) for r in radius] for sign in (1, -1))
+            slopes.append((np.array(up) - np.array(down)) / (2 * step))
+        basis[:, k] = (4 * slopes[1] - slopes[0]) / 3
+    covariance = old.estimates.covariance[: len(values), : len(values)]
+    expected = np.sqrt(np.diag(basis @ covariance @ basis.T))
+    np.testing.assert_allclose(old.compute_radial_sd(radius), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("last", "reach"), [(350.0, 350.0), (340.0, 340.0), (360.0, 352.5)])
+def test_reach_ends_with_the_nodes_or_the_bins(curved, last, reach):
+    """Whichever ends first; the knots go on and say nothing."""
+    assert replace(curved, radial_spline_nodes=[*NODES[:-1], last]).reach == reach
+
+
 # ---- files ----
 
 
@@ -363,6 +438,68 @@ def test_fits_layout(tmp_path, estimates):
         assert hdus["COVARIANCE"].data.shape == (len(parameters),) * 2
         assert list(hdus["CONFIG"].data["key"]) == ["seed", "nodes"]
         assert list(hdus["CONFIG"].data["value"]) == ["1", "[0, 1.5]"]
+
+
+def test_curve_in_fits(tmp_path, curved):
+    """A table more, of knots; its coefficients are rows of PARAMETERS."""
+    path = tmp_path / "g.fits"
+    replace(curved, config={"seed": 1}).write(path)
+    with fits.open(path) as hdus:
+        assert [hdu.name for hdu in hdus[2:]].count("RADIAL") == 1
+        assert hdus[1].data.names == COLUMNS  # LSST's table is as it was
+        assert hdus["RADIAL"].data.names == ["knot"]
+        assert hdus["RADIAL"].header["DEGREE"] == 3
+        np.testing.assert_array_equal(hdus["RADIAL"].data["knot"], KNOTS)
+        names = list(hdus["PARAMETERS"].data["name"])
+        assert names[-N_KNOTS:] == [f"log_radial[{k}]" for k in range(N_KNOTS)]
+    back = FlatGradient.read(path)
+    assert_same(back, curved)
+    np.testing.assert_array_equal(back.knots, KNOTS)
+    for name in ("best", "mean", "covariance"):
+        np.testing.assert_array_equal(getattr(back.curve, name), getattr(curved.curve, name), err_msg=name)
+    radius = np.linspace(0, 350, 50)
+    np.testing.assert_array_equal(back.compute_radial_sd(radius), curved.compute_radial_sd(radius))
+    assert back.reach == 350.0
+
+
+def test_smoothness_in_fits(tmp_path, curved):
+    """As many as coefficients, of which the outer two have none."""
+    path = tmp_path / "g.fits"
+    bend_sd = np.r_[np.nan, np.geomspace(1e-6, 1e-3, N_KNOTS - 2), np.nan]
+    replace(curved, bend_sd=bend_sd).write(path)
+    assert fits.getdata(path, "RADIAL").names == ["knot", "bend_sd"]
+    back = FlatGradient.read(path)
+    np.testing.assert_array_equal(back.bend_sd, bend_sd)
+    np.testing.assert_array_equal(back.knots, KNOTS)
+    curved.write(tmp_path / "without.fits")
+    assert FlatGradient.read(tmp_path / "without.fits").bend_sd is None
+
+
+def test_a_product_without_a_curve_has_no_table_of_knots(tmp_path, curved):
+    """So is one of an earlier version: its errors are those of the values at the nodes."""
+    path = tmp_path / "g.fits"
+    old = replace(curved, knots=None)
+    old.write(path)
+    with fits.open(path) as hdus:
+        assert "RADIAL" not in hdus
+    back = FlatGradient.read(path)
+    assert back.knots is None
+    assert back.curve is None
+    radius = np.linspace(0, 350, 50)
+    np.testing.assert_array_equal(back.compute_radial_sd(radius), old.compute_radial_sd(radius))
+
+
+@pytest.mark.parametrize("ending", [".yaml", ".ecsv"])
+def test_other_formats_leave_the_curve_behind(tmp_path, curved, ending):
+    path = tmp_path / f"g{ending}"
+    curved.write(path)
+    assert "log_radial" not in path.read_text()
+    assert "knot" not in path.read_text()
+    back = FlatGradient.read(path)
+    assert_same(back, curved)
+    assert back.knots is None
+    assert back.curve is None
+    assert np.all(np.isnan(back.compute_radial_sd([0.0, 100.0])))
 
 
 def test_outer_columns_are_there_where_the_term_is_off(tmp_path):

@@ -27,7 +27,10 @@ def lsst_flat(noise=None, seed=1, **light):
 def noise_free():
     """Full LSSTCam without noise: every term, fitted with the truth's own nodes."""
     truth = {"centroid_delta": (2.7, -4.1), "gradient": (3.1e-5, -1.7e-5), "itl_ratio": 0.93}
-    config = FitConfig(radial_spline_nodes=LSST_NODES, do_fit_centroid=True, do_fit_gradient=True, noise="independent")
+    config = FitConfig(
+        radial_spline_nodes=LSST_NODES, do_fit_centroid=True, do_fit_gradient=True, do_constrain_zero=True,
+        noise="independent",
+    )  # fmt: skip
     return truth, fit(lsst_flat(**truth), config)
 
 
@@ -54,7 +57,7 @@ def test_white_noise_gives_the_truth_within_its_error():
              "outer_gradient": (2e-5, 1e-5)}  # fmt: skip
     config = FitConfig(
         radial_spline_nodes=LSST_NODES, do_fit_centroid=True, do_fit_gradient=True, do_fit_outer_gradient=True,
-        noise="independent", likelihood="normal",
+        noise="independent", likelihood="normal", do_constrain_zero=True,
     )  # fmt: skip
     result = fit(lsst_flat(Noise(white=0.002), **truth), config)
     assert result.converged
@@ -153,7 +156,10 @@ def test_laplace_maximum_is_the_least_absolute_deviation(small_camera):
 
 def test_centroid_of_several_mm_is_found_from_zero():
     truth = (6.5, -4.0)
-    config = FitConfig(radial_spline_nodes=LSST_NODES, do_fit_centroid=True, do_fit_gradient=True, noise="independent")
+    config = FitConfig(
+        radial_spline_nodes=LSST_NODES, do_fit_centroid=True, do_fit_gradient=True, do_constrain_zero=True,
+        noise="independent",
+    )  # fmt: skip
     result = fit(lsst_flat(Noise(white=0.001), centroid_delta=truth), config)
     assert result.converged
     np.testing.assert_allclose(result.map.parameters["centroid_delta"], truth, atol=0.05)
@@ -202,6 +208,7 @@ def test_realistic_flats_converge(seed):
     light, noise = default_light("dome", "i_39"), Noise.for_band("i")
     binned = simulate_binned(lsstcam(), light, noise, seed, kind="dome", bin_factor=256)
     switches = {"do_fit_centroid": True, "do_fit_gradient": True, "noise": "independent"}
+    switches |= {"radial_spline_nodes": "lsst", "do_constrain_zero": True}
     one, two = (fit(binned, FitConfig(**switches, seed=start)).map for start in (0, 1))
     assert one.converged
     assert two.converged

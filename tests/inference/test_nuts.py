@@ -9,11 +9,11 @@ from scipy.stats import multivariate_normal, norm
 
 from bayesflat.errors import InputError
 from bayesflat.gradient.estimates import STATISTICS, Estimates
-from bayesflat.inference import diagnostics, fitting, nuts
+from bayesflat.inference import diagnostics, nuts
 from bayesflat.inference.diagnostics import compare_with_laplace, diagnose
-from bayesflat.inference.estimates import with_draws
 from bayesflat.inference.fitting import fit, sample
 from bayesflat.inference.loo import TERMS, compare_terms, leave_one_out
+from bayesflat.inference.projection import Curve, fit_nodes
 from bayesflat.inference.skew import Stretched
 from bayesflat.simulation.detectors import simulate_binned
 from bayesflat.simulation.truth import Light, Noise
@@ -55,8 +55,7 @@ def test_draws_agree_with_the_normal_approximation(simple):
     assert simple[1].posterior["sample_stats"]["step_size"].max() == nuts.STEP
 
 
-def test_gradient_is_bounded_in_whitened_length_and_the_density_is_not(rng):
-    root = np.linalg.cholesky(np.diag([4.0, 1.0, 0.25]) + 0.1)
+def test_density_of_the_last_points_is_remembered(rng):
     asked = []
 
     def function(point, layout):
@@ -64,26 +63,19 @@ def test_gradient_is_bounded_in_whitened_length_and_the_density_is_not(rng):
         return -0.5 * point @ point, -point
 
     alike = Stretched(slice(1, 2), *np.array([[0.0], [1.0], [0.0], [1.0], [0.0], [1.0]]))
-    density = nuts.RememberedDensity(function, alike, root)
-    near, far = rng.normal(size=3) * 0.1, np.array([0.0, 0.0, 1e6])
-    assert density(near, None)[1] == pytest.approx(-near, rel=1e-15)
-    value, gradient = density(far, None)
-    assert value == -0.5e12
-    assert np.linalg.norm(root.T @ gradient) == pytest.approx(40 + np.sqrt(3), rel=1e-12)
-    assert gradient / np.linalg.norm(gradient) == pytest.approx([0, 0, -1], abs=1e-12)
-    density(near, None)
-    assert len(asked) == 2  # the last points are remembered
-
-
-def test_draws_are_those_of_the_posterior_however_tight_the_bound(simple, monkeypatch):
-    """A bound that nearly all gradients exceed costs efficiency and nothing else."""
-    result = simple[0]
-    monkeypatch.setattr(nuts, "MOST_BEYOND", -0.3 * np.sqrt(result.objective.size))
-    after = sample(result, draws=1500, tune=200, chains=2, cores=2).gradient.estimates
-    for name in ("itl_ratio", "centroid_delta_x", "gradient_x", "gradient_y"):
-        old, new = result.gradient.estimates[name], after[name]
-        assert abs(new["mean"] - old["map"]) < 4 * old["sd"] / new["ess_bulk"] ** 0.5 + 0.05 * old["sd"], name
-        assert new["sd"] / old["sd"] == pytest.approx(1, abs=4 / (2 * new["ess_tail"]) ** 0.5 + 0.03), name
+    density = nuts.RememberedDensity(function, alike)
+    points = rng.normal(size=(2 ** (nuts.DEPTH + 1), 3)) * np.array([1.0, 1.0, 1e6])
+    for _ in range(2):
+        for point in points:
+            value, gradient = density(point, None)
+            assert value == pytest.approx(-0.5 * point @ point, rel=1e-14)
+            np.testing.assert_allclose(gradient, -point, rtol=1e-14)  # however steep
+    assert len(asked) == len(points)
+    density(rng.normal(size=3), None)  # which takes the place of the oldest
+    density(points[-1], None)
+    assert len(asked) == len(points) + 1
+    density(points[0], None)
+    assert len(asked) == len(points) + 2
 
 
 def test_draws_are_those_of_the_posterior_whatever_the_coordinates(simple, monkeypatch):
@@ -123,49 +115,37 @@ def test_statistics_are_those_of_the_draws(simple):
     assert estimates.covariance[i, j] == pytest.approx(np.cov(x.ravel(), gradient.ravel())[0, 1], rel=1e-9)
 
 
-def test_the_choice_of_nodes_widens_the_draws(simple):
-    """By the variance that is given, at the nodes alone; R-hat and ESS remain those of the draws."""
-    before, after = simple
-    values = after.gradient.radial_spline_values
-    n = len(values)
-    choice = 1e-4 * np.arange(n)
-    before, after = (
-        with_draws(before.gradient, after.objective, after.posterior, 3, extra)[0].estimates for extra in (None, choice)
+def test_values_at_nodes_are_those_of_the_drawn_curves(sampled):
+    """Against nodes that are fitted anew to each curve: linear to a part of the draws' scatter."""
+    group, nodes = sampled.posterior["posterior"], sampled.projection.nodes
+    drawn = group["radial_spline_values"].values.reshape(-1, len(nodes))
+    spline, data = sampled.data.radial.spline, sampled.data
+    cx, cy = sampled.map.parameters["centroid_delta"]
+    radius = np.hypot(data.dx - cx, data.dy - cy)
+    fitted_anew = []
+    for coefficients in group["log_radial"].values.reshape(-1, spline.size):
+        fitted_anew.append(fit_nodes(Curve.of_bins(spline, coefficients, radius, data.weight), nodes).values)
+    off = (drawn - fitted_anew) / drawn.std(0)
+    assert np.abs(off).max() < 0.15
+    assert np.all(drawn.std(0) > 1e-4)
+    row = sampled.gradient.estimates["radial_spline_values[2]"]
+    assert row["mean"] == pytest.approx(drawn[:, 2].mean(), rel=1e-12)
+    assert row["sd"] == pytest.approx(drawn[:, 2].std(ddof=1), rel=1e-12)
+
+
+def test_log_prior_of_the_draws_is_pymcs(sampled):
+    """Of each parameter, in product units; the radial function's has correlated components."""
+    z = sampled.posterior["unconstrained"]["z"].values[1, 3]
+    objective = sampled.objective
+    p = objective.to_parameters(z)
+    radial = sampled.data.radial
+    found = {name: float(values.values[1, 3]) for name, values in sampled.posterior["log_prior"].data_vars.items()}
+    centre, covariance = radial.centre, np.linalg.inv(radial.precision)
+    assert found["log_radial"] == pytest.approx(
+        multivariate_normal(centre, covariance, allow_singular=True).logpdf(p["log_radial"]), rel=1e-6
     )
-    expected = before.covariance.copy()
-    expected[:n, :n] += np.diag(choice * values**2)
-    moving = np.diag(expected) > 0
-    sd = np.sqrt(np.diag(expected))[moving]
-    off = (after.covariance - expected)[np.ix_(moving, moving)] / np.outer(sd, sd)
-    assert np.max(np.abs(off)) < 4.5 * np.sqrt(2 / 1600)
-    np.testing.assert_array_equal(after.covariance[n:, n:], before.covariance[n:, n:])
-    np.testing.assert_allclose(after.columns["sd"], np.sqrt(np.diag(after.covariance)), rtol=1e-9)
-    half = (after.columns["q95"] - after.columns["q05"])[moving] / 2
-    np.testing.assert_allclose(half, norm.ppf(0.95) * sd, rtol=0.12)
-    np.testing.assert_allclose(after.columns["mean"], before.columns["mean"], rtol=1e-12)
-    for key in ("ess_bulk", "ess_tail", "r_hat"):
-        np.testing.assert_array_equal(after.columns[key], before.columns[key])
-
-
-def test_sampling_counts_the_choice_of_nodes(small_camera, fitted, sampled, monkeypatch):
-    """The product's errors include it; the comparison of NUTS with Laplace does not."""
-    binned = noisy_flat(small_camera, centroid_delta=(0.3, -0.2), gradient=(1e-4, -5e-5))
-    placed = fit(binned, small_config(seed=3, radial_spline_nodes_placed=True))
-    assert placed.rough.choice.max() > 0
-    compared = []
-    monkeypatch.setattr(nuts, "run_nuts", lambda *_, **__: sampled.posterior)
-    monkeypatch.setattr(fitting, "compare_with_laplace", lambda *given: compared.append(given) or [])
-    wide = sample(placed).gradient
-    expected, _ = with_draws(placed.gradient, placed.objective, sampled.posterior, 3, placed.rough.choice)
-    np.testing.assert_array_equal(wide.estimates.covariance, expected.estimates.covariance)
-    n = len(wide.radial_spline_nodes)
-    added = np.diag(wide.estimates.covariance - sampled.gradient.estimates.covariance)
-    assert np.any(added[:n] != 0)
-    assert not added[n:].any()
-    sample(fitted)
-    (names, *numbers), (same_names, *same) = compared
-    assert names == same_names
-    np.testing.assert_allclose(numbers, same, rtol=1e-4)
+    for one in objective.parameters[1:]:
+        assert found[one.name] == pytest.approx(norm.logpdf(p[one.name], one.mu, one.sigma).sum(), rel=1e-9)
 
 
 def test_ratio_of_the_draws_is_that_of_the_detectors_present(sampled):

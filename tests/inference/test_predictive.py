@@ -9,11 +9,13 @@ from scipy.stats import kstest
 
 from bayesflat.config import FitConfig
 from bayesflat.errors import InputError
+from bayesflat.inference.fitting import fit
 from bayesflat.inference.map import make_objective
 from bayesflat.inference.predictive import draw_prior, posterior_predictive, prior_predictive
 from bayesflat.model.prepare import prepare
 from bayesflat.simulation.detectors import simulate_binned
 from bayesflat.simulation.truth import Light, Noise
+from tests.helpers import with_radial
 
 NODES = [0.0, 20.0, 40.0, 55.0, 65.0, 80.0]
 VALUES = [1.0, 0.98, 0.9, 0.75, 0.6, 0.4]
@@ -23,25 +25,34 @@ NOTHING = np.log(1e-7)
 LIGHT = Light(radial=(NODES, VALUES), itl_ratio=0.9)
 
 
+def log_curve(radius):
+    """Log of the radial function of hierarchical noise: a parabola, which a cubic B-spline follows exactly."""
+    return -0.5 * (radius / 60) ** 2
+
+
 def made(camera, *, bin_factor=20, normalize=True, **options):
     """A flat that is exactly the mean of `fitted`, and the configuration to fit it."""
     binned = simulate_binned(camera, LIGHT, Noise.none(), 1, bin_factor=bin_factor, detector_boundary=0)
     options = {"noise": "hierarchical", "radial_spline_nodes": NODES, "do_constrain_zero": False} | options
     config = FitConfig(do_normalize_center=normalize, centroid_max=2.0, **options)
     data = prepare(binned, config)
+    if config.noise == "hierarchical":
+        data = with_radial(data, curve=lambda radius: log_curve(radius) + np.log(data.level))
     return replace(data, value=true_mean(data)), config
 
 
 def fitted(data, config, *, covariance=None, **scales):
     """A stand-in for a fit that has found the truth and these scales; with independent noise, ``white`` alone."""
     objective = make_objective(data, config)
-    truth = {"radial_spline_values": np.array(VALUES) * data.level / VALUES[0], "itl_ratio": 0.9}
+    truth = {"itl_ratio": 0.9}
     if config.noise == "hierarchical":
+        truth["log_radial"] = data.radial.mean
         labels = objective.noise.labels
         truth["log_noise_scales"] = np.full(len(labels), NOTHING)
         for label, scale in scales.items():
             truth["log_noise_scales"][labels.index(label.replace("_", " "))] = np.log(scale)
     else:
+        truth["radial_spline_values"] = np.array(VALUES) * data.level / VALUES[0]
         truth["log_noise_scale"] = np.log(scales["white"])
     z = np.concatenate([p.to_value(truth.get(p.name, np.zeros(p.mu.shape))) for p in objective.parameters])
     cov = np.zeros((len(z), len(z)))
@@ -52,7 +63,7 @@ def fitted(data, config, *, covariance=None, **scales):
         objective=objective,
         config=config,
         map=SimpleNamespace(value=z),
-        laplace=SimpleNamespace(covariance=cov),
+        laplace=SimpleNamespace(centre=z, covariance=cov),
     )
 
 
@@ -67,6 +78,8 @@ def is_itl(camera, groups):
 
 def true_mean(data):
     """The mean of the fit's stand-in, written out."""
+    if data.radial is not None:
+        return np.exp(log_curve(data.radius)) * np.where(data.itl, 0.9, 1.0) * data.level
     return LIGHT.evaluate(data.binned.xf, data.binned.yf, data.itl) * data.level
 
 
@@ -148,6 +161,19 @@ def test_uncertainty_of_the_parameters_counts(small_camera):
     assert posterior_predictive(result, 400, z=draws[:50]).n_draws == 50
 
 
+def test_replicates_are_of_the_centre_of_the_posterior(small_camera):
+    """Where noise scales of the restricted likelihood are larger, they scatter by these."""
+    result = fitted(*made(small_camera), white=0.003)
+    here = result.objective.slices["log_noise_scales"]
+    larger = result.objective.to_parameters(result.map.value)["log_noise_scales"]
+    larger[0] = np.log(0.006)
+    result.laplace.centre = result.map.value.copy()
+    result.laplace.centre[here] = result.objective.parameters[-1].to_value(larger)
+    check = posterior_predictive(result, 400, seed=2)
+    ratio = spread(check.detector) / ((0.006 + 5e-5) / np.sqrt(check.detector.n_bins))
+    assert ratio.mean() == pytest.approx(1.0, rel=0.05)
+
+
 def test_the_seed_decides(small_camera):
     result = fitted(*made(small_camera), white=0.004)
     first, again, other = (posterior_predictive(result, 20, seed=seed) for seed in (0, None, 1))
@@ -222,7 +248,7 @@ def test_a_sector_is_flagged_where_it_is(small_camera):
 
 
 def test_posterior_errors(small_camera):
-    result = fitted(*made(small_camera), white=0.004)
+    result = fitted(*made(small_camera, do_fit_gradient=True), white=0.004)
     with pytest.raises(ValueError, match=r"z has the shape \(3, 2\); the model has \d+ parameters"):
         posterior_predictive(result, z=np.zeros((3, 2)))
     with pytest.raises(ValueError, match="quantiles need 2"):
@@ -230,9 +256,9 @@ def test_posterior_errors(small_camera):
     result.laplace = None
     with pytest.raises(ValueError, match="no normal approximation"):
         posterior_predictive(result)
-    # a radial function far below zero
+    # a plane that falls below zero
     bad = result.map.value.copy()
-    bad[result.objective.slices["radial_spline_values"]] = -50.0
+    bad[result.objective.slices["gradient"]] = -50.0
     with pytest.raises(InputError, match="not positive everywhere in 4 draws from the posterior"):
         posterior_predictive(result, z=np.tile(bad, (4, 1)))
     some = posterior_predictive(result, z=np.vstack([np.tile(result.map.value, (5, 1)), bad]))
@@ -264,17 +290,16 @@ def test_centroids_of_the_prior_lie_in_the_disc(small_camera, mu, sigma):
 
 def test_all_others_are_drawn_from_their_priors(small_camera):
     priors = {"itl_ratio": {"dist": "normal", "mu": 0.95, "sigma": 0.01}}
-    data, config = made(small_camera, do_fit_gradient=True, do_constrain_zero=True, priors=priors)
+    data, config = made(small_camera, do_fit_gradient=True, priors=priors)
     objective = make_objective(data, config)
     rng = np.random.default_rng(1)
     drawn = [objective.to_parameters(draw_prior(objective.parameters, rng)) for _ in range(1500)]
-    expected = {"itl_ratio": (0.95, 0.01), "gradient": (0.0, 0.1 / 80)}
+    rim = np.hypot(data.dx, data.dy).max()
+    expected = {"itl_ratio": (0.95, 0.01), "gradient": (0.0, 0.1 / rim)}
+    expected["log_radial"] = data.radial.centre, np.sqrt(np.diag(np.linalg.inv(data.radial.precision)))
     expected |= {p.name: (p.mu, p.sigma) for p in objective.parameters if p.name not in expected}
     for name, (mu, sigma) in expected.items():
         values = np.array([np.ravel(d[name]) for d in drawn])
-        if name == "radial_spline_values":
-            assert np.all(values[:, -1] == 0)
-            values = values[:, :-1]
         assert np.all(np.abs(values.mean(0) - mu) < 5 * sigma / 1500**0.5)
         np.testing.assert_allclose(values.std(0), np.broadcast_to(sigma, values.shape[1:]), rtol=0.1)
 
@@ -299,8 +324,19 @@ def test_prior_check(small_camera):
     assert np.array_equal(prior_predictive(data.binned, config, 20).detector.low, prepared.detector.low)
 
 
+def test_prior_check_of_the_radial_function(small_camera):
+    """Of a flat as it comes, with the knots of a first fit: the same as of the bins that a fit has left."""
+    data, config = made(small_camera)
+    found = fit(data.binned, config)
+    check = prior_predictive(data.binned, config, 20)
+    assert np.array_equal(check.radius.low, prior_predictive(found.data, found.config, 20).radius.low)
+    # an unknown level alone scatters the replicates by its prior
+    assert check.radius.high[0] - check.radius.low[0] > 0.1
+
+
 def test_prior_draws_that_are_not_positive_are_replaced(small_camera):
-    data, config = made(small_camera, priors={"radial_spline_values": {"dist": "normal", "sigma": 0.6}})
+    priors = {"radial_spline_values": {"dist": "normal", "sigma": 0.6}}
+    data, config = made(small_camera, noise="independent", priors=priors)
     check = prior_predictive(data, config, 40)
     assert check.n_draws == 40
     assert check.n_skipped > 10

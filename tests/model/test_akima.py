@@ -7,12 +7,12 @@ import pytest
 from pytensor.gradient import hessian
 from scipy.interpolate import Akima1DInterpolator
 
-from bayesflat.config import NODES
+from bayesflat.config import LSST_NODES
 from bayesflat.inference.map import PYTHON
 from bayesflat.model.akima import akima
 from bayesflat.model.mean import akima_with_jacobian
 
-NODES = np.array(NODES)
+NODES = np.array(LSST_NODES)
 VALUES = np.array([1.0, 0.986, 0.969, 0.937, 0.91, 0.85, 0.74, 0.609, 0.499, 0.3, 0.0])
 
 

@@ -1,7 +1,10 @@
 """Hierarchical noise: PyMC's density against a dense covariance, and a focal plane whose detectors scatter."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from scipy.interpolate import make_interp_spline
 from scipy.stats import multivariate_normal, norm
 
 from bayesflat.config import FitConfig
@@ -13,20 +16,20 @@ from bayesflat.inference.objective import HierarchicalObjective
 from bayesflat.inference.rough import rough_fit
 from bayesflat.model.build import build_model
 from bayesflat.model.hierarchical import HierarchicalNoise
-from bayesflat.model.mean import Mean
+from bayesflat.model.log_mean import LogMean
 from bayesflat.model.noise import FLOOR
 from bayesflat.model.parameters import mean_parameters
 from bayesflat.model.prepare import prepare
 from bayesflat.model.start import estimate
 from bayesflat.simulation.detectors import SimulatedDetectors, simulate_binned, true_parameters
 from bayesflat.simulation.truth import Light, Noise
-from tests.helpers import LSST_NODES, LSST_VALUES, every_switch, hierarchical_config, small_flat
+from tests.helpers import LSST_NODES, LSST_VALUES, every_switch, hierarchical_config, small_flat, with_radial
 
 
 @pytest.fixture(params=["both", "itl"])
 def case(request, small_camera, rng):
     config = hierarchical_config(**every_switch()[-1])
-    data = prepare(small_flat(small_camera, rng, n=150, vendors=request.param), config)
+    data = with_radial(prepare(small_flat(small_camera, rng, n=150, vendors=request.param), config))
     data.weight[rng.choice(len(data), 10, replace=False)] = 0.0
     return data, config
 
@@ -35,6 +38,28 @@ def objective_of(data, config):
     noise, start = HierarchicalNoise(data), estimate(data, config)
     parameters = mean_parameters(data, config, start) + noise.parameters(data, config, start)
     return HierarchicalObjective(data, config, noise, parameters)
+
+
+def a_point(objective, rng, scale=0.2):
+    """Values about those of the prior; the curve is moved by a few per cent, coefficient by coefficient."""
+    z = rng.normal(0, scale, objective.size)
+    z[objective.slices["log_radial"]] *= 5
+    return z
+
+
+def mean_by_hand(data, config, p):
+    """What the bins should read: SciPy's spline and the terms, written out; no bin lies beyond the last knot."""
+    cx, cy = p["centroid_delta"]
+    radius = np.hypot(data.dx - cx, data.dy - cy)
+    log_radial = make_interp_spline(
+        data.radial.spline.places, data.radial.spline.evaluate(p["log_radial"], data.radial.spline.places),
+        t=data.radial.spline.knots,
+    )  # fmt: skip
+    assert radius.max() < data.radial.spline.knots[-1]
+    mean = np.exp(log_radial(radius)) * np.where(data.itl, p.get("itl_ratio", 1.0), 1.0)
+    mean /= 1 + p["gradient"][0] * data.dx + p["gradient"][1] * data.dy
+    beyond = np.hypot(data.dx, data.dy) >= config.outer_gradient_radius
+    return mean / np.where(beyond, 1 + p["outer_gradient"][0] * data.dx + p["outer_gradient"][1] * data.dy, 1.0)
 
 
 def share(edge, length, amplifiers, size):
@@ -97,20 +122,23 @@ def dense_log_likelihood(data, mean, scales):
 def test_pymcs_density_equals_the_dense_one(case, rng):
     data, config = case
     model = build_model(data, config)
-    density, objective = compile_density(model), objective_of(data, config)
+    density, objective, prior = compile_density(model), objective_of(data, config), data.radial
     assert [p.value_name for p in objective.parameters] == [v.name for v in model.value_vars]
     offsets = []
     for _ in range(3):
-        z = rng.normal(0, 0.2, objective.size)
+        z = a_point(objective, rng)
         p = objective.to_parameters(z)
         scales = dict(zip(objective.noise.labels, np.exp(p["log_noise_scales"]), strict=True))
-        expected = dense_log_likelihood(data, Mean(data, config)(p), scales)
-        expected += sum(
-            norm(q.mu, q.sigma).logpdf(q.from_value(z[objective.slices[q.name]])).sum() for q in objective.parameters
-        )
+        expected = dense_log_likelihood(data, mean_by_hand(data, config, p), scales)
+        expected += multivariate_normal(prior.centre, np.linalg.inv(prior.precision)).logpdf(p["log_radial"])
+        expected += sum(norm(q.mu, q.sigma).logpdf(p[q.name]).sum() for q in objective.parameters[1:])
         value, gradient = density(z)
         assert -value == pytest.approx(expected, rel=1e-8)
         cost, ours, _ = objective.derivatives(z)
+        radial = objective.slices["log_radial"]
+        np.testing.assert_allclose(
+            ours[radial], gradient[radial], rtol=1e-7, atol=1e-7 * np.abs(gradient[radial]).max()
+        )
         np.testing.assert_allclose(ours, gradient, rtol=1e-7, atol=1e-7 * np.abs(gradient).max())
         assert objective(z) == pytest.approx(cost, rel=1e-12)
         offsets.append(cost - value)
@@ -134,7 +162,7 @@ def test_evaluations_do_not_copy_the_noise_model(case, rng, monkeypatch):
 
 def test_gradient_agrees_with_finite_differences(case, rng):
     objective = objective_of(*case)
-    z = rng.normal(0, 0.2, objective.size)
+    z = a_point(objective, rng)
     expected = [(objective(z + 1e-5 * e) - objective(z - 1e-5 * e)) / 2e-5 for e in np.eye(objective.size)]
     gradient = objective.derivatives(z)[1]
     np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6 * np.abs(gradient).max())
@@ -143,8 +171,9 @@ def test_gradient_agrees_with_finite_differences(case, rng):
 def test_generalised_least_squares_is_the_curvature_where_the_data_are_met(case, rng):
     data, config = case
     objective = objective_of(data, config)
-    z = rng.normal(0, 0.1, objective.size)
-    data.value[:] = Mean(data, config)(objective.to_parameters(z))
+    z = a_point(objective, rng, 0.1)
+    value = np.exp(LogMean(data, config, data.radial.spline)(objective.to_parameters(z)))
+    objective = HierarchicalObjective(replace(data, value=value), config, objective.noise, objective.parameters)
     n = objective.n_mean
     rows = [
         (objective.derivatives(z + 1e-6 * e)[1] - objective.derivatives(z - 1e-6 * e)[1])[:n] / 2e-6
@@ -152,6 +181,20 @@ def test_generalised_least_squares_is_the_curvature_where_the_data_are_met(case,
     ]
     curvature = objective.derivatives(z)[2][:n, :n]
     np.testing.assert_allclose(curvature, rows, atol=1e-4 * np.abs(curvature).max())
+
+
+def test_restricted_likelihood_integrates_the_mean_out(case, rng):
+    """What is added is half the log-determinant of the mean's curvature: its gradient by the noise scales."""
+    objective = objective_of(*case)
+    z, n = a_point(objective, rng), objective.n_mean
+    found = objective.restricted(z)
+
+    def added(at):
+        return 0.5 * np.linalg.slogdet(objective.derivatives(at)[2][:n, :n])[1]
+
+    expected = [(added(z + 1e-4 * e) - added(z - 1e-4 * e)) / 2e-4 for e in np.eye(objective.size)[n:]]
+    np.testing.assert_allclose(found[n:], expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
+    assert not found[:n].any()
 
 
 @pytest.fixture(scope="module")

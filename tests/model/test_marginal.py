@@ -159,6 +159,28 @@ def test_information_equals_the_dense_one(case, rng):
     np.testing.assert_allclose(Covariance(effects, **variances).information(jacobian), expected, rtol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["own", "shared", "white"])
+def test_derivatives_of_the_log_determinant_agree_with_finite_differences(case, rng, name):
+    """Of ``-log|J' C**-1 J + P| / 2``, from the dense covariance."""
+    effects, _, variances = case
+    jacobian, constant = rng.normal(size=(N, 3)), np.diag([0.3, 1.0, 2.0])
+
+    def information(changed):
+        covariance, good = dense(effects, **variances | changed)
+        return jacobian[good].T @ np.linalg.solve(covariance, jacobian[good]) + constant
+
+    x = np.asarray(variances[name], dtype=float)
+    expected = np.zeros_like(x)
+    for index in np.ndindex(x.shape):
+        step = np.zeros_like(x)
+        step[index] = 1e-4
+        up, down = (np.linalg.slogdet(information({name: x + s * step}))[1] for s in (1, -1))
+        expected[index] = -0.5 * (up - down) / 2e-4
+    inverse = np.linalg.inv(information({}))
+    found = getattr(Covariance(effects, **variances).by_log_determinant(jacobian, inverse), f"by_{name}")
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+
+
 def test_a_detector_given_the_shared_pattern(case, rng):
     """Drawn effects scatter as the dense posterior does; log-likelihoods are those given the pattern."""
     effects, r, variances = case

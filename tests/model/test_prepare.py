@@ -52,7 +52,7 @@ def test_no_good_bin_at_the_centre(values):
 
 
 def test_pivot_moves_centre_and_radius():
-    config = FitConfig(fp_centroid_x=100.0, radial_spline_nodes=[0, 50, 100])
+    config = FitConfig(fp_centroid_x=100.0, radial_spline_nodes=[0, 50, 100], noise="independent")
     data = prepare(flat([7.0, 8.0, 9.0, 5.0], [0, 100, 110, 210]), config)
     assert data.normalization == 8.5
     assert data.dx.tolist() == [-100.0, 0.0, 10.0]  # 210 lies 110 from the pivot
@@ -62,15 +62,26 @@ def test_pivot_moves_centre_and_radius():
 @pytest.mark.parametrize(("centroid", "last"), [(False, 300.0), (True, 290.0)])
 def test_bins_stay_within_the_nodes_for_every_centroid_that_the_prior_allows(centroid, last):
     radii = np.array([0.0, 100, 200, 289.9, 290.1, 299.9, 300.1])
-    config = FitConfig(radial_spline_nodes=[0, 150, 300], do_fit_centroid=centroid)
+    config = FitConfig(radial_spline_nodes=[0, 150, 300], do_fit_centroid=centroid, noise="independent")
     data = prepare(flat(np.ones(7), radii), config)
     assert data.dx.tolist() == radii[radii <= last].tolist()
+
+
+def test_nodes_of_hierarchical_noise_leave_out_no_bin():
+    """There they describe the fitted curve, wherever they end."""
+    radii = np.array([0.0, 100, 200, 299.9, 300.1, 310.0])
+    config = FitConfig(radial_spline_nodes=[0, 150, 300], do_fit_centroid=True, noise="hierarchical")
+    data = prepare(flat(np.ones(6), radii), config)
+    assert data.dx.tolist() == radii.tolist()
+    assert data.rim == 310.0
+    assert len(data.nodes) == 0
 
 
 def test_counts_what_is_left_out_and_why(caplog):
     values = [100, 100, np.nan, 1.0, 200.0, 50.0]
     with caplog.at_level(logging.INFO, "bayesflat"):
-        data = prepare(flat(values, [0, 10, 50, 60, 70, 310]), FitConfig(radial_spline_nodes=[0, 150, 300]))
+        config = FitConfig(radial_spline_nodes=[0, 150, 300], noise="independent")
+        data = prepare(flat(values, [0, 10, 50, 60, 70, 310]), config)
     assert list(data.dropped.values()) == [0, 1, 1, 1, 1]
     assert "1 of 6 bins left out: beyond 300 mm" in caplog.text
 

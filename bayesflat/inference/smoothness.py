@@ -1,4 +1,4 @@
-"""What of a profile is not its noise: the smooth curve by which spline nodes are placed, and how well it is known."""
+"""How smooth the radial function is: the variance of its second derivative, by marginal likelihood."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
+from bayesflat.model.radial import second_derivative
+
 _WIDTH = 3.0  # points of the profile over which the bending is taken as alike
 _STEPS, _SETTLED = 100, 0.01
 _TINY = 1e-9
 _LEAST = 1e-4  # of the variance that noise alone gives: among some hundred points, less bending can't be told
 
 
-def smoothed(radius: NDArray, value: NDArray, information: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The posterior of a profile whose second derivative is normal, with a variance that varies slowly.
-
-    Nodes that follow the noisy profile itself follow its noise as well: they are placed where chance has put a bend.
+def bending_variance(radius: NDArray, value: NDArray, information: NDArray) -> tuple[NDArray, NDArray]:
+    """Variance of the second derivative of a profile at each of its inner points, and the smooth profile that follows.
 
     Parameters
     ----------
@@ -28,17 +28,18 @@ def smoothed(radius: NDArray, value: NDArray, information: NDArray) -> tuple[NDA
 
     Returns
     -------
+    variance : numpy.ndarray, shape (n - 2,)
     mean : numpy.ndarray, shape (n,)
-    covariance : numpy.ndarray, shape (n, n)
+        Posterior mean of the profile with these.
 
     Notes
     -----
-    A smoothing spline is the posterior mean under such a prior of one variance (Wahba 1978, J. R. Stat. Soc. B 40,
-    364).  Here every point has a variance of its own, the mean of its neighbours' squared second derivatives over the
-    mean part of them that the profile determines.  With one neighbourhood, this is MacKay's fixed point (1992, Neural
+    A smoothing spline is the posterior mean under a prior of one variance (Wahba 1978, J. R. Stat. Soc. B 40, 364).
+    Here every point has a variance of its own, the mean of its neighbours' squared second derivatives over the mean
+    part of them that the profile determines.  With one neighbourhood, this is MacKay's fixed point (1992, Neural
     Comput. 4, 415), which maximises the marginal likelihood.
     """
-    second = _second_derivative(radius)
+    second = second_derivative(radius)
     noise = np.einsum("ij,ji->i", second, np.linalg.solve(information, second.T))
     variance = np.maximum(_averaged((second @ value) ** 2), _LEAST * noise)
     for _ in range(_STEPS):
@@ -49,15 +50,8 @@ def smoothed(radius: NDArray, value: NDArray, information: NDArray) -> tuple[NDA
         last, variance = variance, np.maximum(_averaged((second @ mean) ** 2) / determined, _LEAST * noise)
         if np.max(np.abs(np.log(variance / last))) < _SETTLED:
             break
-    return mean, np.linalg.inv(precision)
+    return variance, mean
 
 
 def _averaged(square: NDArray) -> NDArray[np.float64]:
     return gaussian_filter1d(square, _WIDTH, mode="nearest")
-
-
-def _second_derivative(radius: NDArray) -> NDArray[np.float64]:
-    """From values to their second derivatives at the inner points: shape (n - 2, n)."""
-    step = np.diff(radius)
-    slopes = np.diff(np.eye(len(radius)), axis=0) / step[:, None]
-    return np.diff(slopes, axis=0) / (0.5 * (step[1:] + step[:-1]))[:, None]

@@ -1,0 +1,77 @@
+"""Derivatives of the log of the mean at the bins: banded by the spline's coefficients, dense by other parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Design:
+    """A design matrix of which only what is not 0 is formed; the spline's coefficients come first.
+
+    Attributes
+    ----------
+    first : numpy.ndarray of int, shape (n_bins,)
+        The first of the four coefficients that a bin feels.
+    banded : numpy.ndarray, shape (n_bins, 4)
+        Derivatives by these four.
+    n_banded : int
+        Number of coefficients.
+    dense : numpy.ndarray, shape (n_bins, m)
+        Derivatives by the other parameters.
+    """
+
+    first: NDArray[np.int64]
+    banded: NDArray[np.float64]
+    n_banded: int
+    dense: NDArray[np.float64]
+
+    @property
+    def size(self) -> int:
+        """Number of columns."""
+        return self.n_banded + self.dense.shape[1]
+
+    def transposed(self, weight: NDArray) -> NDArray[np.float64]:
+        """``J' w`` of a weight a bin: shape (size,)."""
+        banded = np.zeros(self.n_banded)
+        _transposed(self.first, self.banded, weight, banded)
+        return np.concatenate([banded, weight @ self.dense])
+
+    def gram(self, weight: NDArray) -> NDArray[np.float64]:
+        """``J' W J`` of a weight a bin: shape (size, size)."""
+        out = np.zeros((self.size, self.size))
+        _gram(self.first, self.banded, self.dense, weight, self.n_banded, out)
+        return out
+
+
+@njit(cache=True)
+def _transposed(first, banded, weight, out):
+    for i in range(len(first)):
+        for j in range(4):
+            out[first[i] + j] += weight[i] * banded[i, j]
+
+
+@njit(cache=True)
+def _gram(first, banded, dense, weight, n_banded, out):
+    m = dense.shape[1]
+    for i in range(len(first)):
+        w = weight[i]
+        if w == 0.0:
+            continue
+        for j in range(4):
+            wj, row = w * banded[i, j], first[i] + j
+            for k in range(4):
+                out[row, first[i] + k] += wj * banded[i, k]
+            for k in range(m):
+                out[row, n_banded + k] += wj * dense[i, k]
+        for j in range(m):
+            wj = w * dense[i, j]
+            for k in range(m):
+                out[n_banded + j, n_banded + k] += wj * dense[i, k]
+    for j in range(n_banded):
+        for k in range(m):
+            out[n_banded + k, j] = out[j, n_banded + k]
