@@ -18,7 +18,7 @@ class Estimates:
     Attributes
     ----------
     names, units : tuple of str, length n
-        ``radial_spline_values[0]`` ..., the scalars, then the noise model's.
+        ``radial_spline_values[0]`` ..., the scalars, the noise model's, then ``log_radial[0]`` ....
     columns : dict of str to numpy.ndarray, shape (n,)
         ``map``, ``mean``, ``sd``, ``q05``, ``q50``, ``q95``, ``ess_bulk``, ``ess_tail``, ``r_hat``; NaN: not known.
     covariance : numpy.ndarray, shape (n, n)

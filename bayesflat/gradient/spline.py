@@ -89,8 +89,3 @@ def spread_knots(first: float, last: float, intervals: int, steps: int) -> NDArr
     share = _BY_AREA * (at**2 - first**2) / (last**2 - first**2) + (1 - _BY_AREA) * (at - first) / (last - first)
     edges = np.interp(np.linspace(0, 1, intervals + 1), share, at)
     return np.concatenate([np.full(3, edges[0]), edges, np.full(3, edges[-1])])
-
-
-def greville(knots: NDArray) -> NDArray[np.float64]:
-    """Greville's abscissae of a cubic B-spline: a coefficient is about the spline's value there (Schoenberg)."""
-    return np.clip((knots[1:-3] + knots[2:-2] + knots[3:-1]) / 3, knots[0], knots[-1])

@@ -98,8 +98,6 @@ class Projection:
     ----------
     nodes, values : numpy.ndarray, shape (n_nodes,)
         mm, and the radial function.
-    held : bool
-        Whether the value at the last node is held at 0.
     places, curve : numpy.ndarray, shape (n_places,)
         Radii (mm) at which the curve determines the values, and the curve there.
     gain : numpy.ndarray, shape (n_nodes, n_places)
@@ -112,7 +110,6 @@ class Projection:
 
     nodes: NDArray[np.float64]
     values: NDArray[np.float64]
-    held: bool
     places: NDArray[np.float64]
     curve: NDArray[np.float64]
     gain: NDArray[np.float64]
@@ -204,7 +201,7 @@ def fit_nodes(curve: Curve, nodes: NDArray, held: bool = False) -> Projection:
     places = np.concatenate([radius, nodes[free]])
     gain = np.zeros((len(nodes), len(places)))
     gain[free] = np.linalg.solve(curvature, pull)
-    return Projection(nodes, values, held, places, curve(places), gain, MMAG * off, radius)
+    return Projection(nodes, values, places, curve(places), gain, MMAG * off, radius)
 
 
 def _normal_equations(jacobian: NDArray, weight: NDArray, at_nodes: NDArray) -> tuple[NDArray, NDArray]:
