@@ -426,10 +426,11 @@ def _ratio_of_detectors_present(
     vendor = noise.effects.vendor
     expected, design = mean.linearised(parameters, *at)
     effects = covariance.conditional_means(np.column_stack([value - expected, -design]))
-    of_detectors = np.einsum("dk,dkn->dn", noise.areas[:, 0], effects)
+    alike = np.ones((len(vendor), 1 + noise.n_amplifiers))  # the ratio's offsets are small
+    of_detectors = np.einsum("dk,dkn->dn", noise.by_effects(alike)[:, 0], effects)
     itl, rest = (of_detectors[vendor == v].mean(0) for v in range(2))  # "itl" comes before "rest"
     k = mean.slices["itl_ratio"].start
     row = (itl - rest)[1:]
     row[k] += 1.0
-    of_means, _ = noise.spread(covariance, np.ones((len(vendor), 1)))
+    of_means, _ = noise.spread(covariance, alike)
     return float(parameters[k] + (itl - rest)[0]), row, float(of_means.sum())

@@ -70,8 +70,8 @@ def make_gradient(
         metadata=_metadata(data.binned.instrument or data.binned.camera.name, data.binned.physical_filter),
         estimates=_estimates(objective, found, approximation, projection),
         knots=None if data.radial is None else data.radial.spline.knots,
-        bend_sd=None if data.radial is None else np.pad(np.sqrt(data.radial.bending), 1, constant_values=np.nan),
-        offsets=_offsets(objective, found, approximation),
+        bend_sd=_bend_sd(objective),
+        offsets=_offsets(objective, approximation),
         config={**config.model_dump(mode="json"), "inputs": list(inputs)},
     )
 
@@ -137,6 +137,14 @@ def with_draws(
         header=header,
     )  # fmt: skip
     return replace(gradient, estimates=estimates), found
+
+
+def _bend_sd(objective: Objective) -> NDArray[np.float64] | None:
+    """As `FlatGradient` holds it; None where the prior is the user's own."""
+    radial = objective.data.radial
+    if radial is None or "log_radial" in objective.config.priors:
+        return None
+    return np.pad(np.sqrt(radial.bending), 1, constant_values=np.nan)
 
 
 def _metadata(instrument: str, physical_filter: str) -> dict[str, Any]:
@@ -278,10 +286,12 @@ def _worst_correlation(names: tuple[str, ...], covariance: np.ndarray) -> dict[s
     }
 
 
-def _offsets(objective: Objective, found: MapResult, approximation: Laplace | None) -> Offsets | None:
+def _offsets(objective: Objective, approximation: Laplace | None) -> Offsets | None:
     """Throughput of each detector and amplifier, relative to the product's model."""
-    throughputs = objective.throughputs(found.value)
-    if throughputs is None or approximation is None or approximation.throughput_sd is None:
+    if approximation is None or approximation.throughput_sd is None:
+        return None
+    throughputs = objective.throughputs(approximation.centre)
+    if throughputs is None:
         return None
     detector, amplifier, row, column = throughputs.places.T
     mean = throughputs.conditional_mean[row, column]

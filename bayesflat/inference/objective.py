@@ -516,7 +516,7 @@ class HierarchicalObjective(Objective):
         of_spline = Design(design.first, design.banded, n, np.empty((len(self.data), 0)))
         by_effects = -covariance.conditional_means(of_spline)
         throughput = self.noise.throughput(covariance.all_effects(found.own, found.shared))
-        logs = np.einsum("dak,dkn->dan", self.noise.areas, by_effects, optimize=True)
+        logs = np.einsum("dak,dkn->dan", self.noise.by_effects(throughput), by_effects, optimize=True)
         vendor, vendors = self.noise.effects.vendor, range(len(self.noise.vendors))
         means = np.array([throughput[vendor == v, 0].mean() for v in vendors])
         by_means = np.array([(throughput[vendor == v, :1] * logs[vendor == v, 0]).mean(0) for v in vendors])

@@ -27,6 +27,10 @@ from bayesflat.model.smooth import DEGREE, modes, scale_of
 
 RIM_WIDTH = 1.0  # mm, within which a detector's rim fades
 SIGMA_LOG_SCALE, SIGMA_LOG_SHARED = 1.5, 1.0  # what is shared is drawn but once for each vendor
+# A slope that all detectors of a vendor have looks like a plane within each of them.  A scale that is fitted would
+# shrink it, and the plane would take what is missing; this one is wide: LSSTCam's u has 0.9% (3% from edge to edge).
+SHARED_SLOPE = 1e-2
+_FIXED = -1  # where its scale stands: after those that are fitted
 
 
 def _degree(name: str) -> int:
@@ -96,6 +100,8 @@ class HierarchicalNoise(NoiseModel):
         return self.amp_shape[0] * self.amp_shape[1]
 
     def _scale(self, label: str) -> int:
+        if label == "shared slope":
+            return _FIXED
         if label not in self.labels:
             self.labels.append(label)
         return self.labels.index(label)
@@ -129,18 +135,18 @@ class HierarchicalNoise(NoiseModel):
 
     def covariance(self, log_scales: NDArray, workspace: dict[str, NDArray] | None = None) -> Covariance:
         """The covariance of the log-residuals; ``workspace`` as for `Covariance`."""
-        squares = np.exp(2 * log_scales)
+        squares = np.append(np.exp(2 * log_scales), SHARED_SLOPE**2)
         white = (FLOOR + np.exp(log_scales[0])) ** 2
         shared = squares[self.shared_scale] * self.shared_size**2
         return Covariance(self.effects, squares[self.own_scale], shared, white, workspace)
 
     def by_log_scales(self, covariance: Covariance, found: ByVariances, log_scales: NDArray) -> NDArray[np.float64]:
         """From derivatives by the variances to those by the logs of the scales, shape (n_scales,)."""
-        out = np.zeros(len(self.labels))
+        out = np.zeros(len(self.labels) + 1)
         np.add.at(out, self.own_scale, 2 * covariance.own * found.by_own)
         np.add.at(out, self.shared_scale, 2 * covariance.shared * found.by_shared)
         out[0] = found.by_white * 2 * (FLOOR + np.exp(log_scales[0])) * np.exp(log_scales[0])
-        return out
+        return out[:_FIXED]
 
     def information(self, covariance: Covariance, log_scales: NDArray) -> NDArray[np.float64]:
         """Fisher information of the logs of the scales, but for what passes between detectors: (n_scales, n_scales).
@@ -158,9 +164,9 @@ class HierarchicalNoise(NoiseModel):
                 (self.own_scale[v], covariance.own[v], square),
                 (self.shared_scale[v], covariance.shared[v], of_vendor),
             ):
-                of = np.zeros((n, len(scale)))
+                of = np.zeros((n + 1, len(scale)))
                 of[scale, np.arange(len(scale))] = variance
-                out += 2 * of @ weight @ of.T
+                out += 2 * of[:_FIXED] @ weight @ of[:_FIXED].T
         taken = np.einsum(
             "dij,dji->", self.effects.gram[:, self.effects.own, self.effects.own], covariance.own_conditional
         )
@@ -171,12 +177,12 @@ class HierarchicalNoise(NoiseModel):
 
     @cached_property
     def areas(self) -> NDArray[np.float64]:
-        """What each effect adds to the log of the throughput of a detector (first) and of each of its amplifiers.
+        """What each effect adds to the log of the throughput of each amplifier.
 
-        Shape (n_detectors, 1 + n_amplifiers, size): means of the effects over their areas; amplifiers that a detector
-        does not have are zero.
+        Shape (n_detectors, n_amplifiers, size): means of the effects over the amplifiers' areas; amplifiers that a
+        detector does not have are zero.
         """
-        out = np.zeros((len(self.detectors), 1 + self.n_amplifiers, self.effects.size))
+        out = np.zeros((len(self.detectors), self.n_amplifiers, self.effects.size))
         amp_ny, amp_nx = self.amp_shape
         x_of, y_of = self.effects.terms.T
         for d, number in enumerate(self.detectors):
@@ -187,10 +193,15 @@ class HierarchicalNoise(NoiseModel):
                 for length, n, most in ((detector.nx, detector.amp_nx, amp_nx), (detector.ny, detector.amp_ny, amp_ny))
             )
             of_amplifiers = my[:, None, y_of] * mx[None, :, x_of]  # (amp_ny, amp_nx, size)
-            there = of_amplifiers[: detector.amp_ny, : detector.amp_nx]
-            out[d, 0] = there.mean((0, 1))
-            out[d, 1:].reshape(amp_ny, amp_nx, -1)[: detector.amp_ny, : detector.amp_nx] = there
+            here = out[d].reshape(amp_ny, amp_nx, -1)
+            here[: detector.amp_ny, : detector.amp_nx] = of_amplifiers[: detector.amp_ny, : detector.amp_nx]
         return out
+
+    @cached_property
+    def share(self) -> NDArray[np.float64]:
+        """Share of each amplifier in the area of its detector: (n_detectors, n_amplifiers), 0 where there is none."""
+        there = self.areas.any(-1)
+        return there / there.sum(1, keepdims=True)
 
     @property
     def places(self) -> NDArray[np.int64]:
@@ -208,8 +219,29 @@ class HierarchicalNoise(NoiseModel):
         return np.array(rows)
 
     def throughput(self, x: NDArray) -> NDArray[np.float64]:
-        """Throughput of each detector and its amplifiers, of effects of shape (n_detectors, size): as `areas`."""
-        return np.exp(np.einsum("dak,dk->da", self.areas, x))
+        """Throughput of each detector (first) and its amplifiers: shape (n_detectors, 1 + n_amplifiers).
+
+        A detector's is the mean of its amplifiers', which is more than what the mean of their logs gives.
+
+        Parameters
+        ----------
+        x : numpy.ndarray, shape (n_detectors, size)
+            The effects.
+        """
+        of_amplifiers = np.exp(np.einsum("dak,dk->da", self.areas, x))
+        return np.column_stack([(self.share * of_amplifiers).sum(1), of_amplifiers])
+
+    def by_effects(self, throughput: NDArray) -> NDArray[np.float64]:
+        """Derivatives of the logs of throughputs by the effects: (n_detectors, 1 + n_amplifiers, size).
+
+        Parameters
+        ----------
+        throughput : numpy.ndarray, shape (n_detectors, 1 + n_amplifiers)
+            Relative to any constant of the detector.
+        """
+        part = self.share * throughput[:, 1:]
+        of_detectors = np.einsum("da,dak->dk", part / part.sum(1, keepdims=True), self.areas)
+        return np.concatenate([of_detectors[:, None], self.areas], axis=1)
 
     def relative_to_present(self, parameters: dict[str, NDArray], throughput: NDArray) -> dict[str, NDArray]:
         """Parameters as the product holds them, and ``throughput`` relative to the vendor's mean.
@@ -235,13 +267,13 @@ class HierarchicalNoise(NoiseModel):
         of_each : numpy.ndarray, shape (n_detectors, 1 + n_amplifiers)
             Of the log of the throughput of each detector and amplifier.
         """
-        effects = self.effects
+        effects, areas = self.effects, self.by_effects(throughput)
         o, s, vendor = effects.own, effects.shared, effects.vendor
-        of_own = self.areas[:, :, o]
+        of_own = areas[:, :, o]
         k = covariance.own_conditional * covariance.white
         own = np.einsum("dai,dij,daj->da", of_own, k, of_own, optimize=True)
         # the own effects take back part of what the shared pattern adds
-        by_pattern = self.areas[:, :, s] - of_own @ covariance.own_conditional @ effects.gram[:, o, s]
+        by_pattern = areas[:, :, s] - of_own @ covariance.own_conditional @ effects.gram[:, o, s]
         shared = np.einsum(
             "dai,dij,daj->da", by_pattern, covariance.shared_conditional[vendor], by_pattern, optimize=True
         )

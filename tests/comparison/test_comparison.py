@@ -281,7 +281,8 @@ def test_products_without_a_curve_are_compared_too(products, tables, paired):
         one, other = c.differences[name], paired.differences[name]
         # without a curve the bins end at the last node: what is known less well may differ by as much
         assert abs(one.mean - other.mean) < 0.5 * other.sd + 3 * max(one.sd**2 - other.sd**2, 0.0) ** 0.5, name
-        assert 0.95 < one.sd / other.sd < 1.5, name
+        # and the plane comes from 25 detectors, whose scatter is found anew
+        assert 0.95 < one.sd / other.sd < 2.0, name
     assert c.tied.curve is None
 
 
