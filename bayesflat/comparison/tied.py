@@ -46,7 +46,7 @@ def tied_gradient(
     scalars = {name: getattr(sky, name) + float(posterior.scalars[name][0]) for name in SCALARS}
     names = [f"radial_spline_values[{k}]" for k in range(len(nodes))] + list(SCALARS)
     point = np.concatenate([values, [scalars[name] for name in SCALARS]])
-    by_sky = np.concatenate([factor, np.ones(len(SCALARS))])
+    by_sky = np.concatenate([factor, np.ones(len(SCALARS))])  # derivatives
     by_ratio = np.vstack([values[:, None] * (rows + of_centre), [posterior.scalars[name][1] for name in SCALARS]])
     if curve is not None:
         # coefficients that take the log of the ratio at as many places
@@ -57,16 +57,17 @@ def tied_gradient(
         point = np.concatenate([point, curve.best + to_coefficients @ (log_d + centre)])
         by_sky = np.concatenate([by_sky, np.ones(size)])
         by_ratio = np.vstack([by_ratio, to_coefficients @ (rows + of_centre)])
-    of_sky = np.full((len(names), len(names)), np.nan)
+    of_sky, from_best = np.full((len(names), len(names)), np.nan), np.zeros(len(names))
     if sky.estimates is not None:
         at = [sky.estimates.names.index(name) for name in names]
         of_sky = sky.estimates.covariance[np.ix_(at, at)]
+        from_best = (sky.estimates.columns["mean"] - sky.estimates.columns["map"])[at]
     covariance = by_sky[:, None] * of_sky * by_sky + by_ratio @ posterior.covariance @ by_ratio.T
     covariance = 0.5 * (covariance + covariance.T)
     sd = np.sqrt(np.diag(covariance))
-    mean = point + 0 * sd  # NaN where the sd is not known
+    mean = point + by_sky * from_best + 0 * sd  # NaN where the sd is not known
     columns = {key: np.full(len(names), np.nan) for key in STATISTICS} | {"map": point, "mean": mean, "sd": sd}
-    columns |= {key: point + norm.ppf(p) * sd for key, p in (("q05", 0.05), ("q50", 0.5), ("q95", 0.95))}
+    columns |= {key: mean + norm.ppf(p) * sd for key, p in (("q05", 0.05), ("q50", 0.5), ("q95", 0.95))}
     units = tuple(unit_of(name) for name in names)
     header = {
         "RADIUSMX": (round(reach, 4), "largest radius of a bin (mm)"),

@@ -179,7 +179,8 @@ class FlatGradient:
             return np.full(radius.shape, np.nan)
         curve = self.curve
         if curve is not None:
-            rows = curve.spline.design(radius.ravel())
+            # beyond the nodes the value is that of the node
+            rows = curve.spline.design(np.clip(radius.ravel(), *self.radial_spline_nodes[[0, -1]]))
             variance = np.einsum("ri,ij,rj->r", rows, curve.covariance, rows)
             return self.compute_radial(radius) * np.sqrt(np.maximum(variance, 0.0)).reshape(radius.shape)
         n = self.radial_spline_nodes.size

@@ -1,4 +1,4 @@
-"""Laplace's approximation: a normal posterior with the exact curvature at its maximum, in product units too."""
+"""Laplace's approximation: a normal posterior with the exact curvature at its centre, in product units too."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Laplace:
     throughput_sd : numpy.ndarray, shape (n_detectors, 1 + n_amplifiers), or None
         Of the relative throughput of each detector (first) and its amplifiers; hierarchical noise only.
     exact : bool
-        Whether the curvature is the exact one; where that is not positive definite (at a kink of the Akima spline) it
-        is Gauss's and Newton's.
+        Whether the curvature is the exact one; where that is not positive definite (with independent noise, at a kink
+        of Akima's spline) it is Gauss's and Newton's.
     """
 
     centre: NDArray[np.float64]
@@ -100,8 +100,7 @@ def laplace(objective: Objective, found: MapResult) -> Laplace:
         exact = bool(np.isfinite(whitened).all() and np.linalg.eigvalsh(whitened)[0] > 0)
         if not exact:
             log.warning(
-                "the exact curvature at the maximum is not positive definite (a kink of the spline): "
-                "uncertainties are from Gauss's and Newton's instead"
+                "the exact curvature is not positive definite: uncertainties are from Gauss's and Newton's instead"
             )
             whitened = np.eye(n)
         unwhiten = np.linalg.inv(root)

@@ -132,7 +132,7 @@ def log_density_from_others(result: FitResult, detector: int, draws: int, seed: 
 
 
 def compare_terms(binned: BinnedFlat, config: FitConfig | None = None, *, draws: int = 400) -> Table:
-    """Which of centroid, plane and outer plane a flat needs: each left out and put in, on the same bins and nodes.
+    """Which of centroid, plane and outer plane a flat needs: each left out and put in, on the same bins.
 
     Parameters
     ----------
@@ -151,14 +151,16 @@ def compare_terms(binned: BinnedFlat, config: FitConfig | None = None, *, draws:
     """
     config = config or FitConfig()
     everything = config.model_copy(update=dict.fromkeys(TERMS, True))
-    # the fullest model sets bins, weights and nodes, so that all see the same
+    # the fullest model sets bins and weights, so that all see the same
     fullest = fit(binned, everything)
     rows = []
+    # with hierarchical noise nodes only describe a curve: each curve has its own
+    given = {} if fullest.data.radial is None else {"radial_spline_nodes": config.radial_spline_nodes}
     for switches in itertools.product((False, True), repeat=len(TERMS)):
         chosen = dict(zip(TERMS, switches, strict=True))
         result = fullest
         if not all(switches):
-            result = fit_data(fullest.data, fullest.config.model_copy(update=chosen), fullest.rough)
+            result = fit_data(fullest.data, fullest.config.model_copy(update=given | chosen), fullest.rough)
         names = [name.removeprefix("do_fit_") for name, on in chosen.items() if on]
         rows.append((" + ".join(names) or "none", leave_one_out(result, draws=draws, refit=False), result.converged))
         log.info("%s: elpd %.1f", rows[-1][0], rows[-1][1].total)

@@ -24,8 +24,10 @@ from threadpoolctl import threadpool_limits
 
 from bayesflat.config import FitConfig
 from bayesflat.errors import InputError
+from bayesflat.inference.hierarchical import HierarchicalObjective
+from bayesflat.inference.independent import IndependentObjective
 from bayesflat.inference.linalg import curvature_root, whitened_norm
-from bayesflat.inference.objective import HierarchicalObjective, IndependentObjective, Objective
+from bayesflat.inference.objective import Objective
 from bayesflat.inference.rough import Rough
 from bayesflat.model.build import noise_model
 from bayesflat.model.noise import NoiseModel

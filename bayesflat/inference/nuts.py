@@ -59,7 +59,7 @@ def run_nuts(
         The same in NumPy: it brings the draws to product units.
     found : MapResult
     approximation : Laplace
-        Chains start from draws of it, and its covariance is the inverse mass matrix.
+        Its covariance is the inverse mass matrix; chains start from draws with that covariance about the maximum.
     draws, tune, chains : int
         Draws of each chain that are kept, and that are spent on the step size before.
     cores : int

@@ -1,6 +1,6 @@
 """From the fitted curve to the nodes of LSST's product: Akima's spline as close to the curve as it can be at the bins.
 
-The posterior is that of the curve.  Nodes, given or placed, only describe it: they change no other number.
+The posterior is that of the curve.  Nodes, given or placed, only describe it: they change no other number of a fit.
 """
 
 from __future__ import annotations
@@ -18,16 +18,15 @@ from bayesflat.gradient.spline import akima_basis
 log = logging.getLogger(__name__)
 
 MMAG = 2500.0 / np.log(10.0)  # of a small relative difference
-CLEAR = 0.5  # mmag of misfit that is warned of
 _CELL = 0.25  # mm, over which bins are taken together
 _STEPS, _SETTLED = 60, 1e-11
 _RIDGE = 1e-7  # part of all weight that keeps a node that no bin feels on the curve
-# automatic nodes: until the misfit is below this, or this part of the curve's sd
-_GOOD, _GOOD_SD = 0.1, 0.3  # mmag, sd
+# automatic nodes: until the misfit is below this (mmag), or this part of the curve's sd; and what is warned of
+_GOOD, CLEAR, _GOOD_SD = 0.1, 0.5, 0.3
 _FIRST, MOST = 8, 80  # number of nodes
 _NEAREST = 0.5  # mm between nodes, at least
 _BEYOND = 3  # nodes beyond the outermost bin that continue the curve to where the light ends
-_DARK = 1.5  # of the reach, at most: where it ends
+_DARK, _DARK_NEAREST = 1.5, 10.0  # of the reach, at most, and mm beyond it, at least: where it ends
 
 
 @dataclass(frozen=True)
@@ -106,6 +105,8 @@ class Projection:
         Akima's spline over the curve, less 1 (mmag), at ``radius``.
     radius : numpy.ndarray, shape (n_cells,)
         Within the nodes (mm).
+    sd : numpy.ndarray, shape (n_cells,)
+        Of the curve there, as `Curve.sd`.
     """
 
     nodes: NDArray[np.float64]
@@ -115,12 +116,17 @@ class Projection:
     gain: NDArray[np.float64]
     misfit: NDArray[np.float64]
     radius: NDArray[np.float64]
+    sd: NDArray[np.float64]
 
     @property
     def worst(self) -> tuple[float, float]:
         """Largest misfit (mmag), and its radius (mm)."""
         k = int(np.argmax(np.abs(self.misfit)))
         return float(np.abs(self.misfit[k])), float(self.radius[k])
+
+    def excess(self, bearable: float) -> NDArray[np.float64]:
+        """Misfit over the larger of ``bearable`` (mmag) and a part of the curve's sd: shape (n_cells,)."""
+        return np.abs(self.misfit) / np.fmax(bearable, _GOOD_SD * self.sd)
 
     def of_draws(self, spline: LogSpline, coefficients: NDArray) -> NDArray[np.float64]:
         """Values at the nodes (..., n_nodes) of draws of the coefficients (..., n): linear in the curves."""
@@ -135,22 +141,43 @@ class Projection:
 def project(curve: Curve, config: FitConfig) -> Projection:
     """The nodes of the config, or automatic ones, and the values there.
 
-    Warns where Akima's spline through given nodes misses the curve by more than `CLEAR`.
+    Warns where Akima's spline misses the curve by more than `CLEAR` and more than its error lets be seen, and where
+    given nodes do not hold all bins.
     """
-    constrained = config.do_constrain_zero
-    if config.radial_spline_nodes == "auto":
-        found = place_nodes(curve, constrained)
+    automatic = config.radial_spline_nodes == "auto"
+    if automatic:
+        found = place_nodes(curve, config.do_constrain_zero)
         log.info("%d spline nodes placed, misfit at most %.2f mmag (%.0f mm)", len(found.nodes), *found.worst)
-        return found
-    found = fit_nodes(curve, np.asarray(config.nodes), constrained)
-    misfit, where = found.worst
-    if misfit > CLEAR:
+    else:
+        found = fit_nodes(curve, np.asarray(config.nodes), config.do_constrain_zero)
+        _warn_of_ends(curve, found.nodes)
+    excess = found.excess(CLEAR)
+    k = int(np.argmax(excess))
+    if excess[k] > 1.0:
         log.warning(
-            "radial_spline_nodes: Akima's spline through these nodes misses the fitted radial function by up to "
-            '%.2g mmag, at %.0f mm; "auto" places nodes where they are needed',
-            misfit, where,
+            "radial_spline_nodes: Akima's spline through %d nodes misses the fitted radial function by %.2g mmag at "
+            "%.0f mm%s",
+            len(found.nodes), abs(found.misfit[k]), found.radius[k],
+            "" if automatic else '; "auto" places nodes where they are needed',
         )  # fmt: skip
     return found
+
+
+def _warn_of_ends(curve: Curve, nodes: NDArray) -> None:
+    """Warn of given nodes outside which there are bins: the product holds the first and the last value there."""
+    first, last = float(curve.radius[0]), curve.outer
+    if nodes[-1] < last:
+        log.warning(
+            "radial_spline_nodes end at %g mm and bins at %.1f mm: the product's radial function is constant from "
+            "there on",
+            nodes[-1], last,
+        )  # fmt: skip
+    if nodes[0] > first:
+        log.warning(
+            "radial_spline_nodes begin at %g mm and bins at %.1f mm: the product's radial function is constant up to "
+            "there",
+            nodes[0], first,
+        )  # fmt: skip
 
 
 def fit_nodes(curve: Curve, nodes: NDArray, held: bool = False) -> Projection:
@@ -201,7 +228,7 @@ def fit_nodes(curve: Curve, nodes: NDArray, held: bool = False) -> Projection:
     places = np.concatenate([radius, nodes[free]])
     gain = np.zeros((len(nodes), len(places)))
     gain[free] = np.linalg.solve(curvature, pull)
-    return Projection(nodes, values, places, curve(places), gain, MMAG * off, radius)
+    return Projection(nodes, values, places, curve(places), gain, MMAG * off, radius, curve.sd[inside])
 
 
 def _normal_equations(jacobian: NDArray, weight: NDArray, at_nodes: NDArray) -> tuple[NDArray, NDArray]:
@@ -223,11 +250,9 @@ def place_nodes(curve: Curve, constrained: bool = False) -> Projection:
     if constrained:
         end = _dark(curve)
         nodes = np.append(nodes, np.round(np.linspace(outer, end, _BEYOND + 1)[1:], 2))
-    bearable = np.fmax(_GOOD, _GOOD_SD * curve.sd)
     found = fit_nodes(curve, nodes, constrained)
     while len(nodes) < MOST:
-        excess = np.abs(found.misfit) / bearable[(curve.radius >= nodes[0]) & (curve.radius <= nodes[-1])]
-        where = _room(nodes, found.radius, excess, curve.outer)
+        where = _room(nodes, found.radius, found.excess(_GOOD), curve.outer)
         if where is None:
             break
         nodes = np.sort(np.append(nodes, where))
@@ -251,4 +276,6 @@ def _room(nodes: NDArray, radius: NDArray, excess: NDArray, outer: float) -> flo
 def _dark(curve: Curve) -> float:
     """Where the light would end, falling on as it does at the rim (mm)."""
     slope = float(curve.spline.slope(curve.coefficients, np.array([curve.outer]))[0])
-    return float(np.clip(curve.outer - 1 / slope if slope < 0 else np.inf, curve.outer + 10.0, _DARK * curve.outer))
+    nearest = curve.outer + _DARK_NEAREST
+    farthest = max(nearest, _DARK * curve.outer)
+    return float(np.clip(curve.outer - 1 / slope if slope < 0 else np.inf, nearest, farthest))

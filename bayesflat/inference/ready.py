@@ -11,7 +11,7 @@ from bayesflat.config import FitConfig
 from bayesflat.errors import InputError
 from bayesflat.inference.projection import Curve, place_nodes
 from bayesflat.inference.rough import Rough, rough_fit
-from bayesflat.model.prepare import FitData
+from bayesflat.model.prepare import FitData, require_noise
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def make_ready(data: FitData, config: FitConfig) -> tuple[FitData, FitConfig, Ro
     Raises
     ------
     InputError
-        Bins as large as the detectors.
+        Bins as large as the detectors, or ready for hierarchical noise where noise is independent.
     """
     if config.noise == "hierarchical":
         if data.radial is not None:
@@ -61,6 +61,7 @@ def make_ready(data: FitData, config: FitConfig) -> tuple[FitData, FitConfig, Ro
             radial=rough.radial,
         )
         return data, config, rough
+    require_noise(data, config)
     if config.radial_spline_nodes == "auto":
         _check_bins_per_detector(data)
         data, config = _with_nodes(data, config)

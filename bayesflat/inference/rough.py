@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayesflat.config import FitConfig
+from bayesflat.errors import InputError
 from bayesflat.gradient.curve import LogSpline
 from bayesflat.gradient.spline import spread_knots
 from bayesflat.inference.smoothness import bending_variance
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 FINE = 160  # intervals of the B-spline, at most
 # bins of each round: all steps but the last need few
 _FEW_BINS = (20_000, 30_000, 30_000, 60_000)
-_BINS_PER_INTERVAL = 20
+_BINS_PER_INTERVAL, _FEWEST = 20, 20
 _SCALE_STEPS = 8
 # robust standard deviations from the others beyond which a bin is an outlier; before the first fit, from the rings'
 # medians
@@ -78,8 +79,14 @@ def rough_fit(data: FitData, config: FitConfig) -> Rough:
         Its nodes and weights are not used.
     config : FitConfig
         Which terms are fitted.
+
+    Raises
+    ------
+    InputError
+        Fewer bins than a radial function needs.
     """
     alive = data.value > 0
+    _require_bins(alive)
     y = np.log(np.where(alive, data.value, np.nan))
     spline, start, outlying = _rings(data, y)
     y = np.where(alive, y, 0.0)
@@ -109,6 +116,7 @@ def rough_fit(data: FitData, config: FitConfig) -> Rough:
             outlier[rows] = (np.abs(rest) > limit) | ~alive[rows]
         smooth, data = data.smooth, replace(data, smooth=noise.smoothness(scales))
         last, inside = inside, _full_rings(data, missing, parameters.get("centroid_delta", np.zeros(2)))
+        _require_bins(inside)
     n = spline.size
     marginal = information[:n, :n] - information[:n, n:] @ np.linalg.solve(information[n:, n:], information[n:, :n])
     return Rough(
@@ -119,6 +127,15 @@ def rough_fit(data: FitData, config: FitConfig) -> Rough:
         outlier=outlier[last],
         smooth=smooth,
     )
+
+
+def _require_bins(usable: NDArray) -> None:
+    """Refuse what is too few bins for a radial function, of which each detector has a few."""
+    if usable.sum() < _FEWEST:
+        raise InputError(
+            f"{usable.sum()} of {len(usable)} bins are good and in full rings about the centroid; at least {_FEWEST} "
+            "are needed: bin more finely (bin_factor)"
+        )
 
 
 def _prior_of(spline: LogSpline, coefficients: NDArray, information: NDArray) -> RadialPrior:

@@ -15,7 +15,7 @@ from bayesflat.model.hierarchical import HierarchicalNoise
 from bayesflat.model.independent import LaplaceNoise, NormalNoise, StudentTNoise
 from bayesflat.model.noise import NoiseModel
 from bayesflat.model.parameters import mean_parameters
-from bayesflat.model.prepare import FitData
+from bayesflat.model.prepare import FitData, require_noise
 from bayesflat.model.radial import log_spline
 from bayesflat.model.start import estimate
 
@@ -27,7 +27,14 @@ _INDEPENDENT: dict[str | None, Callable[[], NoiseModel]] = {
 
 
 def noise_model(data: FitData, config: FitConfig) -> NoiseModel:
-    """The noise model that the config names, for these bins."""
+    """The noise model that the config names, for these bins.
+
+    Raises
+    ------
+    InputError
+        The bins are ready for another noise model.
+    """
+    require_noise(data, config)
     return HierarchicalNoise(data) if config.noise == "hierarchical" else _INDEPENDENT[config.likelihood]()
 
 

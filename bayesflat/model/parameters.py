@@ -25,7 +25,7 @@ from bayesflat.model.start import Start
 # widths of the default priors
 SIGMA_RADIAL = 0.3  # of the level, about the medians around the nodes
 SIGMA_RATIO = 0.2
-RIM_GRADIENT = 0.1  # what a plane does at the last node: DESI's flats tilt by up to 0.12
+RIM_GRADIENT = 0.1  # what a plane does at the outermost bin: DESI's flats tilt by up to 0.12
 RIM_OUTER_GRADIENT = 0.03
 SIGMA_CENTROID = 1 / 3  # of centroid_max
 _LOG_RADIAL_STEP = 0.01  # of a coefficient of the log of the radial function, in the coordinates that are moved

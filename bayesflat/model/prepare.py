@@ -140,7 +140,7 @@ def prepare(binned: BinnedFlat, config: FitConfig) -> FitData:
     nodes = np.empty(0)
     if config.noise == "independent":
         nodes = np.asarray(
-            provisional_nodes(radius[usable].max(initial=1.0), config)
+            _provisional_nodes(radius[usable].max(initial=1.0), config)
             if config.radial_spline_nodes == "auto"
             else config.nodes
         )
@@ -172,9 +172,24 @@ def prepare(binned: BinnedFlat, config: FitConfig) -> FitData:
     )
 
 
-def provisional_nodes(reach: float, config: FitConfig) -> list[float]:
+def _provisional_nodes(reach: float, config: FitConfig) -> list[float]:
     """Nodes that hold all bins within a radius (mm), until better ones are placed."""
     return [0.0, 0.5 * reach, float(np.ceil(reach + (config.centroid_max if config.do_fit_centroid else 0.0)))]
+
+
+def require_noise(data: FitData, config: FitConfig) -> None:
+    """Refuse bins that are ready for another noise model than the config's.
+
+    Raises
+    ------
+    InputError
+        Hierarchical noise without a first fit of the radial function, or independent noise with one.
+    """
+    if (config.noise == "hierarchical") != (data.radial is not None):
+        other = "hierarchical" if data.radial is not None else "independent"
+        raise InputError(
+            f"noise = {config.noise}, but these bins are ready for {other} noise: fit the binned flat anew"
+        )
 
 
 def _bin_size(binned: BinnedFlat) -> float:

@@ -163,7 +163,7 @@ def _posterior(result: FitResult, estimates: Estimates) -> str:
     curves = (
         "The draws of NUTS (line), and Laplace's approximation (dashed): where they differ, trust the draws."
         if result.posterior is not None
-        else "Laplace's approximation: normal, with the curvature at the maximum; --sample draws from the posterior."
+        else "Laplace's approximation: normal, with the curvature at its centre; --sample draws from the posterior."
     )
     if not items:
         words = "Only the radial function was fitted: its band is in the figure above."

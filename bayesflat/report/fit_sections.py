@@ -184,8 +184,8 @@ def radial_section(data: FitData, gradient: FlatGradient) -> str:
     ratio = " and throughput ratio" if data.has_ratio else ""
     caption = (
         f"Above: the radial function over the bins, corrected for planes{ratio} and for the throughput of "
-        f"{found.freed}. Below: the residuals, with the running median as a line. It should stay near zero, without "
-        "waves from node to node (dashed): where it does not, the nodes cannot follow the flat."
+        f"{found.freed}. Below: the residuals, with the running median as a line. It should stay near zero. "
+        "Waves from node to node (dashed) mean that Akima's spline through the nodes does not follow the flat."
         + (" The band is the uncertainty of the radial function." if known else "")
     )
     return page.section(

@@ -35,7 +35,7 @@ def effects(data: FitData, gradient: FlatGradient) -> dict[str, float]:
         ``radial function``; NaN where the product has no uncertainty.  The x and y components are added in quadrature.
     """
     estimates = gradient.require_estimates()
-    r = np.linspace(0.0, reach_of(gradient), 400)
+    r = np.linspace(0.0, gradient.reach, 400)
     radial, sd = gradient.compute_radial(r), gradient.compute_radial_sd(r)
     lit = radial > 0
     slope = float(np.max(np.abs(np.gradient(radial, r))[lit] / radial[lit], initial=0.0))
@@ -52,14 +52,9 @@ def effects(data: FitData, gradient: FlatGradient) -> dict[str, float]:
     return found
 
 
-def reach_of(gradient: FlatGradient) -> float:
-    """The largest radius of a bin from the centroid (mm)."""
-    return float(gradient.require_estimates().header["RADIUSMX"][0])
-
-
 def shown_radii(gradient: FlatGradient) -> NDArray[np.float64]:
     """Radii at which the radial function is shown (mm)."""
-    reach = reach_of(gradient)
+    reach = gradient.reach
     radii = SHOWN_RADII if reach >= SHOWN_RADII[-1] else [float(f"{part * reach:.2g}") for part in PARTS]
     return np.maximum(radii, gradient.radial_spline_nodes[0])
 

@@ -69,7 +69,7 @@ def judge(result: FitResult, warnings: Sequence[str] = ()) -> Verdict:
             "often by a large factor. Fit with noise = hierarchical."
         )
     if result.posterior is None and not estimates.header["EXACTCUR"][0]:
-        advice.append("The curvature at the maximum is not the exact one (a kink of the spline): sample (--sample).")
+        advice.append("The errors are not from the exact curvature of the posterior: sample it (--sample).")
     for name in TERMS:
         rows = [estimates[f"{TERMS[name]}_{axis}"] for axis in "xy"]
         if name in known and all(abs(row["mean"]) < AGREES * row["sd"] for row in rows):

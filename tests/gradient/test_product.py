@@ -462,6 +462,14 @@ def test_curve_in_fits(tmp_path, curved):
     assert back.reach == 350.0
 
 
+def test_errors_beyond_the_nodes_are_those_of_the_last_one(curved):
+    """As the values are, which the product holds there."""
+    last = curved.radial_spline_nodes[-1]
+    beyond = curved.compute_radial_sd([last, last + 5.0, 1e4])
+    assert beyond[0] > 0
+    np.testing.assert_array_equal(beyond, beyond[0])
+
+
 def test_smoothness_in_fits(tmp_path, curved):
     """As many as coefficients, of which the outer two have none."""
     path = tmp_path / "g.fits"

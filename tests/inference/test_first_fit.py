@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from bayesflat.errors import InputError
 from bayesflat.inference.rough import rough_fit
 from bayesflat.model.prepare import prepare
 from bayesflat.simulation.detectors import simulate_binned
@@ -164,6 +165,17 @@ def test_strips_of_all_detectors_are_outliers(small_camera, whole):
     at = np.linspace(2.0, 52.0, 51)
     normalization = np.log(data.normalization / reference.normalization)
     np.testing.assert_allclose(level(found, at) + normalization, level(expected, at), atol=3e-3)
+
+
+@pytest.mark.parametrize(("bin_factor", "said"), [(100, "4 of 4"), (66, "9 of 9"), (40, "13 of 25")])
+def test_too_few_bins_are_refused(small_camera, bin_factor, said):
+    """One detector of 2 x 2, 3 x 3 and 5 x 5 bins, whose corners are in no full ring."""
+    binned = simulate_binned(
+        small_camera.subset(["R22_S00"]), Light(radial=(RADIUS, FALL)), Noise(white=1e-3), 1, bin_factor=bin_factor,
+        detector_boundary=0,
+    )  # fmt: skip
+    with pytest.raises(InputError, match=f"^{said} bins are good and in full rings"):
+        first_fit(binned)
 
 
 def test_full_rings_where_the_bins_fill_a_circle_about_another_place(small_camera):

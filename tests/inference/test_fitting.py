@@ -7,8 +7,10 @@ import pytest
 
 from bayesflat.config import FitConfig
 from bayesflat.errors import InputError
-from bayesflat.inference.fitting import build_model, fit
-from bayesflat.inference.objective import HierarchicalObjective
+from bayesflat.inference.fitting import build_model, fit, fit_data
+from bayesflat.inference.hierarchical import HierarchicalObjective
+from bayesflat.inference.loo import compare_terms
+from bayesflat.model.prepare import prepare
 from bayesflat.simulation.detectors import simulate_binned
 from bayesflat.simulation.truth import Light, Noise
 from tests.helpers import NODES, small_config
@@ -136,7 +138,9 @@ def test_a_value_that_is_held_has_no_error(small_camera, fits):
 def test_nodes_that_miss_the_curve_are_warned_of(small_camera, caplog):
     result = fit(flat(small_camera), config(SETTINGS["short"]))
     (text,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("radial_spline_nodes: ")]
-    mmag, where = (float(x) for x in (text.split("up to ")[1].split(" mmag")[0], text.split("at ")[1].split(" mm")[0]))
+    mmag, where = (
+        float(text.split(before)[1].split(after)[0]) for before, after in ((" by ", " mmag"), (" at ", " mm;"))
+    )
     curve, gradient = result.gradient.curve, result.gradient
     data, at = result.data, result.map.parameters["centroid_delta"]
     radius = np.hypot(data.dx - at[0], data.dy - at[1])
@@ -212,6 +216,31 @@ def test_model_has_the_knots_of_a_first_fit(small_camera, fits):
     """`build_model` makes one, too: its density at the maximum is the fit's."""
     model = build_model(flat(small_camera), config())
     np.testing.assert_array_equal(model.coords["knot"], fits["auto"].data.radial.spline.places)
+
+
+def test_bins_that_are_ready_for_another_noise_model_are_refused(small_camera, fits):
+    """Those of a fit with hierarchical noise have a curve and no nodes, the others nodes and no curve."""
+    independent = config(NODES, noise="independent", likelihood="student_t")
+    said = "^noise = independent, but these bins are ready for hierarchical noise: fit the binned flat anew$"
+    with pytest.raises(InputError, match=said):
+        build_model(fits["auto"].data, independent)
+    with pytest.raises(InputError, match=said):
+        fit_data(fits["auto"].data, independent)
+    said = "^noise = hierarchical, but these bins are ready for independent noise: fit the binned flat anew$"
+    with pytest.raises(InputError, match=said):
+        fit_data(prepare(flat(small_camera), independent), config())
+
+
+def test_terms_are_compared_with_nodes_of_their_own(small_camera, caplog):
+    """A flat with a plane and a moved centroid; no fit is told of nodes that another one placed."""
+    with caplog.at_level(logging.WARNING, "bayesflat"):
+        table = compare_terms(flat(small_camera), config(outer_gradient_radius=40.0), draws=50)
+    assert not [r for r in caplog.records if "radial_spline_nodes" in r.getMessage()]
+    terms = [row["terms"].split(" + ") for row in table]
+    assert {"centroid", "gradient"} <= set(terms[0])
+    without = table[["centroid" not in names for names in terms]]
+    assert np.all(without["elpd_diff"] < -2 * without["dse"])
+    assert np.all(table["converged"])
 
 
 @pytest.mark.parametrize(("bin_factor", "bins"), [(200, "1 bin"), (100, None)])

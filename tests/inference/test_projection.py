@@ -202,9 +202,55 @@ def test_a_clear_misfit_is_warned_of(lsst, caplog):
     (text,) = [record.getMessage() for record in caplog.records]
     misfit = np.abs(misfit_by_hand(found, lsst, lsst.radius))
     assert misfit.max() > CLEAR
-    assert f"by up to {misfit.max():.2g} mmag, at {lsst.radius[misfit.argmax()]:.0f} mm" in text
+    assert f"through 7 nodes misses the fitted radial function by {misfit.max():.2g} mmag at" in text
+    assert f" {lsst.radius[misfit.argmax()]:.0f} mm;" in text
     assert text.startswith("radial_spline_nodes: ")
     assert '"auto" places nodes' in text
+
+
+def test_a_misfit_that_errors_hide_is_not_warned_of(lsst, rng, caplog):
+    """0.3 of the curve's sd is beyond the same nodes' misfit if the curve is hardly known."""
+    root = rng.normal(size=(lsst.spline.size, lsst.spline.size)) / lsst.spline.size**0.5
+    unknown = curve_through(default_light("sky").radial_function, OUTER, 0.3**2 * root @ root.T)
+    config = FitConfig(radial_spline_nodes=[0.0, 150, 250, 300, 330, 345, 370])
+    assert np.all(0.3 * unknown.sd > np.abs(misfit_by_hand(project(lsst, config), lsst, lsst.radius)))
+    caplog.clear()
+    project(unknown, config)
+    assert not caplog.records
+
+
+def test_automatic_nodes_that_run_out_are_warned_of(caplog):
+    """Light in rings 3 mm wide would need a node a mm; the advice to place nodes automatically would not help."""
+    rings = curve_through(lambda r: 1.0 + 0.05 * np.sin(2 * np.pi * r / 6.0), OUTER, intervals=600)
+    found = project(rings, FitConfig())
+    assert len(found.nodes) == MOST
+    (text,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    misfit = np.abs(misfit_by_hand(found, rings, rings.radius))
+    assert text.endswith(f"by {misfit.max():.2g} mmag at {rings.radius[misfit.argmax()]:.0f} mm")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "said"),
+    [
+        ([*GIVEN[:-2], 350.0], "radial_spline_nodes end at 350 mm and bins at 355.0 mm: the product's radial function "
+         "is constant from there on"),
+        (GIVEN[1:], "radial_spline_nodes begin at 100 mm and bins at 0.4 mm: the product's radial function is constant "
+         "up to there"),
+        (GIVEN, None),
+    ],
+    ids=["end", "begin", "hold all"],
+)  # fmt: skip
+def test_bins_outside_given_nodes_are_warned_of(lsst, caplog, nodes, said):
+    project(lsst, FitConfig(radial_spline_nodes=list(nodes)))
+    ends = [r.getMessage() for r in caplog.records if "constant" in r.getMessage()]
+    assert ends == ([said] if said else [])
+
+
+@pytest.mark.parametrize(("outer", "end"), [(12.0, 22.0), (30.0, 45.0)])
+def test_light_that_hardly_falls_ends_near_a_small_camera(outer, end):
+    """At 1.5 of the outermost radius, and 10 mm beyond it at least."""
+    flat = curve_through(lambda r: 1.0 - 1e-5 * r, outer, intervals=20)
+    assert place_nodes(flat, constrained=True).nodes[-1] == pytest.approx(end, abs=0.1)
 
 
 def test_a_small_misfit_is_not_warned_of(lsst, caplog):

@@ -11,8 +11,8 @@ from bayesflat.config import FitConfig
 from bayesflat.data.camera import lsstcam
 from bayesflat.errors import InputError
 from bayesflat.inference.fitting import fit
+from bayesflat.inference.hierarchical import HierarchicalObjective
 from bayesflat.inference.map import compile_density
-from bayesflat.inference.objective import HierarchicalObjective
 from bayesflat.inference.rough import rough_fit
 from bayesflat.model.build import build_model
 from bayesflat.model.hierarchical import HierarchicalNoise

@@ -9,8 +9,8 @@ from scipy.interpolate import Akima1DInterpolator
 from bayesflat.config import NormalPrior
 from bayesflat.errors import InputError
 from bayesflat.inference.fitting import build_model
+from bayesflat.inference.independent import IndependentObjective
 from bayesflat.inference.map import PYTHON, compile_density
-from bayesflat.inference.objective import IndependentObjective
 from bayesflat.model.build import noise_model
 from bayesflat.model.mean import Mean
 from bayesflat.model.noise import FLOOR

@@ -1,0 +1,236 @@
+"""Minus the log-posterior with hierarchical noise, where all but parameters and noise scales is integrated out."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayesflat.config import FitConfig
+from bayesflat.inference.objective import Drawn, Objective, Throughputs
+from bayesflat.model.design import Design
+from bayesflat.model.hierarchical import HierarchicalNoise
+from bayesflat.model.log_mean import LogMean
+from bayesflat.model.marginal import Covariance, Marginal
+from bayesflat.model.parameters import Parameter
+from bayesflat.model.prepare import FitData
+
+log = logging.getLogger(__name__)
+
+_LONGEST = 1.5  # step of a noise scale, in widths of its prior
+
+
+class HierarchicalObjective(Objective):
+    """With hierarchical noise: Gauss-Newton is generalised least squares; the scales have Fisher's information."""
+
+    # from far away the search ends where the detectors' scatter explains the gradients
+    start_distance = 0.1
+
+    def __init__(self, data: FitData, config: FitConfig, noise: HierarchicalNoise, parameters: list[Parameter]) -> None:
+        super().__init__(data, config, noise, parameters)
+        if data.radial is None:
+            raise ValueError("hierarchical noise needs the knots and the prior of the radial function")
+        self.noise: HierarchicalNoise = noise
+        self.mean = LogMean(data, config, data.radial.spline)
+        self._log_value = np.log(data.value)
+        self._workspace: dict[str, NDArray] = {}  # for covariances that are not handed out
+
+    def __call__(self, z: NDArray) -> float:
+        """Minus the log-posterior; infinite where the mean is not positive."""
+        parameters = self.to_parameters(z)
+        residual = self._log_value - self.mean(parameters)
+        if not np.all(np.isfinite(residual)):
+            return np.inf
+        found = self.noise.covariance(parameters["log_noise_scales"], self._workspace).marginal(residual)
+        return float(self._prior(z)[0] - found.log_likelihood)
+
+    def log_mean(self, z: NDArray) -> NDArray[np.float64]:
+        """Log of what each bin should read, shape (n_bins,)."""
+        return self.mean(self.to_parameters(z))
+
+    def derivatives(self, z: NDArray) -> tuple[float, NDArray, NDArray]:
+        """Cost, gradient and curvature; mean and scales know nothing of each other's curvature."""
+        parameters = self.to_parameters(z)
+        log_scales = parameters["log_noise_scales"]
+        log_mean, design = self.mean.with_design(parameters)
+        covariance = self.noise.covariance(log_scales, self._workspace)
+        found = covariance.marginal(self._log_value - log_mean)
+        cost, gradient, curvature = self._prior(z)
+        n, chain = self.n_mean, self._chain(z)
+        gradient[:n] += chain.T @ design.transposed(found.by_residual)
+        curvature[:n, :n] += chain.T @ covariance.information(design) @ chain
+        stretch = self.parameters[-1].transform.scale
+        gradient[n:] -= stretch * self.noise.by_log_scales(covariance, found, log_scales)
+        curvature[n:, n:] += np.outer(stretch, stretch) * self.noise.information(covariance, log_scales)
+        return float(cost - found.log_likelihood), gradient, curvature
+
+    def gradient(self, z: NDArray) -> tuple[NDArray, dict[str, NDArray]]:
+        """The gradient (n,), without the curvature at a fraction of its cost, and `product` there."""
+        parameters = self.to_parameters(z)
+        log_scales = parameters["log_noise_scales"]
+        log_mean, pull = self.mean.with_pull(parameters)
+        covariance = self.noise.covariance(log_scales, self._workspace)
+        found = covariance.marginal(self._log_value - log_mean)
+        _, gradient, _ = self._prior(z)
+        n = self.n_mean
+        gradient[:n] += self._chain(z).T @ pull(found.by_residual)
+        gradient[n:] -= self.parameters[-1].transform.scale * self.noise.by_log_scales(covariance, found, log_scales)
+        return gradient, self._product(parameters, covariance, found)
+
+    def draw(self, z: NDArray, rng: np.random.Generator) -> Drawn:
+        """Draw the shared patterns and the detectors' own effects, given the parameters."""
+        parameters = self.to_parameters(z)
+        covariance = self.noise.covariance(parameters["log_noise_scales"], self._workspace)
+        drawn = covariance.draw(self._log_value - self.mean(parameters), rng)
+        throughput = self.noise.throughput(covariance.all_effects(drawn.own, drawn.shared))
+        product = self.noise.relative_to_present(parameters, throughput)
+        product["throughput"] = product["throughput"][:, 0]
+        return Drawn(product, drawn.log_likelihood - self._log_values, drawn.shared)
+
+    def log_replicate(self, z: NDArray, rng: np.random.Generator) -> NDArray[np.float64] | None:
+        """Logs of new values at given parameters, shape (n_bins,), with detectors, amplifiers and patterns drawn."""
+        parameters = self.to_parameters(z)
+        log_mean = self.mean(parameters)
+        if not np.all(np.isfinite(log_mean)):
+            return None
+        covariance = self.noise.covariance(parameters["log_noise_scales"], self._workspace)
+        effects, weight = covariance.effects, self.data.weight
+        own = np.sqrt(covariance.own)[effects.vendor] * rng.standard_normal(
+            (effects.n_detectors, covariance.own.shape[1])
+        )
+        shared = np.sqrt(covariance.shared) * rng.standard_normal(covariance.shared.shape)
+        sd = np.sqrt(np.divide(covariance.white, weight, out=np.zeros(len(weight)), where=weight > 0))
+        white = sd * rng.standard_normal(len(weight))
+        return log_mean + effects.expand(covariance.all_effects(own, shared)) + white
+
+    def shortened(self, step: NDArray) -> NDArray[np.float64]:
+        """The step, with that of the noise scales shortened: far from the maximum, they would run away.
+
+        The curvature has no terms that mix scales and other parameters, so the shortened step goes downhill too.
+        """
+        scales = slice(self.n_mean, None)
+        longest = np.max(np.abs(step[scales]))
+        step = step.copy()
+        step[scales] *= min(1.0, _LONGEST / max(longest, 1e-300))
+        return step
+
+    def throughputs(self, z: NDArray) -> Throughputs:
+        """Throughputs of detectors and amplifiers at given parameters."""
+        parameters, covariance, found = self.effects(z)
+        throughput = self._product(parameters, covariance, found)["throughput"]
+        return Throughputs(throughput, *self.noise.spread(covariance, throughput), self.noise.places)
+
+    def without_detector(self, number: int) -> HierarchicalObjective | None:
+        """The objective of the other detectors; None where none of its vendor is left, whose pattern it shares."""
+        others = self.data.select(self.data.binned.detector != number)
+        noise = HierarchicalNoise(others)
+        if noise.vendors != self.noise.vendors:
+            log.warning("detector %d is the only one of its vendor: nothing predicts it", number)
+            return None
+        return HierarchicalObjective(others, self.config, noise, self.parameters)
+
+    def coords(self) -> dict[str, list[str]]:
+        """The vendors, of the shared patterns."""
+        return {"vendor": self.noise.vendors}
+
+    def log_likelihood_given(self, z: NDArray, shared: NDArray | None) -> NDArray[np.float64]:
+        """Log-likelihood of each detector's values, given the parameters and the shared patterns (None: 0)."""
+        if shared is None:
+            shared = np.zeros((len(self.noise.vendors), self.noise.shared_scale.shape[1]))
+        parameters = self.to_parameters(z)
+        covariance = self.noise.covariance(parameters["log_noise_scales"], self._workspace)
+        residual = self._log_value - self.mean(parameters)
+        return covariance.log_likelihood_given(residual, shared) - self._log_values
+
+    @property
+    def _log_values(self) -> NDArray[np.float64]:
+        """Sum of the logs of each detector's values: the density is that of the values, not of their logs."""
+        return self.noise.effects.sum_good(self._log_value)
+
+    def effects(self, z: NDArray) -> tuple[dict[str, NDArray], Covariance, Marginal]:
+        """The parameters, the covariance of the log-residuals there, and what it makes of them."""
+        parameters = self.to_parameters(z)
+        covariance = self.noise.covariance(parameters["log_noise_scales"])
+        return parameters, covariance, covariance.marginal(self._log_value - self.mean(parameters))
+
+    def restricted(self, z: NDArray) -> NDArray[np.float64]:
+        """Gradient of what is added to minus the log-posterior when the mean is integrated out.
+
+        The log of the mean is nearly linear in its parameters; integrated out, they leave half the log-determinant of
+        their curvature.
+        """
+        parameters, chain, n = self.to_parameters(z), self._chain(z), self.n_mean
+        log_scales = parameters["log_noise_scales"]
+        covariance = self.noise.covariance(log_scales, self._workspace)
+        _, design = self.mean.with_design(parameters)
+        curvature = chain.T @ covariance.information(design) @ chain + self._prior(z)[2][:n, :n]
+        found = covariance.by_log_determinant(design, chain @ np.linalg.inv(curvature) @ chain.T)
+        gradient = np.zeros_like(z)
+        stretch = self.parameters[-1].transform.scale
+        gradient[n:] = -stretch * self.noise.by_log_scales(covariance, found, log_scales)
+        return gradient
+
+    def vendor_ratios(self, product: dict[str, NDArray]) -> dict[str, tuple[float, float]]:
+        """By vendor, the mean over its detectors of their median of data/model, and its sd."""
+        effects = self.noise.effects
+        good = effects.weight > 0
+        ratio = np.exp(self._log_value - self.mean(product))
+        medians = np.array(
+            [np.median(ratio[good & (effects.detector == d)]) if effects.counts[d] else np.nan
+             for d in range(effects.n_detectors)]
+        )  # fmt: skip
+        found = {}
+        for v, name in enumerate(self.noise.vendors):
+            here = medians[(effects.vendor == v) & np.isfinite(medians)]
+            sd = float(np.std(here, ddof=1) / np.sqrt(len(here))) if len(here) > 1 else np.inf
+            found[name] = float(np.mean(here)), sd
+        return found
+
+    @property
+    def linear(self) -> slice:
+        """The coefficients of the log of the radial function."""
+        return self.slices["log_radial"]
+
+    def product_by_radial(self, z: NDArray) -> dict[str, NDArray]:
+        """Derivatives of `product` by the coefficients of the radial function, which residuals are linear in.
+
+        Returns
+        -------
+        dict of str to numpy.ndarray
+            By the names of `product`, with the coefficients as a last axis more.
+        """
+        parameters, covariance, found = self.effects(z)
+        product = self._product(parameters, covariance, found)
+        n = self.mean.spline.size
+        _, design = self.mean.with_design({"log_radial": parameters["log_radial"]} | _centroid_of(parameters))
+        of_spline = Design(design.first, design.banded, n, np.empty((len(self.data), 0)))
+        by_effects = -covariance.conditional_means(of_spline)
+        throughput = self.noise.throughput(covariance.all_effects(found.own, found.shared))
+        logs = np.einsum("dak,dkn->dan", self.noise.by_effects(throughput), by_effects, optimize=True)
+        vendor, vendors = self.noise.effects.vendor, range(len(self.noise.vendors))
+        means = np.array([throughput[vendor == v, 0].mean() for v in vendors])
+        by_means = np.array([(throughput[vendor == v, :1] * logs[vendor == v, 0]).mean(0) for v in vendors])
+        by_means /= means[:, None]  # of their logs
+        out = {name: np.zeros((*np.shape(value), n)) for name, value in product.items()}
+        out["log_radial"] = np.eye(n) + by_means[-1]
+        if "itl_ratio" in product:
+            out["itl_ratio"] = float(product["itl_ratio"]) * (by_means[0] - by_means[-1])
+        out["throughput"] = product["throughput"][:, :, None] * (logs - by_means[vendor][:, None, :])
+        return out
+
+    def product(self, z: NDArray) -> dict[str, NDArray]:
+        """Parameters relative to the detectors present: ratio of the mean throughputs, level of those that are not ITL.
+
+        Beside the parameters, ``throughput`` is that of each detector and amplifier, relative to its vendor's mean:
+        shape (n_detectors, 1 + n_amplifiers), the detector first.
+        """
+        return self._product(*self.effects(z))
+
+    def _product(self, parameters: dict, covariance: Covariance, found: Marginal) -> dict[str, NDArray]:
+        throughput = self.noise.throughput(covariance.all_effects(found.own, found.shared))
+        return self.noise.relative_to_present(parameters, throughput)
+
+
+def _centroid_of(parameters: dict[str, NDArray]) -> dict[str, NDArray]:
+    return {name: parameters[name] for name in ("centroid_delta",) if name in parameters}
