@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,22 @@ log = logging.getLogger(__name__)
 _LONGEST = 1.5  # step of a noise scale, in widths of its prior
 
 
+class _Latest[T]:
+    """A function of a vector that remembers its last result: a search asks for cost and gradient in turn."""
+
+    def __init__(self, function: Callable[[NDArray], T]) -> None:
+        self.function = function
+        self.key: bytes | None = None
+
+    def __call__(self, x: NDArray) -> T:
+        key = x.tobytes()
+        if key != self.key:
+            self.key = None  # what the function writes into may belong to the last result
+            self.value = self.function(x)
+            self.key = key
+        return self.value
+
+
 class HierarchicalObjective(Objective):
     """With hierarchical noise: Gauss-Newton is generalised least squares; the scales have Fisher's information."""
 
@@ -34,54 +51,62 @@ class HierarchicalObjective(Objective):
         self.noise: HierarchicalNoise = noise
         self.mean = LogMean(data, config, data.radial.spline)
         self._log_value = np.log(data.value)
-        self._workspace: dict[str, NDArray] = {}  # for covariances that are not handed out
+        workspace: dict[str, NDArray] = {}  # for covariances that are not handed out, one at a time
+        self._covariance = _Latest(lambda log_scales: self.noise.covariance(log_scales, workspace))
+        self._mean = _Latest(self._mean_at)
+        self._projected = _Latest(lambda z: noise.effects.projected(self._mean(z)[1]))
+        self._marginal = _Latest(self._marginal_at)
+
+    def _mean_at(self, z: NDArray) -> tuple[NDArray, Design]:
+        """Log of the mean and its derivatives, of the values of all parameters but the scales."""
+        return self.mean.with_design(self.to_parameters(np.append(z, np.zeros(self.size - self.n_mean))))
+
+    def _marginal_at(self, z: NDArray) -> Marginal:
+        log_mean, _ = self._mean(z[: self.n_mean])
+        return self._covariance(self._log_scales(z)).marginal(self._log_value - log_mean)
+
+    def _log_scales(self, z: NDArray) -> NDArray[np.float64]:
+        scales = self.parameters[-1]
+        return scales.from_value(z[self.slices[scales.name]])
 
     def __call__(self, z: NDArray) -> float:
         """Minus the log-posterior; infinite where the mean is not positive."""
-        parameters = self.to_parameters(z)
-        residual = self._log_value - self.mean(parameters)
-        if not np.all(np.isfinite(residual)):
+        if not np.all(np.isfinite(self.log_mean(z))):
             return np.inf
-        found = self.noise.covariance(parameters["log_noise_scales"], self._workspace).marginal(residual)
-        return float(self._prior(z)[0] - found.log_likelihood)
+        return float(self._prior(z)[0] - self._marginal(z).log_likelihood)
 
     def log_mean(self, z: NDArray) -> NDArray[np.float64]:
         """Log of what each bin should read, shape (n_bins,)."""
-        return self.mean(self.to_parameters(z))
+        return self._mean(z[: self.n_mean])[0]
 
     def derivatives(self, z: NDArray) -> tuple[float, NDArray, NDArray]:
         """Cost, gradient and curvature; mean and scales know nothing of each other's curvature."""
-        parameters = self.to_parameters(z)
-        log_scales = parameters["log_noise_scales"]
-        log_mean, design = self.mean.with_design(parameters)
-        covariance = self.noise.covariance(log_scales, self._workspace)
-        found = covariance.marginal(self._log_value - log_mean)
+        found = self._marginal(z)
         cost, gradient, curvature = self._prior(z)
-        n, chain = self.n_mean, self._chain(z)
-        gradient[:n] += chain.T @ design.transposed(found.by_residual)
-        curvature[:n, :n] += chain.T @ covariance.information(design) @ chain
+        gradient += self._pull(z)
+        n, chain, log_scales = self.n_mean, self._chain(z), self._log_scales(z)
+        covariance = self._covariance(log_scales)
+        curvature[:n, :n] += chain.T @ covariance.information(self._projected(z[:n])) @ chain
         stretch = self.parameters[-1].transform.scale
-        gradient[n:] -= stretch * self.noise.by_log_scales(covariance, found, log_scales)
         curvature[n:, n:] += np.outer(stretch, stretch) * self.noise.information(covariance, log_scales)
         return float(cost - found.log_likelihood), gradient, curvature
 
     def gradient(self, z: NDArray) -> tuple[NDArray, dict[str, NDArray]]:
         """The gradient (n,), without the curvature at a fraction of its cost, and `product` there."""
-        parameters = self.to_parameters(z)
-        log_scales = parameters["log_noise_scales"]
-        log_mean, pull = self.mean.with_pull(parameters)
-        covariance = self.noise.covariance(log_scales, self._workspace)
-        found = covariance.marginal(self._log_value - log_mean)
-        _, gradient, _ = self._prior(z)
-        n = self.n_mean
-        gradient[:n] += self._chain(z).T @ pull(found.by_residual)
-        gradient[n:] -= self.parameters[-1].transform.scale * self.noise.by_log_scales(covariance, found, log_scales)
-        return gradient, self._product(parameters, covariance, found)
+        product = self._product(self.to_parameters(z), self._covariance(self._log_scales(z)), self._marginal(z))
+        return self._prior(z)[1] + self._pull(z), product
+
+    def _pull(self, z: NDArray) -> NDArray[np.float64]:
+        """Gradient of minus the log-likelihood."""
+        found, n, log_scales = self._marginal(z), self.n_mean, self._log_scales(z)
+        by_mean = self._chain(z).T @ self._mean(z[:n])[1].transposed(found.by_residual)
+        by_scales = self.noise.by_log_scales(self._covariance(log_scales), found, log_scales)
+        return np.concatenate([by_mean, -self.parameters[-1].transform.scale * by_scales])
 
     def draw(self, z: NDArray, rng: np.random.Generator) -> Drawn:
         """Draw the shared patterns and the detectors' own effects, given the parameters."""
         parameters = self.to_parameters(z)
-        covariance = self.noise.covariance(parameters["log_noise_scales"], self._workspace)
+        covariance = self._covariance(self._log_scales(z))
         drawn = covariance.draw(self._log_value - self.mean(parameters), rng)
         throughput = self.noise.throughput(covariance.all_effects(drawn.own, drawn.shared))
         product = self.noise.relative_to_present(parameters, throughput)
@@ -90,11 +115,10 @@ class HierarchicalObjective(Objective):
 
     def log_replicate(self, z: NDArray, rng: np.random.Generator) -> NDArray[np.float64] | None:
         """Logs of new values at given parameters, shape (n_bins,), with detectors, amplifiers and patterns drawn."""
-        parameters = self.to_parameters(z)
-        log_mean = self.mean(parameters)
+        log_mean = self.mean(self.to_parameters(z))
         if not np.all(np.isfinite(log_mean)):
             return None
-        covariance = self.noise.covariance(parameters["log_noise_scales"], self._workspace)
+        covariance = self._covariance(self._log_scales(z))
         effects, weight = covariance.effects, self.data.weight
         own = np.sqrt(covariance.own)[effects.vendor] * rng.standard_normal(
             (effects.n_detectors, covariance.own.shape[1])
@@ -138,10 +162,8 @@ class HierarchicalObjective(Objective):
         """Log-likelihood of each detector's values, given the parameters and the shared patterns (None: 0)."""
         if shared is None:
             shared = np.zeros((len(self.noise.vendors), self.noise.shared_scale.shape[1]))
-        parameters = self.to_parameters(z)
-        covariance = self.noise.covariance(parameters["log_noise_scales"], self._workspace)
-        residual = self._log_value - self.mean(parameters)
-        return covariance.log_likelihood_given(residual, shared) - self._log_values
+        residual = self._log_value - self.mean(self.to_parameters(z))
+        return self._covariance(self._log_scales(z)).log_likelihood_given(residual, shared) - self._log_values
 
     @property
     def _log_values(self) -> NDArray[np.float64]:
@@ -160,12 +182,11 @@ class HierarchicalObjective(Objective):
         The log of the mean is nearly linear in its parameters; integrated out, they leave half the log-determinant of
         their curvature.
         """
-        parameters, chain, n = self.to_parameters(z), self._chain(z), self.n_mean
-        log_scales = parameters["log_noise_scales"]
-        covariance = self.noise.covariance(log_scales, self._workspace)
-        _, design = self.mean.with_design(parameters)
-        curvature = chain.T @ covariance.information(design) @ chain + self._prior(z)[2][:n, :n]
-        found = covariance.by_log_determinant(design, chain @ np.linalg.inv(curvature) @ chain.T)
+        chain, n, log_scales = self._chain(z), self.n_mean, self._log_scales(z)
+        covariance, projected = self._covariance(log_scales), self._projected(z[:n])
+        information = covariance.information(projected)
+        curvature = chain.T @ information @ chain + self._prior(z)[2][:n, :n]
+        found = covariance.by_log_determinant(projected, chain @ np.linalg.inv(curvature) @ chain.T, information)
         gradient = np.zeros_like(z)
         stretch = self.parameters[-1].transform.scale
         gradient[n:] = -stretch * self.noise.by_log_scales(covariance, found, log_scales)

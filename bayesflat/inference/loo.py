@@ -121,7 +121,7 @@ def log_density_from_others(result: FitResult, detector: int, draws: int, seed: 
         return None
     end = newton(reduced, result.map.value, _NEAR)
     rng = np.random.default_rng(seed)
-    root = covariance_root(np.linalg.inv(end.curvature))
+    root = covariance_root(np.linalg.inv(reduced.derivatives(end.z)[2]))
     row = int(np.searchsorted(np.unique(full.data.binned.detector), detector))
     found = []
     for _ in range(draws):

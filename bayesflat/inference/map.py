@@ -16,7 +16,7 @@ import pymc as pm
 import pytensor
 from numpy.typing import NDArray
 from pymc.pytensorf import gradient, join_nonshared_inputs
-from pytensor.compile.mode import OPT_FAST_RUN, Mode
+from pytensor.compile.mode import OPT_NONE, Mode
 from pytensor.link.vm import VMLinker
 from scipy.linalg import cho_solve, solve_triangular
 from scipy.optimize import minimize
@@ -56,8 +56,8 @@ _OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "hierarchical": HierarchicalObjective,
     "independent": IndependentObjective,
 }
-# Evaluating in Python costs nothing to compile, and a handful of evaluations is all that is needed here
-PYTHON = Mode(VMLinker(use_cloop=False, c_thunks=False), OPT_FAST_RUN.excluding("fusion"))
+# For a handful of evaluations neither compiling nor rewriting the graph pays
+PLAIN = Mode(VMLinker(use_cloop=False, c_thunks=False), OPT_NONE)
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def _find_map(model: pm.Model, objective: Objective, rough: Rough | None) -> Map
 
     log.info("maximum found in %.2f s", time.perf_counter() - began)
     density = compile_density(model)
-    z, curvature, evaluations, norm = best.z, best.curvature, 1, np.nan
+    z, curvature, evaluations, norm = best.z, objective.derivatives(best.z)[2], 1, np.nan
     value, slope = density(z)
     if not kinked:
         root = curvature_root(curvature)
@@ -198,7 +198,7 @@ def compile_density(model: pm.Model) -> Callable[[NDArray], tuple[float, NDArray
     """Minus PyMC's log-density with its gradient, of all values in one vector, without the transforms' Jacobians."""
     (log_density,), z = join_nonshared_inputs(model.initial_point(), [model.logp(jacobian=False)], model.value_vars)
     cost = -log_density
-    function = pytensor.function([z], [cost, gradient(cost, [z])], mode=PYTHON, trust_input=True)
+    function = pytensor.function([z], [cost, gradient(cost, [z])], mode=PLAIN, trust_input=True)
 
     def density(point: NDArray) -> tuple[float, NDArray]:
         value, slope = function(np.ascontiguousarray(point, dtype=float))
@@ -209,7 +209,7 @@ def compile_density(model: pm.Model) -> Callable[[NDArray], tuple[float, NDArray
 
 @dataclass(frozen=True)
 class End:
-    """The end of a descent: point, cost, gradient and curvature there, and the number of steps."""
+    """The end of a descent: point, cost and gradient there, the curvature as the steps found it, and their number."""
 
     z: NDArray
     cost: float
@@ -288,22 +288,25 @@ def newton(objective: Objective, z: NDArray, tolerance: float) -> End:
         norm = whitened_norm(root, gradient)
         if norm < tolerance:
             break
-        new = _step(objective, z, cost, gradient, objective.shortened(-cho_solve((root, True), gradient)))
-        if new is None:
+        found = _step(objective, z, cost, gradient, objective.shortened(-cho_solve((root, True), gradient)))
+        if found is None:
+            break
+        new, cost_there = found
+        ahead, _ = objective.gradient(new)
+        moved, turned = new - z, ahead - gradient
+        corrected = None
+        if norm < _NEAR and turned @ moved > 0:
+            corrected = _corrected(curvature, moved, turned)
+        if corrected is None or not np.isfinite(corrected).all():
+            corrected = objective.derivatives(new)[2]
+        if not (np.isfinite(corrected).all() and np.isfinite(ahead).all()):
             break
         steps += 1
-        cost_there, ahead, gauss_there = objective.derivatives(new)
-        if not (np.isfinite(gauss_there).all() and np.isfinite(ahead).all()):
-            break
-        cost, gauss = cost_there, gauss_there
-        moved, turned = new - z, ahead - gradient
-        corrected = _corrected(curvature, moved, turned) if norm < _NEAR and turned @ moved > 0 else gauss
-        curvature = corrected if np.isfinite(corrected).all() else gauss
-        z, gradient = new, ahead
+        z, cost, gradient, curvature = new, cost_there, ahead, corrected
         # below this, rounding hides the gain in cost: go on only while the gradient still shrinks
         if norm < TOLERANCE and whitened_norm(root, gradient) > 0.9 * norm:
             break
-    return End(z, cost, gradient, gauss, steps)
+    return End(z, cost, gradient, curvature, steps)
 
 
 def _corrected(curvature: NDArray, moved: NDArray, turned: NDArray) -> NDArray:
@@ -312,14 +315,15 @@ def _corrected(curvature: NDArray, moved: NDArray, turned: NDArray) -> NDArray:
     return curvature - np.outer(pull, pull) / (moved @ pull) + np.outer(turned, turned) / (turned @ moved)
 
 
-def _step(objective, z, cost, gradient, step) -> NDArray | None:
-    """The longest of the steps 1, 1/2, 1/4 ... that gains enough (Armijo), or None."""
+def _step(objective, z, cost, gradient, step) -> tuple[NDArray, float] | None:
+    """Where the longest of the steps 1, 1/2, 1/4 ... that gains enough (Armijo) ends, and the cost there, or None."""
     expected = gradient @ step
     rounding = 1e-14 * max(abs(cost), len(objective.data))
     for halvings in range(25):
         new = z + step * 0.5**halvings
-        if objective(new) <= cost + 1e-4 * 0.5**halvings * expected + rounding:
-            return new
+        cost_there = objective(new)
+        if cost_there <= cost + 1e-4 * 0.5**halvings * expected + rounding:
+            return new, cost_there
     return None
 
 

@@ -19,6 +19,7 @@ from bayesflat.gradient.spline import spread_knots
 from bayesflat.inference.smoothness import bending_variance
 from bayesflat.model.hierarchical import HierarchicalNoise
 from bayesflat.model.log_mean import LogMean
+from bayesflat.model.marginal import Covariance, Marginal
 from bayesflat.model.parameters import RIM_GRADIENT, RIM_OUTER_GRADIENT, SIGMA_CENTROID, SIGMA_RATIO
 from bayesflat.model.prepare import FitData
 from bayesflat.model.radial import SIGMA_LOG_RADIAL, RadialPrior
@@ -331,20 +332,20 @@ def fit_scales(
 ) -> NDArray[np.float64]:
     """A few steps of Fisher's scoring for the logs of the noise scales, with the mean fixed."""
 
-    def cost(at: NDArray) -> float:
-        likelihood = noise.covariance(at).marginal(residual).log_likelihood
-        return float(np.sum(((at - typical) / width) ** 2) / 2 - likelihood)
-
-    value = cost(scales)
-    for _ in range(_SCALE_STEPS):
-        covariance = noise.covariance(scales)
+    def likelihood(at: NDArray) -> tuple[float, Covariance, Marginal]:
+        """Minus the log-posterior, and what it is made of."""
+        covariance = noise.covariance(at)
         found = covariance.marginal(residual)
+        return float(np.sum(((at - typical) / width) ** 2) / 2 - found.log_likelihood), covariance, found
+
+    value, covariance, found = likelihood(scales)
+    for _ in range(_SCALE_STEPS):
         slope = noise.by_log_scales(covariance, found, scales) - (scales - typical) / width**2
         curvature = noise.information(covariance, scales) + np.diag(width**-2.0)
         step = np.clip(np.linalg.solve(curvature, slope), -2.0, 2.0)
         for halving in range(6):
             new = scales + step * 0.5**halving
-            ahead = cost(new)
+            ahead, covariance, found = likelihood(new)
             if ahead < value:
                 break
         else:

@@ -13,6 +13,45 @@ from bayesflat.model.design import Design
 
 
 @dataclass(frozen=True)
+class Projected:
+    """A design matrix J, as it is seen by the effects U of each detector, whose bins feel a part of its columns.
+
+    Attributes
+    ----------
+    columns : numpy.ndarray of int, shape (n_detectors, m)
+        Columns of J; those of a detector differ.
+    values : numpy.ndarray, shape (n_detectors, size, m)
+        ``U'WJ`` in these columns; it is 0 in all others.
+    gram : numpy.ndarray, shape (n, n)
+        ``J'WJ``.
+    """
+
+    columns: NDArray[np.int64]
+    values: NDArray[np.float64]
+    gram: NDArray[np.float64]
+
+    @property
+    def whole(self) -> NDArray[np.float64]:
+        """``U'WJ`` in all columns: shape (n_detectors, size, n)."""
+        n_detectors, size, _ = self.values.shape
+        out = np.zeros((n_detectors, size, len(self.gram)))
+        np.put_along_axis(out, self.columns[:, None, :], self.values, axis=2)
+        return out
+
+    def summed(self, values: NDArray, group: NDArray, n_groups: int) -> NDArray[np.float64]:
+        """Sum over the detectors of each group of values (n_detectors, k, m) in these columns: (n_groups, k, n)."""
+        out = np.zeros((n_groups, values.shape[1], len(self.gram)))
+        _add_columns(self.columns, values, group, out)
+        return out
+
+    def product(self, left: NDArray, right: NDArray) -> NDArray[np.float64]:
+        """Sum over the detectors of ``left' right``, both of shape (n_detectors, k, m): (n, n)."""
+        out = np.zeros_like(self.gram)
+        _add_blocks(self.columns, np.matmul(left.transpose(0, 2, 1), right), out)
+        return out
+
+
+@dataclass(frozen=True)
 class Effects:
     """Which effects act on which bins.
 
@@ -75,16 +114,26 @@ class Effects:
         )  # fmt: skip
         return out
 
-    def project_design(self, design: Design) -> NDArray[np.float64]:
-        """`project` of every column of a design: shape (n_detectors, size, design.size)."""
-        out = np.zeros((self.n_detectors, self.size, design.size))
+    def projected(self, design: NDArray | Design) -> Projected:
+        """A design, or an array of shape (n_bins, n), as the effects see it."""
+        if not isinstance(design, Design):
+            columns = np.tile(np.arange(design.shape[1]), (self.n_detectors, 1))
+            gram = design.T @ (design * self.weight[:, None])
+            return Projected(columns, self.project_columns(design), gram)
+        low, high = np.full(self.n_detectors, design.n_banded), np.zeros(self.n_detectors, dtype=np.int64)
+        np.minimum.at(low, self.detector, design.first)
+        np.maximum.at(high, self.detector, design.first + 4)
+        width = int(np.max(high - low))
+        low = np.minimum(low, design.n_banded - width)
+        first = design.first - low[self.detector]
+        values = np.zeros((self.n_detectors, self.size, width + design.dense.shape[1]))
         _project_banded(
-            self.detector, self.column, self.row, self.x, self.y, self.terms, self.weight, design.first, design.banded,
-            design.n_banded, out,
+            self.detector, self.column, self.row, self.x, self.y, self.terms, self.weight, first, design.banded, width,
+            values,
         )  # fmt: skip
-        if design.dense.shape[1]:
-            out[:, :, design.n_banded :] = self.project_columns(design.dense)
-        return out
+        values[:, :, width:] = self.project_columns(design.dense)
+        rest = np.tile(np.arange(design.n_banded, design.size), (self.n_detectors, 1))
+        return Projected(np.hstack([low[:, None] + np.arange(width), rest]), values, design.gram(self.weight))
 
     def expand(self, x: NDArray) -> NDArray[np.float64]:
         """``U x`` at the bins, of coefficients of shape (n_detectors, size)."""
@@ -184,9 +233,9 @@ def _project_columns(detector, column, row, x, y, terms, weight, jacobian, out):
 
 
 @njit(cache=True)
-def _project_banded(detector, column, row, x, y, terms, weight, first, banded, n_banded, out):
-    sums = np.zeros((x.shape[1], n_banded))
-    low, high = n_banded, 0  # the columns that bins of this row feel
+def _project_banded(detector, column, row, x, y, terms, weight, first, banded, width, out):
+    sums = np.zeros((x.shape[1], width))
+    low, high = width, 0  # the columns that bins of this row feel
     for i in range(len(detector)):
         low, high = min(low, first[i]), max(high, first[i] + 4)
         for k in range(len(sums)):
@@ -201,7 +250,23 @@ def _project_banded(detector, column, row, x, y, terms, weight, first, banded, n
                     for j in range(low, high):
                         out[detector[i], k, j] += sums[terms[k, 0], j] * factor
             sums[:, low:high] = 0.0
-            low, high = n_banded, 0
+            low, high = width, 0
+
+
+@njit(cache=True)
+def _add_columns(columns, values, group, out):
+    for d in range(len(columns)):
+        for k in range(values.shape[1]):
+            for j in range(columns.shape[1]):
+                out[group[d], k, columns[d, j]] += values[d, k, j]
+
+
+@njit(cache=True)
+def _add_blocks(columns, blocks, out):
+    for d in range(len(columns)):
+        for i in range(columns.shape[1]):
+            for j in range(columns.shape[1]):
+                out[columns[d, i], columns[d, j]] += blocks[d, i, j]
 
 
 @njit(cache=True, fastmath={"reassoc", "contract"})

@@ -302,29 +302,31 @@ def _effects(data: FitData, detectors: NDArray, index: NDArray, vendor: NDArray,
     terms += [(linear, one), (one, linear)]
     terms += [(rims_x + k, one) for k in range(2)] + [(one, rims_y + k) for k in range(2)]
 
-    pixels = np.empty((2, len(data)))
-    for d, number in enumerate(detectors):
-        rows = index == d
-        pixels[:, rows] = camera[int(number)].focal_plane_to_pixel(data.binned.xf[rows], data.binned.yf[rows])
-    x: list[NDArray] = []
-    y: list[NDArray] = []
-    column, row = np.empty(len(data), dtype=np.int64), np.empty(len(data), dtype=np.int64)
-    for d, number in enumerate(detectors):
-        detector, rows = camera[int(number)], np.flatnonzero(index == d)
+    order = np.argsort(index, kind="stable")
+    rows_of = np.split(order, np.searchsorted(index[order], np.arange(1, len(detectors))))
+    # functions of columns and of rows, and which of them each bin has
+    tables: tuple[list[NDArray], list[NDArray]] = ([], [])
+    which = np.empty((2, len(data)), dtype=np.int64)
+    known: dict[tuple, int] = {}  # where they begin that were made before: detectors are much alike
+    for number, rows in zip(detectors, rows_of, strict=True):
+        detector = camera[int(number)]
         field = data.smooth * max(detector.nx, detector.ny)
-        for k, (which, functions, length, n, most) in enumerate(
-            ((column, x, detector.nx, detector.amp_nx, amp_nx), (row, y, detector.ny, detector.amp_ny, amp_ny))
+        pixels = detector.focal_plane_to_pixel(data.binned.xf[rows], data.binned.yf[rows])
+        for axis, (length, n, most) in enumerate(
+            ((detector.nx, detector.amp_nx, amp_nx), (detector.ny, detector.amp_ny, amp_ny))
         ):
             # columns and rows are told apart to a thousandth of a pixel
-            _, first, which_here = np.unique(np.round(pixels[k, rows], 3), return_index=True, return_inverse=True)
-            which[rows] = which_here + sum(len(f) for f in functions)
-            functions.append(
-                _functions(pixels[k, rows][first] + 0.5, length, n, most, data.bin_size, detector.pixel_size, field)
-            )
+            at, first, which_here = np.unique(np.round(pixels[axis], 3), return_index=True, return_inverse=True)
+            key = (axis, length, n, field, detector.pixel_size, at.tobytes())
+            if key not in known:
+                known[key] = sum(len(functions) for functions in tables[axis])
+                edge = pixels[axis][first] + 0.5
+                tables[axis].append(_functions(edge, length, n, most, data.bin_size, detector.pixel_size, field))
+            which[axis, rows] = which_here + known[key]
+    x, y = (np.concatenate(functions) for functions in tables)
     effects = Effects(
-        index, column, row, np.concatenate(x), np.concatenate(y), np.array(terms),
-        slice(0, n_own), slice(1, len(terms)), data.weight, vendor,
-    )  # fmt: skip
+        index, which[0], which[1], x, y, np.array(terms), slice(0, n_own), slice(1, len(terms)), data.weight, vendor
+    )
     return effects, names
 
 

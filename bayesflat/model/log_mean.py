@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,11 +60,6 @@ class LogMean:
             columns += [share * data.dx, share * data.dy]
         dense = np.stack(columns, axis=1) if columns else np.empty((len(data), 0))
         return log_mean, Design(first, basis, self.spline.size, dense)
-
-    def with_pull(self, parameters: Mapping[str, NDArray]) -> tuple[NDArray, Callable[[NDArray], NDArray]]:
-        """The log of the mean, and a function that multiplies its transposed derivatives by a weight per bin."""
-        log_mean, design = self.with_design(parameters)
-        return log_mean, design.transposed
 
     def _radius(self, parameters: Mapping[str, NDArray]) -> tuple[NDArray, NDArray, NDArray]:
         """Radius from the moved centroid, and its derivatives by position."""

@@ -19,7 +19,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from bayesflat.model.design import Design
-from bayesflat.model.effects import Effects
+from bayesflat.model.effects import Effects, Projected
 
 
 @njit(cache=True, fastmath=True, error_model="numpy")
@@ -306,10 +306,10 @@ class Covariance:
         quadratic = (squares - np.sum(left[:, o] * self.own_effects(left), axis=1)) / self.white
         return -0.5 * (quadratic + self.log_white + self.own_log_determinant + effects.counts * np.log(2 * np.pi))
 
-    def conditional_means(self, residuals: NDArray | Design) -> NDArray[np.float64]:
+    def conditional_means(self, residuals: NDArray | Design | Projected) -> NDArray[np.float64]:
         """All effects, given residuals, for every column of an array of shape (n_bins, n): (n_detectors, size, n)."""
         o, s = self.effects.own, self.effects.shared
-        t = self._projected(residuals)
+        t = self._projected(residuals).whole
         pull = self.by_vendor((t - self.effects.gram[:, :, o] @ (self.own_conditional @ t[:, o]))[:, s]) / self.white
         shared = (self.shared_conditional @ pull)[self.effects.vendor]
         x = np.zeros_like(t)
@@ -317,20 +317,23 @@ class Covariance:
         x[:, s] += shared
         return x
 
-    def information(self, jacobian: NDArray | Design) -> NDArray[np.float64]:
+    def information(self, jacobian: NDArray | Design | Projected) -> NDArray[np.float64]:
         """``J' covariance**-1 J`` for derivatives of the residuals of shape (n_bins, n): shape (n, n)."""
-        o, s = self.effects.own, self.effects.shared
-        t = self._projected(jacobian)
-        alone = self.own_conditional @ t[:, o]
-        pull = self.by_vendor((t - self.effects.gram[:, :, o] @ alone)[:, s]) / self.white
-        if isinstance(jacobian, Design):
-            found = jacobian.gram(self.effects.weight)
-        else:
-            found = jacobian.T @ (jacobian * self.effects.weight[:, None])
-        found -= np.tensordot(t[:, o], alone, ([0, 1], [0, 1]))
+        projected = self._projected(jacobian)
+        alone, pull = self._alone_and_pull(projected)
+        found = projected.gram - projected.product(projected.values[:, self.effects.own], alone)
         return found / self.white - np.tensordot(pull, self.shared_conditional @ pull, ([0, 1], [0, 1]))
 
-    def by_log_determinant(self, jacobian: NDArray | Design, inverse: NDArray) -> ByVariances:
+    def _alone_and_pull(self, projected: Projected) -> tuple[NDArray, NDArray]:
+        """Conditional means of the own effects without shared ones, (n_detectors, n_own, m), and ``U_s' C**-1 J``."""
+        o, s, t = self.effects.own, self.effects.shared, projected.values
+        alone = self.own_conditional @ t[:, o]
+        rest = t[:, s] - self.effects.gram[:, s, o] @ alone
+        return alone, projected.summed(rest, self.effects.vendor, len(self.own)) / self.white
+
+    def by_log_determinant(
+        self, jacobian: NDArray | Design | Projected, inverse: NDArray, information: NDArray
+    ) -> ByVariances:
         """Derivatives by the variances of ``-log|J' covariance**-1 J + P| / 2``, whatever the constant P.
 
         Added to the log-likelihood, this makes it the restricted one (Patterson & Thompson 1971, Biometrika 58, 545):
@@ -338,10 +341,12 @@ class Covariance:
 
         Parameters
         ----------
-        jacobian : numpy.ndarray, shape (n_bins, n), or Design
+        jacobian : numpy.ndarray, shape (n_bins, n), Design or Projected
             Derivatives of the residuals by what is linear.
         inverse : numpy.ndarray, shape (n, n)
             Inverse of ``J' covariance**-1 J + P``.
+        information : numpy.ndarray, shape (n, n)
+            ``J' covariance**-1 J``, as `information` gives it.
 
         Notes
         -----
@@ -349,21 +354,22 @@ class Covariance:
         with ``A = J' covariance**-1 B``.  All variances times these traces add up to the trace of ``inverse J'
         covariance**-1 J``, which gives that of white noise.
         """
-        o, s, vendor = self.effects.own, self.effects.shared, self.effects.vendor
-        t = self._projected(jacobian)
-        alone = self.own_conditional @ t[:, o]
-        pull = self.by_vendor((t - self.effects.gram[:, :, o] @ alone)[:, s]) / self.white
+        s, vendor = self.effects.shared, self.effects.vendor
+        projected = self._projected(jacobian)
+        alone, pull = self._alone_and_pull(projected)
         pattern = self.shared_conditional @ pull
-        own = alone / self.own[vendor][:, :, None] - self.own_information[:, :, s] @ pattern[vendor]
+        # A of own effects is that without shared ones, in few columns, less what passes through these
+        direct, through = alone / self.own[vendor][:, :, None], self.own_information[:, :, s]
+        columns, by_pattern = projected.columns, inverse @ pattern.transpose(0, 2, 1)
+        squares = np.sum(direct @ inverse[columns[:, :, None], columns[:, None, :]] * direct, axis=2)
+        squares -= 2 * np.sum(direct @ by_pattern[vendor[:, None], columns] * through, axis=2)
+        squares += np.sum(through @ (pattern @ by_pattern)[vendor] * through, axis=2)
         shared = pull - self.shared_information @ pattern
-        by_own = 0.5 * self.by_vendor(np.einsum("dei,ij,dej->de", own, inverse, own, optimize=True))
+        by_own = 0.5 * self.by_vendor(squares)
         by_shared = 0.5 * np.einsum("vei,ij,vej->ve", shared, inverse, shared, optimize=True)
-        total = 0.5 * np.sum(inverse * self.information(jacobian))
+        total = 0.5 * np.sum(inverse * information)
         by_white = (total - np.sum(self.own * by_own) - np.sum(self.shared * by_shared)) / self.white
         return ByVariances(by_own, by_shared, float(by_white))
 
-    def _projected(self, columns: NDArray | Design) -> NDArray[np.float64]:
-        """``U'W`` times every column: shape (n_detectors, size, n)."""
-        if isinstance(columns, Design):
-            return self.effects.project_design(columns)
-        return self.effects.project_columns(columns)
+    def _projected(self, columns: NDArray | Design | Projected) -> Projected:
+        return columns if isinstance(columns, Projected) else self.effects.projected(columns)

@@ -8,7 +8,7 @@ from pytensor.gradient import hessian
 from scipy.interpolate import Akima1DInterpolator
 
 from bayesflat.config import LSST_NODES
-from bayesflat.inference.map import PYTHON
+from bayesflat.inference.map import PLAIN
 from bayesflat.model.akima import akima
 from bayesflat.model.mean import akima_with_jacobian
 
@@ -23,7 +23,7 @@ def spline(request):
     out = akima(NODES, values, radius)
     total = (weight * out**2).sum()
     outputs = [out, pytensor.grad(total, values), pytensor.grad(total, radius), hessian(total, values)]
-    mode = "NUMBA" if request.param == "NUMBA" else PYTHON
+    mode = "NUMBA" if request.param == "NUMBA" else PLAIN
     return pytensor.function([values, radius, weight], outputs, mode=mode, on_unused_input="ignore")
 
 

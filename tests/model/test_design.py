@@ -58,7 +58,10 @@ def test_projection_on_effects_is_that_of_the_matrix(case):
         here = effects.detector == d
         expected[d] = of_bins[here].T @ (matrix[here] * effects.weight[here, None])
     scale = np.abs(expected).max()
-    np.testing.assert_allclose(effects.project_design(design), expected, atol=1e-12 * scale)
+    found = effects.projected(design)
+    np.testing.assert_allclose(found.whole, expected, atol=1e-12 * scale)
+    assert found.columns.shape[1] <= design.size
+    np.testing.assert_allclose(found.gram, matrix.T @ (matrix * effects.weight[:, None]), atol=1e-9)
 
 
 def test_information_and_conditional_means_are_those_of_the_matrix(case):

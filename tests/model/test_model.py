@@ -10,7 +10,7 @@ from bayesflat.config import NormalPrior
 from bayesflat.errors import InputError
 from bayesflat.inference.fitting import build_model
 from bayesflat.inference.independent import IndependentObjective
-from bayesflat.inference.map import PYTHON, compile_density
+from bayesflat.inference.map import PLAIN, compile_density
 from bayesflat.model.build import noise_model
 from bayesflat.model.mean import Mean
 from bayesflat.model.noise import FLOOR
@@ -31,7 +31,7 @@ def flattened(model, point):
 
 def in_product_units(model, point):
     """Untransformed parameters of a point by PyMC itself: the random variables, and with the deterministic ones."""
-    function = model.compile_fn(model.unobserved_value_vars, inputs=model.value_vars, mode=PYTHON)
+    function = model.compile_fn(model.unobserved_value_vars, inputs=model.value_vars, mode=PLAIN)
     found = dict(zip([v.name for v in model.unobserved_value_vars], function(point), strict=True))
     return {v.name: found[v.name] for v in model.free_RVs}, found
 

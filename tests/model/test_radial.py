@@ -12,7 +12,7 @@ from scipy.stats import multivariate_normal
 
 from bayesflat.gradient.curve import LogSpline
 from bayesflat.gradient.spline import spread_knots
-from bayesflat.inference.map import PYTHON
+from bayesflat.inference.map import PLAIN
 from bayesflat.model.build import build_model
 from bayesflat.model.parameters import mean_parameters
 from bayesflat.model.prepare import prepare
@@ -38,7 +38,7 @@ def test_spline_in_pytensor_is_that_of_numpy(rng, first):
     c, r = pt.dvector(), pt.dvector()
     out = log_spline(spline, c, r)
     total = pt.sum(weight * out)
-    function = pytensor.function([c, r], [out, pytensor.grad(total, c), pytensor.grad(total, r)], mode=PYTHON)
+    function = pytensor.function([c, r], [out, pytensor.grad(total, c), pytensor.grad(total, r)], mode=PLAIN)
     found, by_coefficients, by_radius = function(coefficients, radius)
     np.testing.assert_allclose(found, spline.evaluate(coefficients, radius), atol=1e-12)
     inside = (radius >= first) & (radius <= 62.0)
@@ -104,7 +104,7 @@ def test_log_density_is_the_one_by_hand(parameter, rng):
     with build_model(data, config) as model:
         pass
     value = model.rvs_to_values[model["log_radial"]]
-    density = pytensor.function([value], model.logp(vars=[model["log_radial"]], jacobian=False), mode=PYTHON)
+    density = pytensor.function([value], model.logp(vars=[model["log_radial"]], jacobian=False), mode=PLAIN)
     pulls = []
     for _ in range(4):
         coefficients = prior.mean + rng.normal(0, 0.02, prior.spline.size)
@@ -174,7 +174,7 @@ def test_a_prior_in_the_config_replaces_the_smooth_one(small_camera, rng):
     assert float(one.log_prior(at)) == pytest.approx(expected, rel=1e-10)
     model = build_model(data, config)
     value = model.rvs_to_values[model["log_radial"]]
-    density = pytensor.function([value], model.logp(vars=[model["log_radial"]], jacobian=False), mode=PYTHON)
+    density = pytensor.function([value], model.logp(vars=[model["log_radial"]], jacobian=False), mode=PLAIN)
     assert float(density(one.to_value(at))) == pytest.approx(expected, rel=1e-10)
 
 
