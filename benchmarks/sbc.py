@@ -193,7 +193,7 @@ def draw_data(seed: int) -> tuple[HierarchicalObjective, dict[str, NDArray]]:
     truth = {p.name: p.draw(rng) for p in objective.parameters}
     covariance, effects = noise.covariance(truth["log_noise_scales"]), noise.effects
     own = rng.normal(0.0, np.sqrt(covariance.own[effects.vendor]))
-    drawn = covariance.all_effects(own, rng.normal(0.0, np.sqrt(covariance.shared)))
+    drawn = effects.all_effects(own, rng.normal(0.0, np.sqrt(covariance.shared)))
     log_residual = effects.expand(drawn) + np.sqrt(covariance.white) * rng.standard_normal(len(data))
     value = np.exp(objective.mean(truth) + log_residual)
     data = replace(prepare(replace(data.binned, value=value), config), radial=RADIAL)

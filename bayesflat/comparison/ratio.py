@@ -344,7 +344,7 @@ def _outliers(noise: HierarchicalNoise, scales: NDArray, residual: NDArray) -> N
     """Bins whose residual, less the conditional mean of the effects, is beyond `OUTLIER` robust standard deviations."""
     covariance = noise.covariance(scales)
     found = covariance.marginal(residual)
-    rest = residual - noise.effects.expand(covariance.all_effects(found.own, found.shared))
+    rest = residual - noise.effects.expand(noise.effects.all_effects(found.own, found.shared))
     return np.abs(rest) > OUTLIER * 1.4826 * np.median(np.abs(rest))
 
 

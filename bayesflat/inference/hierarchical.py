@@ -108,25 +108,31 @@ class HierarchicalObjective(Objective):
         parameters = self.to_parameters(z)
         covariance = self._covariance(self._log_scales(z))
         drawn = covariance.draw(self._log_value - self.mean(parameters), rng)
-        throughput = self.noise.throughput(covariance.all_effects(drawn.own, drawn.shared))
+        throughput = self.noise.throughput(self.noise.effects.all_effects(drawn.own, drawn.shared))
         product = self.noise.relative_to_present(parameters, throughput)
         product["throughput"] = product["throughput"][:, 0]
         return Drawn(product, drawn.log_likelihood - self._log_values, drawn.shared)
 
-    def log_replicate(self, z: NDArray, rng: np.random.Generator) -> NDArray[np.float64] | None:
+    def shared_slopes(self, z: NDArray) -> NDArray[np.float64]:
+        """Conditional means of the slopes that the detectors of a vendor share, 0 for all other shared effects."""
+        return np.where(self.noise.fixed, self._marginal(z).shared, 0.0)
+
+    def log_replicate(
+        self, z: NDArray, rng: np.random.Generator, slopes: NDArray | None = None
+    ) -> NDArray[np.float64] | None:
         """Logs of new values at given parameters, shape (n_bins,), with detectors, amplifiers and patterns drawn."""
         log_mean = self.mean(self.to_parameters(z))
         if not np.all(np.isfinite(log_mean)):
             return None
-        covariance = self._covariance(self._log_scales(z))
-        effects, weight = covariance.effects, self.data.weight
-        own = np.sqrt(covariance.own)[effects.vendor] * rng.standard_normal(
-            (effects.n_detectors, covariance.own.shape[1])
-        )
-        shared = np.sqrt(covariance.shared) * rng.standard_normal(covariance.shared.shape)
-        sd = np.sqrt(np.divide(covariance.white, weight, out=np.zeros(len(weight)), where=weight > 0))
+        effects, weight = self.noise.effects, self.data.weight
+        of_own, of_shared, of_white = self.noise.variances(self._log_scales(z))
+        own = np.sqrt(of_own)[effects.vendor] * rng.standard_normal((effects.n_detectors, of_own.shape[1]))
+        shared = np.sqrt(of_shared) * rng.standard_normal(of_shared.shape)
+        if slopes is not None:
+            shared = np.where(self.noise.fixed, slopes, shared)
+        sd = np.sqrt(np.divide(of_white, weight, out=np.zeros(len(weight)), where=weight > 0))
         white = sd * rng.standard_normal(len(weight))
-        return log_mean + effects.expand(covariance.all_effects(own, shared)) + white
+        return log_mean + effects.expand(effects.all_effects(own, shared)) + white
 
     def shortened(self, step: NDArray) -> NDArray[np.float64]:
         """The step, with that of the noise scales shortened: far from the maximum, they would run away.
@@ -227,7 +233,7 @@ class HierarchicalObjective(Objective):
         _, design = self.mean.with_design({"log_radial": parameters["log_radial"]} | _centroid_of(parameters))
         of_spline = Design(design.first, design.banded, n, np.empty((len(self.data), 0)))
         by_effects = -covariance.conditional_means(of_spline)
-        throughput = self.noise.throughput(covariance.all_effects(found.own, found.shared))
+        throughput = self.noise.throughput(self.noise.effects.all_effects(found.own, found.shared))
         logs = np.einsum("dak,dkn->dan", self.noise.by_effects(throughput), by_effects, optimize=True)
         vendor, vendors = self.noise.effects.vendor, range(len(self.noise.vendors))
         means = np.array([throughput[vendor == v, 0].mean() for v in vendors])
@@ -249,7 +255,7 @@ class HierarchicalObjective(Objective):
         return self._product(*self.effects(z))
 
     def _product(self, parameters: dict, covariance: Covariance, found: Marginal) -> dict[str, NDArray]:
-        throughput = self.noise.throughput(covariance.all_effects(found.own, found.shared))
+        throughput = self.noise.throughput(self.noise.effects.all_effects(found.own, found.shared))
         return self.noise.relative_to_present(parameters, throughput)
 
 

@@ -112,7 +112,9 @@ class IndependentObjective(Objective):
         """The parameters, and the log-likelihood of each detector's values: nothing is integrated out."""
         return Drawn(self.to_parameters(z), self.log_likelihood_by_detector(z))
 
-    def log_replicate(self, z: NDArray, rng: np.random.Generator) -> NDArray[np.float64] | None:
+    def log_replicate(
+        self, z: NDArray, rng: np.random.Generator, slopes: NDArray | None = None
+    ) -> NDArray[np.float64] | None:
         """Logs of new values at given parameters, shape (n_bins,); NaN where a value is not positive."""
         parameters = self.to_parameters(z)
         mean = self.mean(parameters)

@@ -108,11 +108,21 @@ class Objective(ABC):
         """What follows from a draw of the parameters, with all that is integrated out drawn too."""
 
     @abstractmethod
-    def log_replicate(self, z: NDArray, rng: np.random.Generator) -> NDArray[np.float64] | None:
+    def log_replicate(
+        self, z: NDArray, rng: np.random.Generator, slopes: NDArray | None = None
+    ) -> NDArray[np.float64] | None:
         """Logs of new values at given parameters, shape (n_bins,); None where their mean is not positive everywhere.
 
-        With independent noise a value may come out at zero or below: NaN, for such a bin would be cut.
+        With independent noise a value may come out at zero or below: NaN, for such a bin would be cut.  ``slopes`` are
+        those of `shared_slopes`; by default they are drawn too.
         """
+
+    def shared_slopes(self, z: NDArray) -> NDArray[np.float64] | None:
+        """Slopes that the detectors of a vendor share, as the data have them, where they have a scale of no parameter.
+
+        With hierarchical noise of shape (n_vendors, n_shared), 0 for all other shared effects; else None.
+        """
+        return None
 
     def with_smoothing(self, smoothing: float) -> Objective:
         """The same with the kink of the likelihood rounded (units of the noise scale); itself where there is none."""

@@ -98,6 +98,9 @@ def posterior_predictive(
 ) -> PredictiveCheck:
     """Compare the residuals of a fit with those of replicates drawn from its posterior.
 
+    Detectors, amplifiers and patterns are drawn anew; slopes that all detectors of a vendor share stay as they are, for
+    their prior is wider than any camera's.
+
     Parameters
     ----------
     result : FitResult
@@ -130,8 +133,9 @@ def posterior_predictive(
         points = rng.multivariate_normal(result.laplace.centre, result.laplace.covariance, size=draws, method="eigh")
     else:
         raise ValueError("the fit has no normal approximation of its posterior; give draws of the parameters as z")
-    reference = objective.log_mean(result.map.value)
-    return _check("posterior", objective, points, draws, rng, reference)
+    best = result.map.value
+    slopes = objective.shared_slopes(best)
+    return _check("posterior", objective, points, draws, rng, objective.log_mean(best), slopes)
 
 
 def prior_predictive(
@@ -188,6 +192,7 @@ def _check(
     draws: int,
     rng: np.random.Generator,
     reference: NDArray,
+    slopes: NDArray | None = None,
 ) -> PredictiveCheck:
     """Replicates at the points, until there are as many as wanted."""
     data = objective.data
@@ -198,10 +203,11 @@ def _check(
     replicated: list[list[NDArray]] = []
     skipped = 0
     for z in points:
-        replicate = objective.log_replicate(z, rng)
+        replicate = objective.log_replicate(z, rng, slopes)
         found = None
         if replicate is not None:
-            found = [_means(index, len(at), (replicate - reference)[used]) for _, at, index in groupings]
+            residual = (replicate - reference)[used]
+            found = [_means(index, len(at), residual) for _, at, index in groupings]
         if found is None or not all(np.all(np.isfinite(means)) for means in found):
             skipped += 1
             continue
@@ -240,6 +246,8 @@ def _groupings(data: FitData, used: NDArray) -> Iterator[tuple[str, NDArray, NDA
 def _means(index: NDArray, n: int, values: NDArray) -> NDArray[np.float64]:
     """Mean of the finite values of each of n groups; NaN where there is none."""
     finite = np.isfinite(values)
-    counts = np.bincount(index[finite], minlength=n)
-    sums = np.bincount(index[finite], values[finite], minlength=n)
+    if not finite.all():
+        index, values = index[finite], values[finite]
+    counts = np.bincount(index, minlength=n)
+    sums = np.bincount(index, values, minlength=n)
     return np.divide(sums, counts, out=np.full(n, np.nan), where=counts > 0)

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 MMAG = 2500.0 / np.log(10.0)  # of a small relative difference
 _CELL = 0.25  # mm, over which bins are taken together
-_STEPS, _SETTLED = 60, 1e-11
+_STEPS, _SETTLED, _ROUGHLY = 60, 1e-11, 1e-3
 _RIDGE = 1e-7  # part of all weight that keeps a node that no bin feels on the curve
 # automatic nodes: until the misfit is below this (mmag), or this part of the curve's sd; and what is warned of
 _GOOD, CLEAR, _GOOD_SD = 0.1, 0.5, 0.3
@@ -180,7 +180,7 @@ def _warn_of_ends(curve: Curve, nodes: NDArray) -> None:
         )  # fmt: skip
 
 
-def fit_nodes(curve: Curve, nodes: NDArray, held: bool = False) -> Projection:
+def fit_nodes(curve: Curve, nodes: NDArray, held: bool = False, settled: float = _SETTLED) -> Projection:
     """Values at given nodes for which Akima's spline is closest to the curve.
 
     They minimise the sum over the bins of ``(akima / curve - 1)**2``, by Gauss's and Newton's steps from the curve.
@@ -192,6 +192,8 @@ def fit_nodes(curve: Curve, nodes: NDArray, held: bool = False) -> Projection:
         mm, ascending; bins beyond the last one are left out.
     held : bool
         Whether the last value is held at 0.
+    settled : float
+        Steps end where one gains less than this part of the cost.
     """
     inside = (curve.radius <= nodes[-1]) & (curve.radius >= nodes[0])
     inside = inside if inside.any() else np.ones(len(curve.radius), dtype=bool)
@@ -222,7 +224,7 @@ def fit_nodes(curve: Curve, nodes: NDArray, held: bool = False) -> Projection:
             break
         gained = cost - ahead
         cost, values, off, jacobian = ahead, new, off_there, jacobian_there
-        if gained < _SETTLED * cost:
+        if gained < settled * cost:
             break
     curvature, pull = _normal_equations(jacobian, weight, at_nodes[free])
     places = np.concatenate([radius, nodes[free]])
@@ -250,14 +252,14 @@ def place_nodes(curve: Curve, constrained: bool = False) -> Projection:
     if constrained:
         end = _dark(curve)
         nodes = np.append(nodes, np.round(np.linspace(outer, end, _BEYOND + 1)[1:], 2))
-    found = fit_nodes(curve, nodes, constrained)
+    found = fit_nodes(curve, nodes, constrained, _ROUGHLY)
     while len(nodes) < MOST:
         where = _room(nodes, found.radius, found.excess(_GOOD), curve.outer)
         if where is None:
             break
         nodes = np.sort(np.append(nodes, where))
-        found = fit_nodes(curve, nodes, constrained)
-    return found
+        found = fit_nodes(curve, nodes, constrained, _ROUGHLY)
+    return fit_nodes(curve, nodes, constrained)
 
 
 def _room(nodes: NDArray, radius: NDArray, excess: NDArray, outer: float) -> float | None:

@@ -186,7 +186,7 @@ def _unexplained(
     residual = y - LogMean(data, config, spline)(parameters)
     covariance = noise.covariance(scales)
     found = covariance.marginal(residual)
-    return residual - noise.effects.expand(covariance.all_effects(found.own, found.shared))
+    return residual - noise.effects.expand(noise.effects.all_effects(found.own, found.shared))
 
 
 _SWITCH = {

@@ -135,6 +135,13 @@ class Effects:
         rest = np.tile(np.arange(design.n_banded, design.size), (self.n_detectors, 1))
         return Projected(np.hstack([low[:, None] + np.arange(width), rest]), values, design.gram(self.weight))
 
+    def all_effects(self, own: NDArray, shared: NDArray) -> NDArray[np.float64]:
+        """Own effects (n_detectors, n_own) and shared ones (n_vendors, n_shared) together: (n_detectors, size)."""
+        x = np.zeros((self.n_detectors, self.size))
+        x[:, self.own] = own
+        x[:, self.shared] += shared[self.vendor]
+        return x
+
     def expand(self, x: NDArray) -> NDArray[np.float64]:
         """``U x`` at the bins, of coefficients of shape (n_detectors, size)."""
         n = len(self.detector)

@@ -95,6 +95,11 @@ class HierarchicalNoise(NoiseModel):
         self.shared_size = np.array([0.5 ** _degree(name) for name in names[1:]])
 
     @property
+    def fixed(self) -> NDArray[np.bool_]:
+        """Which shared effects have a scale that is not fitted, by vendor: shape (n_vendors, n_shared)."""
+        return self.shared_scale == _FIXED
+
+    @property
     def n_amplifiers(self) -> int:
         """Amplifiers of the detector that has most."""
         return self.amp_shape[0] * self.amp_shape[1]
@@ -133,12 +138,15 @@ class HierarchicalNoise(NoiseModel):
         # of the values, not of their logs
         pm.Potential("value", log_likelihood - np.sum(np.log(data.value[data.weight > 0])))
 
-    def covariance(self, log_scales: NDArray, workspace: dict[str, NDArray] | None = None) -> Covariance:
-        """The covariance of the log-residuals; ``workspace`` as for `Covariance`."""
+    def variances(self, log_scales: NDArray) -> tuple[NDArray, NDArray, float]:
+        """Of the own effects and the shared ones by vendor, (n_vendors, n_own) and (n_vendors, n_shared); white."""
         squares = np.append(np.exp(2 * log_scales), SHARED_SLOPE**2)
         white = (FLOOR + np.exp(log_scales[0])) ** 2
-        shared = squares[self.shared_scale] * self.shared_size**2
-        return Covariance(self.effects, squares[self.own_scale], shared, white, workspace)
+        return squares[self.own_scale], squares[self.shared_scale] * self.shared_size**2, float(white)
+
+    def covariance(self, log_scales: NDArray, workspace: dict[str, NDArray] | None = None) -> Covariance:
+        """The covariance of the log-residuals; ``workspace`` as for `Covariance`."""
+        return Covariance(self.effects, *self.variances(log_scales), workspace)
 
     def by_log_scales(self, covariance: Covariance, found: ByVariances, log_scales: NDArray) -> NDArray[np.float64]:
         """From derivatives by the variances to those by the logs of the scales, shape (n_scales,)."""

@@ -219,13 +219,6 @@ class Covariance:
             t = t - np.einsum("dij,dj->di", self.effects.gram[:, o, s], c[self.effects.vendor])
         return np.einsum("dij,dj->di", self.own_conditional, t)
 
-    def all_effects(self, own: NDArray, c: NDArray) -> NDArray[np.float64]:
-        """Own and shared effects together: shape (n_detectors, size)."""
-        x = np.zeros((self.effects.n_detectors, self.effects.size))
-        x[:, self.effects.own] = own
-        x[:, self.effects.shared] += c[self.effects.vendor]
-        return x
-
     def marginal(self, r: NDArray) -> Marginal:
         """The log-likelihood of residuals of shape (n_bins,)."""
         effects, white, vendor = self.effects, self.white, self.effects.vendor
@@ -236,7 +229,7 @@ class Covariance:
         pull = self.by_vendor(h[:, s])
         c = np.einsum("vij,vj->vi", self.shared_conditional, pull)
         own = self.own_effects(t, c)
-        by_residual, square_left = effects.weighted_rest(r, self.all_effects(own, c))
+        by_residual, square_left = effects.weighted_rest(r, effects.all_effects(own, c))
         by_residual /= -white
         # what the effects leave of the residuals, and the effects themselves, each in its own sd: a sum of squares
         # cannot be negative, however absurd the scales that a sampler tries; differences would have no digits left

@@ -72,6 +72,7 @@ def _coefficients(scale: float) -> NDArray[np.float64]:
     return vectors * np.sign(_legendre(np.ones(1)) @ vectors)  # positive at the right edge
 
 
+@cache
 def _covariance(scale: float) -> NDArray[np.float64]:
     """Of the coefficients of a field of variance 1 in Legendre's polynomials."""
     at, weight = leggauss(2 * _ORDER)

@@ -349,3 +349,15 @@ def test_a_flat_prior_has_no_draws(small_camera):
     data, config = made(small_camera, priors={"itl_ratio": "flat"})
     with pytest.raises(InputError, match=r"priors\.itl_ratio: a flat prior has no draws"):
         prior_predictive(data, config)
+
+
+def test_slopes_that_detectors_share_stay_as_they_are(small_camera):
+    """Of a flat whose detectors all rise by 2% along x: replicates have that, and scatter no more than without it."""
+    spreads = []
+    for slope in (0.0, 0.02):
+        noise = Noise(white=0.002, detector_scatter=0.002, shared_slope=(slope, slope))
+        binned = simulate_binned(small_camera, LIGHT, noise, 3, bin_factor=20, detector_boundary=0)
+        check = posterior_predictive(fit(binned, FitConfig()), 200, seed=1)
+        assert check.outside < 0.2  # a tenth, of 25 detectors and as many rings and sectors
+        spreads.append(np.median(spread(check.azimuth)))
+    assert spreads[1] == pytest.approx(spreads[0], rel=0.1)
