@@ -136,7 +136,7 @@ class FitConfig(_Strict):
     fit_eps: Number = Field(1e-8, gt=0, description="has no use here: gradients are exact")
     seed: Whole = Field(0, ge=0, description="seed of all random numbers; recorded in the product")
 
-    draws: Whole = Field(800, ge=1, description="draws of each chain that NUTS keeps")
+    draws: Whole = Field(2000, ge=1, description="most draws of each chain that NUTS keeps; it ends where they suffice")
     tune: Whole = Field(100, ge=1, description="draws before, spent on the step size")
     chains: Whole = Field(4, ge=1, description="chains")
 

@@ -44,7 +44,6 @@ from bayesflat.report.plots_fit import save_figure
 from bayesflat.simulation.detectors import simulate_binned
 from bayesflat.simulation.truth import Light, Noise
 
-DRAWS, TUNE, CHAINS = 600, 150, 2
 SAME = 0.05  # difference in log-posterior
 KEPT = 99  # draws that are left after thinning; a rank is one of KEPT + 1
 LEVEL = 0.99  # of the band, for all ranks and all quantities at once
@@ -228,7 +227,8 @@ def replicate(seed: int) -> dict[str, Any]:
     nodes = fit_nodes(curve, NODES)
     gradient = make_gradient(objective, objective.config, found, approximation, nodes, ())
     result = FitResult(objective.data, objective.config, model, objective, found, approximation, gradient, nodes)
-    tree = sample(result, draws=DRAWS, tune=TUNE, chains=CHAINS, cores=1, seed=seed).posterior
+    sampled = sample(result, cores=1, seed=seed)
+    tree = sampled.posterior
     z = tree["unconstrained"]["z"].values
     draws = [objective.to_parameters(point) for point in thinned(z)]
     posterior = {name: np.array([draw[name] for draw in draws]) for name in draws[0]}
@@ -249,6 +249,8 @@ def replicate(seed: int) -> dict[str, Any]:
         "below_descent_from_truth": bool(objective(found.value) > from_truth + SAME),
         "ess": float(az.ess(tree["unconstrained"].to_dataset())["z"].min()),
         "divergences": int(tree["sample_stats"]["diverging"].sum()),
+        "draws": int(tree["posterior"].sizes["draw"]),
+        "passed": bool(sampled.diagnostics.passed),
         "ranks": ranks,
     }
 
@@ -262,7 +264,8 @@ def _labels(name: str, scales: Sequence[str], size: int) -> list[str]:
 
 def setup() -> dict[str, Any]:
     """What results must have in common to be counted together."""
-    sampler = {"draws": DRAWS, "tune": TUNE, "chains": CHAINS, "kept": KEPT}
+    defaults = FitConfig()
+    sampler = {"draws": defaults.draws, "tune": defaults.tune, "chains": defaults.chains, "kept": KEPT}
     priors = PRIORS | {"log_noise_scales": SIGMA_LOG_SCALE}
     return {"version": bayesflat.__version__, "config": SETTINGS, "priors": priors, "sampler": sampler}
 
@@ -360,6 +363,7 @@ def main() -> int:
         f"{sum(not row['converged'] for row in rows)} of {len(rows)} fits did not converge (all are counted); "
         f"{failed} failed; {divergences.sum()} divergences; least ESS {np.median(ess):.0f} (median), "
         f"below {KEPT} in {np.sum(ess < KEPT)}; "
+        f"{np.median([row['draws'] for row in rows]):.0f} draws a chain (median); gates failed in {sum(not row['passed'] for row in rows)}; "
         f"{np.median([row['seconds'] for row in rows]):.1f} s a replicate (median)",
         highlight=False,
     )

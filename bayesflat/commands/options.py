@@ -103,7 +103,7 @@ sampling_options = group(
     Sampling,
     click.option("--seed", type=click.IntRange(0), help="Seed of all random numbers.  [default: 0]"),
     click.option("--sample", is_flag=True, help="Sample the posterior with NUTS."),
-    click.option("--draws", type=click.IntRange(1), help="Draws of each chain that are kept.  [default: 800]"),
+    click.option("--draws", type=click.IntRange(1), help="Most draws of each chain.  [default: 2000]"),
     click.option("--tune", type=click.IntRange(1), help="Draws before, spent on the step size.  [default: 100]"),
     click.option("--chains", type=click.IntRange(1), help="Chains.  [default: 4]"),
 )

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bayesflat.gradient.estimates import Estimates
+from bayesflat.inference.objective import Objective
 
-MOST_R_HAT = 1.01
+if TYPE_CHECKING:
+    import xarray as xr
+
+RADII = 20
+MOST_R_HAT, MOST_R_HAT_KNOT = 1.01, 1.02
 LEAST_ESS = 400.0
 LEAST_BFMI = 0.3
 # beyond these, the posterior is not as Laplace's approximation has it
@@ -45,22 +51,23 @@ class Diagnostics:
         return not self.failures
 
 
-def diagnose(estimates: Estimates, divergences: int, energy: NDArray) -> Diagnostics:
+def diagnose(tree: xr.DataTree, objective: Objective) -> Diagnostics:
     """Hold the chains against the gates.
+
+    Judged are ratio, centroid, planes and noise scales, and the radial function: its log at `RADII` radii, or with
+    independent noise its values at the nodes.  Coefficients of the log are many and hardly known where they are felt
+    by few bins; of these R-hat alone is judged, by `MOST_R_HAT_KNOT`.
 
     Parameters
     ----------
-    estimates : Estimates
-        With ``r_hat``, ``ess_bulk``, ``ess_tail``; rows that are not sampled are NaN.
-    divergences : int
-        Divergent transitions after tuning.
-    energy : numpy.ndarray, shape (chains, draws)
-        Of the sampler.
+    tree : xarray.DataTree
+        ``posterior`` and ``sample_stats`` as `bayesflat.inference.nuts.run_nuts` makes them.
+    objective : Objective
     """
-    columns = estimates.columns
-    sampled = estimates.columns["sd"] > 0
-    names = np.array(estimates.names)[sampled]
-    r_hat, bulk, tail = (columns[key][sampled] for key in ("r_hat", "ess_bulk", "ess_tail"))
+    draws, knots = _judged(tree["posterior"].to_dataset(), objective)
+    names, (r_hat, bulk, tail) = list(draws), _of_chains(np.stack(list(draws.values()), axis=-1))
+    stats = tree["sample_stats"].to_dataset()
+    energy, divergences = stats["energy"].values, int(stats["diverging"].sum())
     # Betancourt (2016): energy changes between draws over energy's variance
     bfmi = float(np.min(np.mean(np.diff(energy, axis=1) ** 2, axis=1) / np.var(energy, axis=1)))
     failures = []
@@ -70,6 +77,14 @@ def diagnose(estimates: Estimates, divergences: int, energy: NDArray) -> Diagnos
         failures.append(
             f"R-hat of {names[worst]} is {r_hat[worst]:.3f}, above {MOST_R_HAT}: the chains disagree; try {more}"
         )
+    if knots is not None:
+        of_knots = _of_chains(knots)[0]
+        if not np.all(of_knots <= MOST_R_HAT_KNOT):
+            worst = _worst(of_knots)
+            failures.append(
+                f"R-hat of log_radial[{worst}] is {of_knots[worst]:.3f}, above {MOST_R_HAT_KNOT}: the chains disagree; "
+                f"try {more}"
+            )
     for name, ess in (("bulk", bulk), ("tail", tail)):
         if not np.all(ess >= LEAST_ESS):
             worst = _worst(-ess)
@@ -87,10 +102,41 @@ def diagnose(estimates: Estimates, divergences: int, energy: NDArray) -> Diagnos
         r_hat=float(np.max(r_hat)),
         ess_bulk=float(np.min(bulk)),
         ess_tail=float(np.min(tail)),
-        divergences=int(divergences),
+        divergences=divergences,
         bfmi=bfmi,
         failures=tuple(failures),
     )
+
+
+def _judged(posterior: xr.Dataset, objective: Objective) -> tuple[dict[str, NDArray], NDArray | None]:
+    """Draws of what is judged, of shape (chains, draws) each, and of the coefficients, (chains, draws, n)."""
+    draws: dict[str, NDArray] = {}
+    knots, radial = None, objective.data.radial
+    for parameter in objective.parameters:
+        found = posterior[parameter.name]
+        values = found.values
+        if radial is not None and parameter.name == "log_radial":
+            knots = values
+            radii = np.linspace(0.0, float(objective.data.radius.max()), RADII)
+            values = values @ radial.spline.design(radii).T
+            labels = [f"log of the radial function at {radius:.0f} mm" for radius in radii]
+        elif values.ndim == 2:
+            values, labels = values[..., None], [parameter.name]
+        else:
+            labels = [f"{parameter.name}[{label}]" for label in found[found.dims[-1]].values]
+        draws |= dict(zip(labels, np.moveaxis(values, -1, 0), strict=True))
+    return {name: values for name, values in draws.items() if np.ptp(values) > 0}, knots
+
+
+def _of_chains(values: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+    """R-hat, bulk and tail ESS of draws of shape (chains, draws, n): shape (n,) each."""
+    import arviz as az
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="More chains")
+        sampled = az.from_dict({"posterior": {"value": values}})["posterior"]["value"]
+    bulk, tail = (np.asarray(az.ess(sampled, method=method)) for method in ("bulk", "tail"))
+    return np.asarray(az.rhat(sampled)), bulk, tail
 
 
 def _worst(badness: NDArray) -> int:

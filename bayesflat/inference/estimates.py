@@ -119,8 +119,7 @@ def with_draws(
     ):
         columns[key][moving] = np.asarray(values)
     covariance = np.where(moving[:, None] & moving[None, :], np.cov(flat), 0.0)
-    energy = posterior["sample_stats"].to_dataset()["energy"].values
-    found = diagnose(replace(old, columns=columns), int(posterior["sample_stats"]["diverging"].sum()), energy)
+    found = diagnose(posterior, objective)
     header = old.header | {
         "NCHAINS": (draws.shape[1], "chains"),
         "NDRAWS": (draws.shape[2], "draws of each chain"),

@@ -6,10 +6,10 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pymc as pm
@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from pymc.step_methods.step_sizes import DualAverageAdaptation
 from threadpoolctl import threadpool_limits
 
+from bayesflat.inference.chains import Chains, as_arrays, forked, known
+from bayesflat.inference.diagnostics import Diagnostics, diagnose
 from bayesflat.inference.laplace import Laplace
 from bayesflat.inference.linalg import covariance_root
 from bayesflat.inference.map import MapResult
 from bayesflat.inference.objective import Objective
 from bayesflat.inference.projection import Projection
 from bayesflat.inference.skew import Stretched, stretched
-from bayesflat.processes import begin_worker
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -34,6 +35,9 @@ log = logging.getLogger(__name__)
 # steps of 0.8 span a third of one: draws are nearly independent, and so are their squares.  Trees of seven steps come
 # back to where they started: twice the evaluations, and half as many effective draws in the tails; so do longer steps
 DEPTH, STEP, TARGET_ACCEPT = 2, 0.8, 0.5
+_FIRST_ROUND, _ROUND = 200, 100  # draws of each chain
+_FOLLOWED_AT_ONCE = 25  # draws that a process brings to product units
+_STATS = {"model_logp": "lp", "mean_tree_accept": "acceptance_rate", "depth": "tree_depth", "tree_size": "n_steps"}
 
 
 def run_nuts(
@@ -50,7 +54,7 @@ def run_nuts(
     progress: bool,
     projection: Projection | None = None,
 ) -> xr.DataTree:
-    """Sample the posterior.
+    """Sample the posterior, in rounds until the draws pass the gates of `diagnose`.
 
     Parameters
     ----------
@@ -61,13 +65,13 @@ def run_nuts(
     approximation : Laplace
         Its covariance is the inverse mass matrix; chains start from draws with that covariance about the maximum.
     draws, tune, chains : int
-        Draws of each chain that are kept, and that are spent on the step size before.
+        Draws of each chain that are kept at most, and that are spent on the step size before.
     cores : int
         Processes.
     seed : int
         Of everything random.
     progress : bool
-        Whether to show bars.
+        Whether to show a bar.
     projection : Projection, optional
         Nodes that describe the curve; ``radial_spline_values`` of the draws are by it.
 
@@ -80,47 +84,92 @@ def run_nuts(
 
     Raises
     ------
-    KeyboardInterrupt
-        Sampling was interrupted; no draws are kept.
+    InputError
+        A process was killed.
     """
     rng = np.random.default_rng(seed)
     root = covariance_root(approximation.covariance)
     starts = [found.value + root @ rng.normal(size=len(found.value)) for _ in range(chains)]
     began = time.perf_counter()
-    with threadpool_limits(1, "blas"), model, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The number of samples is too small")
-        step = pm.NUTS(scaling=approximation.covariance, is_cov=True, max_treedepth=DEPTH, early_max_treedepth=DEPTH)
+    with threadpool_limits(1, "blas"):
+        with model:
+            step = pm.NUTS(
+                scaling=approximation.covariance, is_cov=True, max_treedepth=DEPTH, early_max_treedepth=DEPTH
+            )
         step.step_adapt = _AtMost(STEP, TARGET_ACCEPT, gamma=0.05, k=0.75, t0=10)  # PyMC's own, but for the bound
-        log.info("compiled in %.1f s", time.perf_counter() - began)
-        began = time.perf_counter()
         coordinates = stretched(objective, found, approximation)
         step.integrator._logp_dlogp_func = RememberedDensity(step.integrator._logp_dlogp_func, coordinates)
-        trace = pm.sample(
-            draws=draws,
-            tune=tune,
-            chains=chains,
-            cores=min(cores, chains),
-            blas_cores=None,
-            random_seed=rng.integers(2**31, size=chains).tolist(),
-            initvals=[_constrained(objective, point) for point in starts],
-            step=step,
-            progressbar=progress,
-            quiet=not progress,
-            compute_convergence_checks=False,
-        )
-    if trace["posterior"].sizes["draw"] != draws or trace["posterior"].sizes["chain"] != chains:
-        raise KeyboardInterrupt
+        log.info("compiled in %.1f s", time.perf_counter() - began)
+        began = time.perf_counter()
+        names = [p.value_name for p in objective.parameters]
+        points = [
+            {p.value_name: z[objective.slices[p.name]].reshape(p.mu.shape) for p in objective.parameters}
+            for z in starts
+        ]
+        of_chains = Chains(step, points, rng.integers(2**31, size=chains).tolist(), tune)
+        rows: list[list[dict]] = [[] for _ in range(chains)]
+        parts: list[NDArray] = []
+        stats: list[dict[str, NDArray]] = []
+        seeds = np.random.SeedSequence(int(rng.integers(2**31)))
+        with (
+            forked(min(cores, chains), step=step, objective=objective) as pool,
+            _bar(progress, chains, tune + draws) as bar,
+        ):
+            n_draws = 0
+            while n_draws < draws:
+                n = min(_ROUND if parts else _FIRST_ROUND, draws - n_draws)
+                drawn, of_steps = of_chains.advance(n, pool, bar.advance)
+                where = as_arrays(drawn, names)
+                parts.append(coordinates.to_model(where))
+                # the density is that of the model's coordinates
+                of_steps["model_logp"] = of_steps["model_logp"] - np.log(coordinates.slopes(where)[0]).sum(axis=-1)
+                stats.append(of_steps)
+                for of_chain, z in zip(rows, parts[-1], strict=True):
+                    of_chain += _followed(objective, z, seeds.spawn(len(z)), pool)
+                n_draws += n
+                tree = _tree(objective, np.concatenate(parts, axis=1), rows, projection)
+                tree["sample_stats"] = _sample_stats(stats)
+                judged = diagnose(tree, objective)
+                bar.say(len(parts), judged)
+                log.info(
+                    "round %d: %d draws of each chain, R-hat %.3f, least ESS %.0f",
+                    len(parts), n_draws, judged.r_hat, min(judged.ess_bulk, judged.ess_tail),
+                )  # fmt: skip
+                if judged.passed:
+                    break
     log.info("sampled in %.1f s", time.perf_counter() - began)
-    points = _unconstrained(objective, trace["posterior"])
-    z = coordinates.to_model(points)
-    began = time.perf_counter()
-    tree = posterior_tree(objective, z, int(rng.integers(2**31)), cores, projection)
-    log.info("draws brought to product units in %.1f s", time.perf_counter() - began)
-    # all trees reach the greatest depth, and should: not something to be warned of
-    stats = trace["sample_stats"].to_dataset().drop_vars("reached_max_treedepth")
-    stats["lp"] = stats["lp"] - np.log(coordinates.slopes(points)[0]).sum(axis=-1)  # of the model's coordinates
-    tree["sample_stats"] = stats
     return tree
+
+
+class _Bar:
+    """A bar of all draws, with the round and how the chains stand; it shows nothing without a display."""
+
+    def __init__(self, display: Any, total: int) -> None:
+        self.display = display
+        self.task = display.add_task("sampling", total=total) if display is not None else None
+
+    def advance(self, draws: int) -> None:
+        """So many draws are done."""
+        if self.display is not None:
+            self.display.advance(self.task, draws)
+
+    def say(self, number: int, found: Diagnostics) -> None:
+        """How the chains stand after a round."""
+        if self.display is not None:
+            ess = min(found.ess_bulk, found.ess_tail)
+            text = f"sampling, after round {number}: R-hat {found.r_hat:.3f}, ESS {ess:.0f}"
+            self.display.update(self.task, description=text)
+
+
+@contextmanager
+def _bar(shown: bool, chains: int, most: int) -> Iterator[_Bar]:
+    if not shown:
+        yield _Bar(None, 0)
+        return
+    from rich.progress import Progress
+
+    with Progress(transient=True) as display:
+        yield _Bar(display, chains * most)
 
 
 class _AtMost(DualAverageAdaptation):
@@ -171,48 +220,24 @@ class RememberedDensity:
         return value + np.log(slope).sum(), gradient
 
 
-def _constrained(objective: Objective, z: NDArray) -> dict[str, NDArray]:
-    """A point in the form of PyMC's ``initvals``: by variable, in product units."""
-    return {p.variable: p.from_value(z[objective.slices[p.name]]) for p in objective.parameters}
+def posterior_tree(objective: Objective, z: NDArray, seed: int, cores: int = 1) -> xr.DataTree:
+    """A DataTree of draws in the model's own coordinates, of shape (chains, draws, n), without ``sample_stats``.
+
+    See `run_nuts`.
+    """
+    seeds = np.random.SeedSequence(seed)
+    with forked(cores, objective=objective) as pool:
+        rows = [_followed(objective, of_chain, seeds.spawn(len(of_chain)), pool) for of_chain in z]
+    return _tree(objective, z, rows, None)
 
 
-def _unconstrained(objective: Objective, posterior) -> NDArray[np.float64]:
-    """The model's own coordinates of all draws: shape (chains, draws, n)."""
-    parts = []
-    for p in objective.parameters:
-        values = posterior[p.variable].values
-        flat = values.reshape(-1, *p.mu.shape)
-        parts.append(np.array([p.to_value(v) for v in flat]).reshape(*values.shape[:2], p.size))
-    return np.concatenate(parts, axis=2)
-
-
-def posterior_tree(
-    objective: Objective, z: NDArray, seed: int, cores: int = 1, projection: Projection | None = None
-) -> xr.DataTree:
-    """A DataTree of draws in the model's own coordinates, of shape (chains, draws, n); see `run_nuts`."""
+def _tree(objective: Objective, z: NDArray, rows: list[list[dict]], projection: Projection | None) -> xr.DataTree:
+    """Draws of the coordinates, and what `_follow` makes of each, by chain."""
     import arviz as az
 
-    chains, draws, n = z.shape
-    flat = z.reshape(-1, n)
-    seeds = np.random.SeedSequence(seed).spawn(len(flat))
-    parts = np.array_split(np.arange(len(flat)), max(1, cores))
-    if cores > 1:
-        global _OBJECTIVE
-        _OBJECTIVE = objective  # inherited by the forked processes: too large to send
-        try:
-            with ProcessPoolExecutor(cores, mp_context=get_context("fork"), initializer=begin_worker) as pool:
-                tasks = [pool.submit(_follow_draws, flat[i], [seeds[k] for k in i]) for i in parts]
-                rows = [row for task in tasks for row in task.result()]
-        finally:
-            _OBJECTIVE = None
-    else:
-        rows = [_follow(objective, point, s) for point, s in zip(flat, seeds, strict=True)]
     shaped = {
-        group: {
-            name: np.array([row[group][name] for row in rows]).reshape(chains, draws, *np.shape(first))
-            for name, first in rows[0][group].items()
-        }
-        for group in rows[0]
+        group: {name: np.array([[row[group][name] for row in of_chain] for of_chain in rows]) for name in members}
+        for group, members in rows[0][0].items()
     }
     detectors = np.unique(objective.data.binned.detector)
     radial, nodes = objective.data.radial, objective.data.nodes
@@ -242,16 +267,33 @@ def posterior_tree(
     return tree
 
 
-_OBJECTIVE: Objective | None = None
+def _sample_stats(rounds: list[dict[str, NDArray]]) -> xr.Dataset:
+    """PyMC's statistics of the steps, with ArviZ's names."""
+    import arviz as az
+
+    whole = {
+        _STATS.get(name, name): np.concatenate([of_round[name] for of_round in rounds], axis=1) for name in rounds[0]
+    }
+    # all trees reach the greatest depth, and should: not something to be warned of
+    whole.pop("reached_max_treedepth", None)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="More chains")
+        return az.from_dict({"sample_stats": whole})["sample_stats"].to_dataset()
 
 
-def _follow_draws(points: NDArray, seeds: list) -> list[dict]:
+def _followed(objective: Objective, z: NDArray, seeds: list, pool: Executor | None) -> list[dict]:
+    """`_follow` of draws of shape (n, size), each with a seed of its own."""
+    if pool is None:
+        return [_follow(objective, point, seed) for point, seed in zip(z, seeds, strict=True)]
+    parts = [slice(start, start + _FOLLOWED_AT_ONCE) for start in range(0, len(z), _FOLLOWED_AT_ONCE)]
+    tasks = [pool.submit(_follow_inherited, z[part], seeds[part]) for part in parts]
+    return [row for task in tasks for row in task.result()]
+
+
+def _follow_inherited(points: NDArray, seeds: list) -> list[dict]:
     """`_follow` of some draws, in a forked process."""
-    objective = _OBJECTIVE
-    if objective is None:
-        raise RuntimeError("the process was not forked while draws were followed")
     with threadpool_limits(1, "blas"):
-        return [_follow(objective, z, seed) for z, seed in zip(points, seeds, strict=True)]
+        return [_follow(known("objective"), z, seed) for z, seed in zip(points, seeds, strict=True)]
 
 
 def _follow(objective: Objective, z: NDArray, seed) -> dict[str, dict[str, NDArray]]:

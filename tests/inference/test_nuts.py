@@ -1,15 +1,20 @@
 """NUTS and leave-one-out on a small camera: draws against Laplace and identities, and the diagnostics of chains."""
 
+import logging
+import multiprocessing
+import os
+import re
+from types import SimpleNamespace
+
 import arviz as az
 import numpy as np
-import pymc as pm
 import pytest
 import xarray as xr
 from scipy.stats import multivariate_normal, norm
 
 from bayesflat.errors import InputError
-from bayesflat.gradient.estimates import STATISTICS, Estimates
 from bayesflat.inference import diagnostics, nuts
+from bayesflat.inference.chains import Chains
 from bayesflat.inference.diagnostics import compare_with_laplace, diagnose
 from bayesflat.inference.fitting import fit, sample
 from bayesflat.inference.loo import TERMS, compare_terms, leave_one_out
@@ -208,16 +213,50 @@ def test_same_seed_same_draws(simple):
     assert other.gradient.estimates.header["SEEDNUTS"][0] == 2
 
 
-def test_interrupted_sampling_keeps_nothing(simple, monkeypatch):
-    whole = pm.sample
+def test_sampling_ends_when_the_gates_are_passed(simple, caplog):
+    """The least of R-hat and ESS that suffice, not all draws that are allowed; chains go on over the rounds."""
+    caplog.set_level(logging.INFO, "bayesflat")
+    result = sample(simple[0], draws=5000, tune=100, chains=4, seed=5)
+    assert result.diagnostics.passed
+    n = result.posterior["posterior"].sizes["draw"]
+    assert 200 <= n < 1500
+    rounds = [r.getMessage() for r in caplog.records if r.getMessage().startswith("round ")]
+    assert rounds[-1].startswith(f"round {len(rounds)}: {n} draws of each chain")
+    assert n == 200 + 100 * (len(rounds) - 1)
+    stats = result.posterior["sample_stats"].to_dataset()
+    assert stats.sizes["draw"] == n
+    # the step size is settled once, before the first draw, and rounds begin where the last one ended
+    np.testing.assert_array_equal(stats["step_size"], stats["step_size"].isel(draw=[0]).values.repeat(n, 1))
+    jumps = np.abs(np.diff(result.posterior["posterior"]["itl_ratio"].values, axis=1))
+    if n > 200:
+        assert jumps[:, 199].mean() < 3 * jumps.mean()
 
-    def cut(**options):
-        tree = whole(**options)
-        return tree.isel(draw=slice(0, 3))
 
-    monkeypatch.setattr(nuts.pm, "sample", cut)
+def test_draws_do_not_depend_on_the_processes(simple):
+    one, two = (sample(simple[0], draws=25, tune=15, chains=2, cores=cores, seed=4) for cores in (1, 2))
+    for group in ("posterior", "sample_stats", "log_likelihood"):
+        for name, values in one.posterior[group].to_dataset().items():
+            if not name.startswith(("perf_", "process_")):
+                np.testing.assert_array_equal(values, two.posterior[group][name], err_msg=name)
+
+
+def test_interrupted_sampling_leaves_no_process(simple, monkeypatch):
+    whole = Chains.advance
+
+    def interrupted(self, *args):
+        whole(self, *args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Chains, "advance", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        sample(simple[0], draws=5, tune=5, chains=2)
+        sample(simple[0], draws=5, tune=5, chains=2, cores=2)
+    assert not multiprocessing.active_children()
+
+
+def test_a_killed_process_is_said(simple, monkeypatch):
+    monkeypatch.setattr(nuts, "_follow", lambda *_: os._exit(9))
+    with pytest.raises(InputError, match="a process that was sampling was killed, perhaps because memory ran out"):
+        sample(simple[0], draws=5, tune=5, chains=2, cores=2)
 
 
 def test_laplace_likelihood_is_not_sampled(small_camera):
@@ -231,43 +270,75 @@ def test_laplace_likelihood_is_not_sampled(small_camera):
 # ---- diagnostics ----
 
 
-def estimates(**columns):
-    filled = {key: np.array(columns.get(key, [1.0, 1.0])) for key in STATISTICS}
-    good = {"r_hat": [1.001, 1.002], "ess_bulk": [900.0, 800.0], "ess_tail": [700.0, 600.0]}
-    filled |= {key: np.array(columns.get(key, value)) for key, value in good.items()}
-    return Estimates(("a", "b"), ("", ""), filled, np.eye(2), "nuts", True, False)
+def judged(rng, *, energy=None, divergences=0, knots=None, **draws):
+    """`diagnose` of a model with the scalars a and b, or with coefficients whose mean is the radial function."""
+    values = {name: rng.normal(size=(2, 500)) for name in "ab"} | draws
+    names, radial = list(values), None
+    if knots is not None:
+        values["log_radial"], radial = (
+            knots,
+            SimpleNamespace(
+                spline=SimpleNamespace(design=lambda radii: np.full((len(radii), knots.shape[-1]), 1 / knots.shape[-1]))
+            ),
+        )
+        names = [*names, "log_radial"]
+    energy = rng.normal(size=(2, 500)) if energy is None else energy
+    diverging = np.arange(1000).reshape(2, 500) < divergences
+    tree = az.from_dict({"posterior": values, "sample_stats": {"energy": energy, "diverging": diverging}})
+    data = SimpleNamespace(radial=radial, radius=np.array([0.0, 50.0]))
+    objective = SimpleNamespace(data=data, parameters=[SimpleNamespace(name=name) for name in names])
+    return diagnose(tree, objective)
 
 
-@pytest.fixture
-def energy(rng):
-    return rng.normal(size=(2, 500))
+def wandering(rng, memory):
+    """Two chains that forget slowly, with unit variance."""
+    out = rng.normal(size=(2, 500))
+    for k in range(1, 500):
+        out[:, k] = memory * out[:, k - 1] + np.sqrt(1 - memory**2) * out[:, k]
+    return out
 
 
-def test_good_chains_pass(energy):
-    found = diagnose(estimates(), 0, energy)
+def test_good_chains_pass(rng):
+    a, b = rng.normal(size=(2, 2, 500))
+    found = judged(rng, a=a, b=b)
     assert found.passed
-    assert (found.r_hat, found.ess_bulk, found.ess_tail) == (1.002, 800.0, 600.0)
+    assert found.r_hat == max(float(az.rhat(x)) for x in (a, b))
+    assert found.ess_bulk == min(float(az.ess(x)) for x in (a, b))
+    assert found.ess_tail == min(float(az.ess(xr.DataArray(x, dims=("chain", "draw")), method="tail")) for x in (a, b))
     assert found.bfmi == pytest.approx(2.0, rel=0.2)  # independent draws
 
 
-@pytest.mark.parametrize(
-    ("columns", "divergences", "slow", "message"),
-    [
-        ({"r_hat": [1.001, 1.02]}, 0, False, "R-hat of b is 1.020, above 1.01"),
-        ({"r_hat": [np.nan, 1.0]}, 0, False, "R-hat of a is nan"),
-        ({"ess_bulk": [900.0, 399.0]}, 0, False, "bulk ESS of b is 399, below 400; try more draws"),
-        ({"ess_tail": [100.0, 500.0]}, 0, False, "tail ESS of a is 100"),
-        ({}, 3, False, "3 divergent transitions"),
-        ({}, 0, True, "E-BFMI is 0.0"),
-    ],
-)
-def test_bad_chains_fail_and_say_what_to_try(columns, divergences, slow, message, energy):
-    if slow:
-        energy = np.cumsum(energy, axis=1)  # a random walk hardly moves from draw to draw
-    found = diagnose(estimates(**columns), divergences, energy)
-    assert not found.passed
-    assert any(message in text for text in found.failures)
-    assert all("try" in text for text in found.failures)
+def test_bad_chains_fail_and_say_what_to_try(rng):
+    apart = rng.normal(size=(2, 500)) + np.array([[0.0], [0.4]])
+    # bold in some stretches and timid in others: the middle is met often, the tails seldom
+    bursts = rng.normal(size=(2, 500)) * np.exp(2 * wandering(rng, 0.98))
+    for given, message in (
+        ({"b": apart}, "R-hat of b is 1.0"),
+        ({"a": wandering(rng, 0.8)}, "bulk ESS of a is "),
+        ({"a": bursts}, "tail ESS of a is "),
+        ({"divergences": 3}, "3 divergent transitions"),
+        # a random walk hardly moves from draw to draw
+        ({"energy": np.cumsum(rng.normal(size=(2, 500)), axis=1)}, "E-BFMI is 0.0"),
+    ):
+        found = judged(rng, **given)
+        assert not found.passed
+        assert any(message in text for text in found.failures), message
+        assert all("try" in text for text in found.failures)
+
+
+def test_coefficients_are_judged_by_r_hat_alone(rng):
+    """Two that differ from chain to chain, one up and one down: their mean, the radial function, is well known."""
+    knots = rng.normal(size=(2, 500, 3))
+    assert judged(rng, knots=knots).passed
+    knots[1] += [0.5, -0.5, 0.0]
+    found = judged(rng, knots=knots)
+    (text,) = found.failures
+    assert re.match(r"R-hat of log_radial\[[01]\] is 1\.0\d\d, above 1.02", text)
+    assert found.r_hat < 1.01
+    slow = np.stack([wandering(rng, 0.9), np.zeros((2, 500))], axis=-1)
+    slow[..., 1] = rng.normal(size=(2, 500)) * 20 - slow[..., 0]
+    found = judged(rng, knots=slow)
+    assert not any("ESS" in text for text in found.failures)
 
 
 def test_laplace_and_draws_are_compared():
