@@ -363,7 +363,8 @@ def main() -> int:
         f"{sum(not row['converged'] for row in rows)} of {len(rows)} fits did not converge (all are counted); "
         f"{failed} failed; {divergences.sum()} divergences; least ESS {np.median(ess):.0f} (median), "
         f"below {KEPT} in {np.sum(ess < KEPT)}; "
-        f"{np.median([row['draws'] for row in rows]):.0f} draws a chain (median); gates failed in {sum(not row['passed'] for row in rows)}; "
+        f"{np.median([row['draws'] for row in rows]):.0f} draws a chain (median); "
+        f"gates failed in {sum(not row['passed'] for row in rows)}; "
         f"{np.median([row['seconds'] for row in rows]):.1f} s a replicate (median)",
         highlight=False,
     )

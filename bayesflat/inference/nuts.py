@@ -19,6 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from bayesflat.inference.chains import Chains, as_arrays, forked, known
 from bayesflat.inference.diagnostics import Diagnostics, diagnose
+from bayesflat.inference.integrator import TwoStage
 from bayesflat.inference.laplace import Laplace
 from bayesflat.inference.linalg import covariance_root
 from bayesflat.inference.map import MapResult
@@ -31,10 +32,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Seen through its curvature, the posterior is nearly N(0, 1) in each direction, whose orbits take 2 pi.  Trees of three
-# steps of 0.8 span a third of one: draws are nearly independent, and so are their squares.  Trees of seven steps come
-# back to where they started: twice the evaluations, and half as many effective draws in the tails; so do longer steps
-DEPTH, STEP, TARGET_ACCEPT = 2, 0.8, 0.5
+# Seen through its curvature, the posterior is nearly N(0, 1) in each direction, whose orbits take 2 pi.  After a
+# quarter of one a draw knows nothing of the last: a tree is one step (of two stages) of that length, or somewhat less
+DEPTH, STEP, TARGET_ACCEPT = 1, 1.6, 0.5
 _FIRST_ROUND, _ROUND = 200, 100  # draws of each chain
 _FOLLOWED_AT_ONCE = 25  # draws that a process brings to product units
 _STATS = {"model_logp": "lp", "mean_tree_accept": "acceptance_rate", "depth": "tree_depth", "tree_size": "n_steps"}
@@ -98,6 +98,7 @@ def run_nuts(
             )
         step.step_adapt = _AtMost(STEP, TARGET_ACCEPT, gamma=0.05, k=0.75, t0=10)  # PyMC's own, but for the bound
         coordinates = stretched(objective, found, approximation)
+        step.integrator = TwoStage(step.potential, step._logp_dlogp_func)
         step.integrator._logp_dlogp_func = RememberedDensity(step.integrator._logp_dlogp_func, coordinates)
         log.info("compiled in %.1f s", time.perf_counter() - began)
         began = time.perf_counter()
