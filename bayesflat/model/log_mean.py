@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from bayesflat.config import FitConfig
 from bayesflat.gradient.curve import LogSpline, combine
 from bayesflat.model.design import Design
 from bayesflat.model.prepare import FitData
+
+_TERMS = ("itl_ratio", "centroid_delta", "gradient", "outer_gradient")  # in the order of the design's columns
 
 
 class LogMean:
@@ -36,55 +39,69 @@ class LogMean:
         parameters : mapping of str to numpy.ndarray
             By name, product units; terms that are off are absent.
         """
-        radius, _, _ = self._radius(parameters)
-        return self.spline.evaluate(parameters["log_radial"], radius) + self._rest(parameters)
+        radius, rest, _ = self._at_bins(parameters, dense=False)
+        return self.spline.evaluate(parameters["log_radial"], radius) + rest
 
     def with_design(self, parameters: Mapping[str, NDArray]) -> tuple[NDArray, Design]:
         """The log of the mean, and its derivatives by all parameters that are fitted.
 
         In product units, in the order: coefficients of the radial function, ratio, centroid, plane, outer plane.
         """
-        data = self.data
-        radius, ux, uy = self._radius(parameters)
+        radius, rest, dense = self._at_bins(parameters, dense=True)
         first, basis, slopes = self.spline.basis(radius)
         coefficients = np.ascontiguousarray(parameters["log_radial"])
-        log_mean = combine(first, basis, coefficients) + self._rest(parameters)
-        columns = []
-        if "itl_ratio" in parameters:
-            columns.append(np.where(data.itl, 1 / float(parameters["itl_ratio"]), 0.0))
         if "centroid_delta" in parameters:
-            slope = combine(first, slopes, coefficients)
-            columns += [-slope * ux, -slope * uy]
-        for _, plane, here in self._planes(parameters):
-            share = np.where(here, -1 / plane, 0.0)
-            columns += [share * data.dx, share * data.dy]
-        dense = np.stack(columns, axis=1) if columns else np.empty((len(data), 0))
-        return log_mean, Design(first, basis, self.spline.size, dense)
+            column = int("itl_ratio" in parameters)
+            dense[:, column : column + 2] *= -combine(first, slopes, coefficients)[:, None]
+        return combine(first, basis, coefficients) + rest, Design(first, basis, self.spline.size, dense)
 
-    def _radius(self, parameters: Mapping[str, NDArray]) -> tuple[NDArray, NDArray, NDArray]:
-        """Radius from the moved centroid, and its derivatives by position."""
-        dx, dy = self.data.dx, self.data.dy
-        if "centroid_delta" in parameters:
-            dx = dx - parameters["centroid_delta"][0]
-            dy = dy - parameters["centroid_delta"][1]
-        radius = np.hypot(dx, dy)
-        inverse = np.divide(1.0, radius, out=np.zeros_like(radius), where=radius > 0)
-        return radius, dx * inverse, dy * inverse
+    def _at_bins(self, parameters: Mapping[str, NDArray], *, dense: bool) -> tuple[NDArray, NDArray, NDArray]:
+        """Radius from the moved centroid, log of all but the radial function, and derivatives but by its coefficients.
 
-    def _planes(self, parameters: Mapping[str, NDArray]) -> Iterator[tuple[str, NDArray, NDArray | bool]]:
-        """Name of each planar term, its plane, and where it applies."""
-        dx, dy = self.data.dx, self.data.dy
-        for name, here in (("gradient", True), ("outer_gradient", self.beyond)):
-            if name in parameters:
-                gradient = parameters[name]
-                yield name, np.where(here, 1 + gradient[0] * dx + gradient[1] * dy, 1.0), here
+        The latter, shape (n_bins, m), are those of the radius where the centroid is concerned; m is 0 if they are not
+        wanted.
+        """
+        data, n = self.data, len(self.data)
+        values = {name: np.zeros(2) for name in _TERMS} | {"itl_ratio": np.ones(1)}
+        fitted = np.array([name in parameters for name in _TERMS])
+        sizes = np.array([len(value) for value in values.values()])
+        values |= {name: np.ravel(parameters[name]).astype(float) for name in _TERMS if name in parameters}
+        radius, rest, out = np.empty(n), np.empty(n), np.empty((n, sizes @ fitted if dense else 0))
+        ratio, *pairs = (values[name] for name in _TERMS)
+        _fill(data.dx, data.dy, data.itl, self.beyond, ratio[0], *pairs, fitted, radius, rest, out)
+        return radius, rest, out
 
-    def _rest(self, parameters: Mapping[str, NDArray]) -> NDArray[np.float64]:
-        """Log of all but the radial function."""
-        rest = np.zeros(len(self.data))
-        if "itl_ratio" in parameters:
-            rest += np.where(self.data.itl, np.log(float(parameters["itl_ratio"])), 0.0)
-        for _, plane, _ in self._planes(parameters):
-            with np.errstate(invalid="ignore", divide="ignore"):
-                rest -= np.log(plane)
-        return rest
+
+@njit(cache=True, error_model="numpy")
+def _fill(dx, dy, itl, beyond, ratio, centroid, gradient, outer, fitted, radius, rest, dense):
+    """One pass over the bins; ``fitted`` in the order of `_TERMS`."""
+    log_ratio = np.log(ratio)
+    for i in range(len(dx)):
+        x, y = dx[i] - centroid[0], dy[i] - centroid[1]
+        r = np.sqrt(x * x + y * y)
+        radius[i] = r
+        value = log_ratio if itl[i] else 0.0
+        plane = 1.0 + gradient[0] * dx[i] + gradient[1] * dy[i]
+        value -= np.log(plane)
+        outer_plane = 1.0
+        if beyond[i]:
+            outer_plane = 1.0 + outer[0] * dx[i] + outer[1] * dy[i]
+            value -= np.log(outer_plane)
+        rest[i] = value
+        if dense.shape[1] == 0:
+            continue
+        k = 0
+        if fitted[0]:
+            dense[i, k] = 1.0 / ratio if itl[i] else 0.0
+            k += 1
+        if fitted[1]:
+            dense[i, k] = x / r if r > 0.0 else 0.0
+            dense[i, k + 1] = y / r if r > 0.0 else 0.0
+            k += 2
+        if fitted[2]:
+            dense[i, k] = -dx[i] / plane
+            dense[i, k + 1] = -dy[i] / plane
+            k += 2
+        if fitted[3]:
+            dense[i, k] = -dx[i] / outer_plane if beyond[i] else 0.0
+            dense[i, k + 1] = -dy[i] / outer_plane if beyond[i] else 0.0
