@@ -67,8 +67,8 @@ class LogMean:
         sizes = np.array([len(value) for value in values.values()])
         values |= {name: np.ravel(parameters[name]).astype(float) for name in _TERMS if name in parameters}
         radius, rest, out = np.empty(n), np.empty(n), np.empty((n, sizes @ fitted if dense else 0))
-        ratio, *pairs = (values[name] for name in _TERMS)
-        _fill(data.dx, data.dy, data.itl, self.beyond, ratio[0], *pairs, fitted, radius, rest, out)
+        ratio, centroid, gradient, outer = (values[name] for name in _TERMS)
+        _fill(data.dx, data.dy, data.itl, self.beyond, ratio[0], centroid, gradient, outer, fitted, radius, rest, out)
         return radius, rest, out
 
 
