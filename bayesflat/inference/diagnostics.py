@@ -34,6 +34,8 @@ class Diagnostics:
     divergences : int
     bfmi : float
         The worst chain's.
+    enough : bool
+        Whether R-hat and ESS pass: more draws would change nothing that is judged.
     failures : tuple of str
         What failed, where, and what to try; empty: the draws can be trusted.
     """
@@ -43,6 +45,7 @@ class Diagnostics:
     ess_tail: float
     divergences: int
     bfmi: float
+    enough: bool
     failures: tuple[str, ...]
 
     @property
@@ -91,6 +94,7 @@ def diagnose(tree: xr.DataTree, objective: Objective) -> Diagnostics:
             failures.append(
                 f"{name} ESS of {names[worst]} is {ess[worst]:.0f}, below {LEAST_ESS:.0f}; try more draws (--draws)"
             )
+    enough = not failures
     if divergences:
         failures.append(
             f"{divergences} divergent transition{'s' if divergences > 1 else ''}: the posterior bends too sharply "
@@ -104,6 +108,7 @@ def diagnose(tree: xr.DataTree, objective: Objective) -> Diagnostics:
         ess_tail=float(np.min(tail)),
         divergences=divergences,
         bfmi=bfmi,
+        enough=enough,
         failures=tuple(failures),
     )
 

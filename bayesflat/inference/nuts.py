@@ -33,9 +33,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Seen through its curvature, the posterior is nearly N(0, 1) in each direction, whose orbits take 2 pi.  After a
-# quarter of one a draw knows nothing of the last: a tree is one step (of two stages) of that length, or somewhat less
-DEPTH, STEP, TARGET_ACCEPT = 1, 1.6, 0.5
+# quarter of one a draw knows nothing of the last: a tree is one step (of two stages) of that length, or somewhat less.
+# Where scales are loosely known, the posterior may be far narrower than its curvature says; then so many steps of half
+# that length, and of half of that, go about as far: greatest depth of a tree, and length of a step
+LEVELS, TARGET_ACCEPT = ((1, 1.6), (2, 0.8), (3, 0.4)), 0.5
 _FIRST_ROUND, _ROUND = 200, 100  # draws of each chain
+_REMEMBERED = 2 ** (LEVELS[-1][0] + 2)  # points of the deepest tree, two a step
 _FOLLOWED_AT_ONCE = 25  # draws that a process brings to product units
 _STATS = {"model_logp": "lp", "mean_tree_accept": "acceptance_rate", "depth": "tree_depth", "tree_size": "n_steps"}
 
@@ -92,67 +95,91 @@ def run_nuts(
     starts = [found.value + root @ rng.normal(size=len(found.value)) for _ in range(chains)]
     began = time.perf_counter()
     with threadpool_limits(1, "blas"):
-        with model:
-            step = pm.NUTS(
-                scaling=approximation.covariance, is_cov=True, max_treedepth=DEPTH, early_max_treedepth=DEPTH
-            )
-        step.step_adapt = _AtMost(STEP, TARGET_ACCEPT, gamma=0.05, k=0.75, t0=10)  # PyMC's own, but for the bound
-        coordinates = stretched(objective, found, approximation)
-        step.integrator = TwoStage(step.potential, step._logp_dlogp_func)
-        step.integrator._logp_dlogp_func = RememberedDensity(step.integrator._logp_dlogp_func, coordinates)
+        function = model.logp_dlogp_function(ravel_inputs=True)
+        function.trust_input = True
         log.info("compiled in %.1f s", time.perf_counter() - began)
+        coordinates = stretched(objective, found, approximation)
         began = time.perf_counter()
-        names = [p.value_name for p in objective.parameters]
-        points = [
-            {p.value_name: z[objective.slices[p.name]].reshape(p.mu.shape) for p in objective.parameters}
-            for z in starts
-        ]
-        of_chains = Chains(step, points, rng.integers(2**31, size=chains).tolist(), tune)
-        rows: list[list[dict]] = [[] for _ in range(chains)]
-        parts: list[NDArray] = []
-        stats: list[dict[str, NDArray]] = []
-        seeds = np.random.SeedSequence(int(rng.integers(2**31)))
-        with (
-            forked(min(cores, chains), step=step, objective=objective) as pool,
-            _bar(progress, chains, tune + draws) as bar,
-        ):
-            n_draws = 0
-            while n_draws < draws:
-                n = min(_ROUND if parts else _FIRST_ROUND, draws - n_draws)
-                drawn, of_steps = of_chains.advance(n, pool, bar.advance)
-                where = as_arrays(drawn, names)
-                parts.append(coordinates.to_model(where))
-                # the density is that of the model's coordinates
-                of_steps["model_logp"] = of_steps["model_logp"] - np.log(coordinates.slopes(where)[0]).sum(axis=-1)
-                stats.append(of_steps)
-                for of_chain, z in zip(rows, parts[-1], strict=True):
-                    of_chain += _followed(objective, z, seeds.spawn(len(z)), pool)
-                n_draws += n
-                tree = _tree(objective, np.concatenate(parts, axis=1), rows, projection)
-                tree["sample_stats"] = _sample_stats(stats)
-                judged = diagnose(tree, objective)
-                bar.say(len(parts), judged)
-                log.info(
-                    "round %d: %d draws of each chain, R-hat %.3f, least ESS %.0f",
-                    len(parts), n_draws, judged.r_hat, min(judged.ess_bulk, judged.ess_tail),
+        for depth, length in LEVELS:
+            with model:
+                step = pm.NUTS(
+                    scaling=approximation.covariance, is_cov=True, max_treedepth=depth, early_max_treedepth=depth,
+                    logp_dlogp_func=function,
                 )  # fmt: skip
-                if judged.passed:
-                    break
-    log.info("sampled in %.1f s", time.perf_counter() - began)
-    return tree
+            step.step_adapt = _AtMost(length, TARGET_ACCEPT, gamma=0.05, k=0.75, t0=10)  # PyMC's own, but for the bound
+            step.integrator = TwoStage(step.potential, function)
+            step.integrator._logp_dlogp_func = RememberedDensity(step.integrator._logp_dlogp_func, coordinates)
+            points = [
+                {p.value_name: z[objective.slices[p.name]].reshape(p.mu.shape) for p in objective.parameters}
+                for z in starts
+            ]
+            run = Chains(step, points, rng.integers(2**31, size=chains).tolist(), tune)
+            seeds = np.random.SeedSequence(int(rng.integers(2**31)))
+            with forked(min(cores, chains), step=step, objective=objective) as pool, _bar(progress, chains) as bar:
+                tree = _in_rounds(
+                    run, objective, coordinates, projection, draws, seeds, pool, bar, (depth, length) == LEVELS[-1]
+                )
+            if tree is not None:
+                log.info("sampled in %.1f s", time.perf_counter() - began)
+                return tree
+            log.info("divergent transitions: begun anew with steps half as long")
+    raise AssertionError("the last time draws are kept")
+
+
+def _in_rounds(
+    run: Chains,
+    objective: Objective,
+    coordinates: Stretched,
+    projection: Projection | None,
+    draws: int,
+    seeds: np.random.SeedSequence,
+    pool: Executor | None,
+    bar: _Bar,
+    last: bool,
+) -> xr.DataTree | None:
+    """Draws until they suffice, or ``draws`` of each chain; None as soon as one diverges, if not the ``last`` time."""
+    names = [p.value_name for p in objective.parameters]
+    rows: list[list[dict]] = [[] for _ in run.chains]
+    parts: list[NDArray] = []
+    stats: list[dict[str, NDArray]] = []
+    n_draws = 0
+    while True:
+        n = min(_ROUND if parts else _FIRST_ROUND, draws - n_draws)
+        drawn, of_steps = run.advance(n, pool, bar.advance)
+        if of_steps["diverging"].any() and not last:
+            return None
+        where = as_arrays(drawn, names)
+        parts.append(coordinates.to_model(where))
+        # the density is that of the model's coordinates
+        of_steps["model_logp"] = of_steps["model_logp"] - np.log(coordinates.slopes(where)[0]).sum(axis=-1)
+        stats.append(of_steps)
+        for of_chain, z in zip(rows, parts[-1], strict=True):
+            of_chain += _followed(objective, z, seeds.spawn(len(z)), pool)
+        n_draws += n
+        tree = _tree(objective, np.concatenate(parts, axis=1), rows, projection)
+        tree["sample_stats"] = _sample_stats(stats)
+        judged = diagnose(tree, objective)
+        bar.say(len(parts), judged)
+        log.info(
+            "round %d: %d draws of each chain, R-hat %.3f, least ESS %.0f",
+            len(parts), n_draws, judged.r_hat, min(judged.ess_bulk, judged.ess_tail),
+        )  # fmt: skip
+        if judged.enough or n_draws == draws:
+            return tree
 
 
 class _Bar:
     """A bar of all draws, with the round and how the chains stand; it shows nothing without a display."""
 
-    def __init__(self, display: Any, total: int) -> None:
-        self.display = display
-        self.task = display.add_task("sampling", total=total) if display is not None else None
+    def __init__(self, display: Any, n_chains: int) -> None:
+        self.display, self.n_chains, self.done = display, n_chains, 0
+        self.task = display.add_task("sampling", total=None) if display is not None else None
 
     def advance(self, draws: int) -> None:
         """So many draws are done."""
+        self.done += draws
         if self.display is not None:
-            self.display.advance(self.task, draws)
+            self.display.update(self.task, completed=self.done)
 
     def say(self, number: int, found: Diagnostics) -> None:
         """How the chains stand after a round."""
@@ -163,14 +190,15 @@ class _Bar:
 
 
 @contextmanager
-def _bar(shown: bool, chains: int, most: int) -> Iterator[_Bar]:
+def _bar(shown: bool, chains: int) -> Iterator[_Bar]:
     if not shown:
-        yield _Bar(None, 0)
+        yield _Bar(None, chains)
         return
-    from rich.progress import Progress
+    from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    with Progress(transient=True) as display:
-        yield _Bar(display, chains * most)
+    columns = SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, transient=True) as display:
+        yield _Bar(display, chains)
 
 
 class _AtMost(DualAverageAdaptation):
@@ -208,7 +236,7 @@ class RememberedDensity:
         with np.errstate(all="ignore"):  # a sampler in tuning tries extreme scales
             found = self.known.pop(key, None) or self._at(point, layout)
         self.known[key] = found  # the latest last
-        if len(self.known) > 2 ** (DEPTH + 1):
+        if len(self.known) > _REMEMBERED:
             del self.known[next(iter(self.known))]
         return found
 

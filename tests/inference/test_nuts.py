@@ -57,7 +57,7 @@ def test_draws_agree_with_the_normal_approximation(simple):
     assert simple[1].diagnostics.passed
     assert simple[1].converged
     # 14 parameters would be accepted often enough with longer steps, which turn half an orbit and draw squares alike
-    assert simple[1].posterior["sample_stats"]["step_size"].max() == nuts.STEP
+    assert simple[1].posterior["sample_stats"]["step_size"].max() == nuts.LEVELS[0][1]
 
 
 def test_density_of_the_last_points_is_remembered(rng):
@@ -69,7 +69,7 @@ def test_density_of_the_last_points_is_remembered(rng):
 
     alike = Stretched(slice(1, 2), *np.array([[0.0], [1.0], [0.0], [1.0], [0.0], [1.0]]))
     density = nuts.RememberedDensity(function, alike)
-    points = rng.normal(size=(2 ** (nuts.DEPTH + 1), 3)) * np.array([1.0, 1.0, 1e6])
+    points = rng.normal(size=(2 ** (nuts.LEVELS[-1][0] + 2), 3)) * np.array([1.0, 1.0, 1e6])
     for _ in range(2):
         for point in points:
             value, gradient = density(point, None)
