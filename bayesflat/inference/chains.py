@@ -56,9 +56,9 @@ class Chains:
             self.chains.append(_Chain(step.sampling_state, start, tune))
 
     def advance(
-        self, draws: int, pool: Executor | None, told: Callable[[int], None] | None = None
-    ) -> tuple[list[list[Point]], dict[str, NDArray]]:
-        """So many further draws of each chain.
+        self, draws: int, pool: Executor | None, told: Callable[[int], None] | None = None, *, strict: bool = False
+    ) -> tuple[list[list[Point]], dict[str, NDArray]] | None:
+        """So many further draws of each chain; None if one of them is divergent and ``strict``.
 
         Parameters
         ----------
@@ -80,6 +80,8 @@ class Chains:
         for k, n, (state, point, kept) in self._pieces(draws, pool):
             chain = self.chains[k]
             self.chains[k] = _Chain(state, point, max(0, chain.tune - n))
+            if strict and any(s["diverging"] for _, s in kept):
+                return None
             points[k] += [p for p, _ in kept]
             stats[k] += [s for _, s in kept]
             if told is not None:
@@ -106,26 +108,31 @@ class Chains:
         for k in range(len(left)):
             n, task = next_piece(k)
             working[pool.submit(_advance_inherited, *task)] = k, n
-        while working:
-            done, _ = wait(working, return_when=FIRST_COMPLETED)
-            for future in done:
-                k, n = working.pop(future)
-                yield k, n, future.result()
-                if left[k]:
-                    n, task = next_piece(k)
-                    working[pool.submit(_advance_inherited, *task)] = k, n
+        try:
+            while working:
+                done, _ = wait(working, return_when=FIRST_COMPLETED)
+                for future in done:
+                    k, n = working.pop(future)
+                    yield k, n, future.result()
+                    if left[k]:
+                        n, task = next_piece(k)
+                        working[pool.submit(_advance_inherited, *task)] = k, n
+        finally:
+            for future in working:
+                future.cancel()
 
 
 def _advance(step: Any, state: Any, point: Point, tune: int, draws: int) -> tuple[Any, Point, list]:
     """``draws`` further steps, of which the first ``tune`` are not kept: state and point after them, and what is."""
     step.sampling_state = state
     kept = []
-    for i in range(draws):
-        if i == tune and step.tune:
-            step.stop_tuning()
-        point, (stats,) = step.step(point)
-        if i >= tune:
-            kept.append((point, {name: value for name, value in stats.items() if name != "warning"}))
+    with np.errstate(all="ignore"):  # numbers overflow where a step diverges
+        for i in range(draws):
+            if i == tune and step.tune:
+                step.stop_tuning()
+            point, (stats,) = step.step(point)
+            if i >= tune:
+                kept.append((point, {name: value for name, value in stats.items() if name != "warning"}))
     return step.sampling_state, point, kept
 
 

@@ -145,9 +145,10 @@ def _in_rounds(
     n_draws = 0
     while True:
         n = min(_ROUND if parts else _FIRST_ROUND, draws - n_draws)
-        drawn, of_steps = run.advance(n, pool, bar.advance)
-        if of_steps["diverging"].any() and not last:
+        found = run.advance(n, pool, bar.advance, strict=not last)
+        if found is None:
             return None
+        drawn, of_steps = found
         where = as_arrays(drawn, names)
         parts.append(coordinates.to_model(where))
         # the density is that of the model's coordinates
@@ -185,7 +186,7 @@ class _Bar:
         """How the chains stand after a round."""
         if self.display is not None:
             ess = min(found.ess_bulk, found.ess_tail)
-            text = f"sampling, after round {number}: R-hat {found.r_hat:.3f}, ESS {ess:.0f}"
+            text = f"sampling (after round {number}: R-hat {found.r_hat:.3f}, ESS {ess:.0f})"
             self.display.update(self.task, description=text)
 
 
@@ -194,10 +195,10 @@ def _bar(shown: bool, chains: int) -> Iterator[_Bar]:
     if not shown:
         yield _Bar(None, chains)
         return
-    from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, transient=True) as display:
+    text = TextColumn("{task.description}; {task.completed:.0f} draws")
+    with Progress(SpinnerColumn(), text, TimeElapsedColumn(), transient=True) as display:
         yield _Bar(display, chains)
 
 

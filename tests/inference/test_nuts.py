@@ -10,6 +10,7 @@ import arviz as az
 import numpy as np
 import pytest
 import xarray as xr
+from pymc.step_methods.step_sizes import DualAverageAdaptation
 from scipy.stats import multivariate_normal, norm
 
 from bayesflat.errors import InputError
@@ -240,11 +241,34 @@ def test_draws_do_not_depend_on_the_processes(simple):
                 np.testing.assert_array_equal(values, two.posterior[group][name], err_msg=name)
 
 
+def test_divergent_draws_are_made_anew_with_shorter_steps(fitted, monkeypatch, caplog):
+    """Steps so long that most diverge, then half of them: nothing of the first attempt is left."""
+    caplog.set_level(logging.INFO, "bayesflat")
+    monkeypatch.setattr(nuts, "LEVELS", ((1, 40.0), (1, 1.0)))
+    monkeypatch.setattr(nuts, "_AtMost", _Always)
+    result = sample(fitted, draws=30, tune=5, chains=2, cores=2)
+    stats = result.posterior["sample_stats"].to_dataset()
+    assert np.all(stats["step_size"] == 1.0)
+    assert stats.sizes["draw"] == 30
+    assert result.diagnostics.divergences == int(stats["diverging"].sum()) < 5
+    assert [r for r in caplog.records if r.getMessage().startswith("divergent transitions: begun anew")]
+
+
+class _Always(DualAverageAdaptation):
+    """Steps of one length."""
+
+    def current(self, tune):
+        return self._initial_step
+
+    def stats(self):
+        return {"step_size": self._initial_step, "step_size_bar": self._initial_step}
+
+
 def test_interrupted_sampling_leaves_no_process(simple, monkeypatch):
     whole = Chains.advance
 
-    def interrupted(self, *args):
-        whole(self, *args)
+    def interrupted(self, *args, **options):
+        whole(self, *args, **options)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Chains, "advance", interrupted)
