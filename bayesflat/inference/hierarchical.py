@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from bayesflat.config import FitConfig
 from bayesflat.inference.objective import Drawn, Objective, Throughputs
 from bayesflat.model.design import Design
+from bayesflat.model.effects import Projected
 from bayesflat.model.hierarchical import HierarchicalNoise
 from bayesflat.model.log_mean import LogMean
 from bayesflat.model.marginal import Covariance, Marginal
@@ -51,15 +52,21 @@ class HierarchicalObjective(Objective):
         self.noise: HierarchicalNoise = noise
         self.mean = LogMean(data, config, data.radial.spline)
         self._log_value = np.log(data.value)
-        workspace: dict[str, NDArray] = {}  # for covariances that are not handed out, one at a time
-        self._covariance = _Latest(lambda log_scales: self.noise.covariance(log_scales, workspace))
+        self._workspace: dict[str, NDArray] = {}  # for covariances that are not handed out, one at a time
+        self._covariance = _Latest(self._covariance_at)
         self._mean = _Latest(self._mean_at)
-        self._projected = _Latest(lambda z: noise.effects.projected(self._mean(z)[1]))
+        self._projected = _Latest(self._projected_at)
         self._marginal = _Latest(self._marginal_at)
+
+    def _covariance_at(self, log_scales: NDArray) -> Covariance:
+        return self.noise.covariance(log_scales, self._workspace)
 
     def _mean_at(self, z: NDArray) -> tuple[NDArray, Design]:
         """Log of the mean and its derivatives, of the values of all parameters but the scales."""
         return self.mean.with_design(self.to_parameters(np.append(z, np.zeros(self.size - self.n_mean))))
+
+    def _projected_at(self, z: NDArray) -> Projected:
+        return self.noise.effects.projected(self._mean(z)[1])
 
     def _marginal_at(self, z: NDArray) -> Marginal:
         log_mean, _ = self._mean(z[: self.n_mean])

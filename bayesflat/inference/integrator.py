@@ -6,7 +6,7 @@ import numpy as np
 from pymc.blocking import RaveledVars
 from pymc.step_methods.hmc.integration import CpuLeapfrogIntegrator, State
 
-# Blanes, Casas & Sanz-Serna 2014 (SIAM J. Sci. Comput. 36, A1556), eq. 5.4: least energy error for normal densities
+# Blanes, Casas & Sanz-Serna 2014, SIAM J. Sci. Comput. 36, A1556: the least error of the energy for normal densities
 _B = 0.21178
 
 
