@@ -68,7 +68,7 @@ def diagnose(tree: xr.DataTree, objective: Objective) -> Diagnostics:
     objective : Objective
     """
     draws, knots = _judged(tree["posterior"].to_dataset(), objective)
-    names, (r_hat, bulk, tail) = list(draws), _of_chains(np.stack(list(draws.values()), axis=-1))
+    names, (r_hat, bulk, tail) = list(draws), r_hat_and_ess(np.stack(list(draws.values()), axis=-1))
     stats = tree["sample_stats"].to_dataset()
     energy, divergences = stats["energy"].values, int(stats["diverging"].sum())
     # Betancourt (2016): energy changes between draws over energy's variance
@@ -81,7 +81,7 @@ def diagnose(tree: xr.DataTree, objective: Objective) -> Diagnostics:
             f"R-hat of {names[worst]} is {r_hat[worst]:.3f}, above {MOST_R_HAT}: the chains disagree; try {more}"
         )
     if knots is not None:
-        of_knots = _of_chains(knots)[0]
+        of_knots = r_hat_and_ess(knots)[0]
         if not np.all(of_knots <= MOST_R_HAT_KNOT):
             worst = _worst(of_knots)
             failures.append(
@@ -133,7 +133,7 @@ def _judged(posterior: xr.Dataset, objective: Objective) -> tuple[dict[str, NDAr
     return {name: values for name, values in draws.items() if np.ptp(values) > 0}, knots
 
 
-def _of_chains(values: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+def r_hat_and_ess(values: NDArray) -> tuple[NDArray, NDArray, NDArray]:
     """R-hat, bulk and tail ESS of draws of shape (chains, draws, n): shape (n,) each."""
     import arviz as az
 

@@ -16,7 +16,7 @@ from bayesflat.config import FitConfig
 from bayesflat.gradient.estimates import STATISTICS, Estimates, Offsets
 from bayesflat.gradient.files import FIXED_METADATA
 from bayesflat.gradient.product import FlatGradient
-from bayesflat.inference.diagnostics import Diagnostics, diagnose
+from bayesflat.inference.diagnostics import Diagnostics, diagnose, r_hat_and_ess
 from bayesflat.inference.laplace import Laplace
 from bayesflat.inference.map import MapResult
 from bayesflat.inference.objective import Objective
@@ -96,8 +96,6 @@ def with_draws(
     gradient : FlatGradient
     found : Diagnostics
     """
-    import arviz as az
-
     group = posterior["posterior"].to_dataset()
     old = gradient.require_estimates()
     columns = {key: old.columns[key].copy() for key in STATISTICS}
@@ -111,13 +109,9 @@ def with_draws(
     flat = draws.reshape(len(draws), -1)
     columns["mean"], columns["sd"] = flat.mean(1), np.where(moving, flat.std(1, ddof=1), 0.0)
     columns["q05"], columns["q50"], columns["q95"] = np.quantile(flat, (0.05, 0.5, 0.95), axis=1)
-    sampled = az.from_dict({"posterior": {"row": np.moveaxis(draws[moving], 0, 2)}})["posterior"]["row"]
-    for key, values in (
-        ("ess_bulk", az.ess(sampled, method="bulk")),
-        ("ess_tail", az.ess(sampled, method="tail")),
-        ("r_hat", az.rhat(sampled)),
-    ):
-        columns[key][moving] = np.asarray(values)
+    of_rows = r_hat_and_ess(np.moveaxis(draws[moving], 0, 2))
+    for key, values in zip(("r_hat", "ess_bulk", "ess_tail"), of_rows, strict=True):
+        columns[key][moving] = values
     covariance = np.where(moving[:, None] & moving[None, :], np.cov(flat), 0.0)
     found = diagnose(posterior, objective)
     header = old.header | {

@@ -292,13 +292,13 @@ def newton(objective: Objective, z: NDArray, tolerance: float) -> End:
         if found is None:
             break
         new, cost_there = found
-        ahead, _ = objective.gradient(new)
-        moved, turned = new - z, ahead - gradient
         corrected = None
-        if norm < _NEAR and turned @ moved > 0:
-            corrected = _corrected(curvature, moved, turned)
+        if norm < _NEAR:
+            ahead, _ = objective.gradient(new)
+            moved, turned = new - z, ahead - gradient
+            corrected = _corrected(curvature, moved, turned) if turned @ moved > 0 else None
         if corrected is None or not np.isfinite(corrected).all():
-            corrected = objective.derivatives(new)[2]
+            _, ahead, corrected = objective.derivatives(new)
         if not (np.isfinite(corrected).all() and np.isfinite(ahead).all()):
             break
         steps += 1

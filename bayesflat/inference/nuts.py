@@ -115,7 +115,7 @@ def run_nuts(
             ]
             run = Chains(step, points, rng.integers(2**31, size=chains).tolist(), tune)
             seeds = np.random.SeedSequence(int(rng.integers(2**31)))
-            with forked(min(cores, chains), step=step, objective=objective) as pool, _bar(progress, chains) as bar:
+            with forked(min(cores, chains), step=step, objective=objective) as pool, _bar(progress) as bar:
                 tree = _in_rounds(
                     run, objective, coordinates, projection, draws, seeds, pool, bar, (depth, length) == LEVELS[-1]
                 )
@@ -172,8 +172,8 @@ def _in_rounds(
 class _Bar:
     """A bar of all draws, with the round and how the chains stand; it shows nothing without a display."""
 
-    def __init__(self, display: Any, n_chains: int) -> None:
-        self.display, self.n_chains, self.done = display, n_chains, 0
+    def __init__(self, display: Any) -> None:
+        self.display, self.done = display, 0
         self.task = display.add_task("sampling", total=None) if display is not None else None
 
     def advance(self, draws: int) -> None:
@@ -191,15 +191,15 @@ class _Bar:
 
 
 @contextmanager
-def _bar(shown: bool, chains: int) -> Iterator[_Bar]:
+def _bar(shown: bool) -> Iterator[_Bar]:
     if not shown:
-        yield _Bar(None, chains)
+        yield _Bar(None)
         return
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     text = TextColumn("{task.description}; {task.completed:.0f} draws")
     with Progress(SpinnerColumn(), text, TimeElapsedColumn(), transient=True) as display:
-        yield _Bar(display, chains)
+        yield _Bar(display)
 
 
 class _AtMost(DualAverageAdaptation):
