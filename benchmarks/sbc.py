@@ -226,7 +226,7 @@ def replicate(seed: int) -> dict[str, Any]:
     curve = Curve.of_bins(SPLINE, found.parameters["log_radial"], radius, objective.data.weight)
     nodes = fit_nodes(curve, NODES)
     gradient = make_gradient(objective, objective.config, found, approximation, nodes, ())
-    result = FitResult(objective.data, objective.config, model, objective, found, approximation, gradient, nodes)
+    result = FitResult(objective.data, objective.config, objective, found, approximation, gradient, nodes)
     sampled = sample(result, cores=1, seed=seed)
     tree = sampled.posterior
     z = tree["unconstrained"]["z"].values

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from bayesflat.errors import InputError
 from bayesflat.gradient.correlations import strongest_correlations
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.gradient.spline import akima_basis
+from bayesflat.inference.coordinates import Coordinates, coordinates_of
 from bayesflat.inference.diagnostics import Diagnostics, compare_with_laplace
 from bayesflat.inference.estimates import make_gradient, with_draws
 from bayesflat.inference.laplace import Laplace, laplace
@@ -44,8 +46,6 @@ class FitResult:
         The bins that were fitted.
     config : FitConfig
         As it was used: with the nodes that were placed.
-    model : pymc.Model
-        The model itself, for all that PyMC can do with it.
     objective : Objective
         Minus the log-posterior in NumPy.
     map : MapResult
@@ -66,7 +66,6 @@ class FitResult:
 
     data: FitData
     config: FitConfig
-    model: pm.Model
     objective: Objective
     map: MapResult
     laplace: Laplace | None
@@ -75,6 +74,24 @@ class FitResult:
     rough: Rough | None = None
     posterior: xr.DataTree | None = None
     diagnostics: Diagnostics | None = None
+
+    @cached_property
+    def model(self) -> pm.Model:
+        """The model itself, for all that PyMC can do with it; variables are in product units.
+
+        Its value variables, which samplers move, are such that the posterior is nearly N(0, 1) in each variable.  What
+        is added to it, `sample` does not know.
+        """
+        return self._model(self.coordinates)
+
+    @cached_property
+    def coordinates(self) -> Coordinates | None:
+        """What samplers move; None for ``likelihood = "laplace"``, which has no curvature to take them from."""
+        return None if self.laplace is None else coordinates_of(self.objective, self.map, self.laplace)
+
+    def _model(self, coordinates: Coordinates | None) -> pm.Model:
+        transforms = None if coordinates is None else coordinates.transforms
+        return build.build_model(self.data, self.config, self.objective.noise, transforms)
 
     @property
     def converged(self) -> bool:
@@ -180,7 +197,7 @@ def fit_data(
     if "CORRMAX" in gradient.require_estimates().header:
         pairs = [f"{one} and {other} ({value:+.2f})" for one, other, value in strongest_correlations(gradient)]
         log.info("hardest to tell apart, by their correlation: %s", ", ".join(pairs))
-    return FitResult(data, config, model, objective, found, approximation, gradient, projection, rough)
+    return FitResult(data, config, objective, found, approximation, gradient, projection, rough)
 
 
 def _projected(objective: Objective, found: MapResult, approximation: Laplace | None) -> Projection | None:
@@ -246,7 +263,7 @@ def sample(
     )
     log.info("sampling %d chains of %d draws after %d of tuning", config.chains, config.draws, config.tune)
     posterior = run_nuts(
-        result.model, result.objective, result.map, result.laplace, draws=config.draws, tune=config.tune,
+        result._model(result.coordinates), result.objective, result.coordinates, draws=config.draws, tune=config.tune,
         chains=config.chains, cores=cores or cores_here(), seed=config.seed, progress=progress,
         projection=result.projection,
     )  # fmt: skip

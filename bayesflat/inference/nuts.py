@@ -18,14 +18,12 @@ from pymc.step_methods.step_sizes import DualAverageAdaptation
 from threadpoolctl import threadpool_limits
 
 from bayesflat.inference.chains import Chains, as_arrays, forked, known
+from bayesflat.inference.coordinates import Coordinates
 from bayesflat.inference.diagnostics import Diagnostics, diagnose
 from bayesflat.inference.integrator import TwoStage
-from bayesflat.inference.laplace import Laplace
 from bayesflat.inference.linalg import covariance_root
-from bayesflat.inference.map import MapResult
 from bayesflat.inference.objective import Objective
 from bayesflat.inference.projection import Projection
-from bayesflat.inference.skew import Stretched, stretched
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -46,8 +44,7 @@ _STATS = {"model_logp": "lp", "mean_tree_accept": "acceptance_rate", "depth": "t
 def run_nuts(
     model: pm.Model,
     objective: Objective,
-    found: MapResult,
-    approximation: Laplace,
+    coordinates: Coordinates,
     *,
     draws: int,
     tune: int,
@@ -62,11 +59,11 @@ def run_nuts(
     Parameters
     ----------
     model : pymc.Model
+        In these coordinates.
     objective : Objective
         The same in NumPy: it brings the draws to product units.
-    found : MapResult
-    approximation : Laplace
-        Its covariance is the inverse mass matrix; chains start from draws with that covariance about the maximum.
+    coordinates : Coordinates
+        Their covariance is the inverse mass matrix; chains start from draws with that covariance about the maximum.
     draws, tune, chains : int
         Draws of each chain that are kept at most, and that are spent on the step size before.
     cores : int
@@ -91,29 +88,24 @@ def run_nuts(
         A process was killed.
     """
     rng = np.random.default_rng(seed)
-    root = covariance_root(approximation.covariance)
-    starts = [found.value + root @ rng.normal(size=len(found.value)) for _ in range(chains)]
+    root = covariance_root(coordinates.covariance)
+    starts = [coordinates.as_point(root @ rng.normal(size=len(root))) for _ in range(chains)]
     began = time.perf_counter()
     with threadpool_limits(1, "blas"):
         function = model.logp_dlogp_function(ravel_inputs=True)
         function.trust_input = True
         log.info("compiled in %.1f s", time.perf_counter() - began)
-        coordinates = stretched(objective, found, approximation)
         began = time.perf_counter()
         for depth, length in LEVELS:
             with model:
                 step = pm.NUTS(
-                    scaling=approximation.covariance, is_cov=True, max_treedepth=depth, early_max_treedepth=depth,
+                    scaling=coordinates.covariance, is_cov=True, max_treedepth=depth, early_max_treedepth=depth,
                     logp_dlogp_func=function,
                 )  # fmt: skip
             step.step_adapt = _AtMost(length, TARGET_ACCEPT, gamma=0.05, k=0.75, t0=10)  # PyMC's own, but for the bound
             step.integrator = TwoStage(step.potential, function)
-            step.integrator._logp_dlogp_func = RememberedDensity(step.integrator._logp_dlogp_func, coordinates)
-            points = [
-                {p.value_name: z[objective.slices[p.name]].reshape(p.mu.shape) for p in objective.parameters}
-                for z in starts
-            ]
-            run = Chains(step, points, rng.integers(2**31, size=chains).tolist(), tune)
+            step.integrator._logp_dlogp_func = RememberedDensity(step.integrator._logp_dlogp_func)
+            run = Chains(step, starts, rng.integers(2**31, size=chains).tolist(), tune)
             seeds = np.random.SeedSequence(int(rng.integers(2**31)))
             with forked(min(cores, chains), step=step, objective=objective) as pool, _bar(progress) as bar:
                 tree = _in_rounds(
@@ -129,7 +121,7 @@ def run_nuts(
 def _in_rounds(
     run: Chains,
     objective: Objective,
-    coordinates: Stretched,
+    coordinates: Coordinates,
     projection: Projection | None,
     draws: int,
     seeds: np.random.SeedSequence,
@@ -138,7 +130,6 @@ def _in_rounds(
     last: bool,
 ) -> xr.DataTree | None:
     """Draws until they suffice, or ``draws`` of each chain; None as soon as one diverges, if not the ``last`` time."""
-    names = [p.value_name for p in objective.parameters]
     rows: list[list[dict]] = [[] for _ in run.chains]
     parts: list[NDArray] = []
     stats: list[dict[str, NDArray]] = []
@@ -149,10 +140,7 @@ def _in_rounds(
         if found is None:
             return None
         drawn, of_steps = found
-        where = as_arrays(drawn, names)
-        parts.append(coordinates.to_model(where))
-        # the density is that of the model's coordinates
-        of_steps["model_logp"] = of_steps["model_logp"] - np.log(coordinates.slopes(where)[0]).sum(axis=-1)
+        parts.append(coordinates.to_model(as_arrays(drawn, coordinates.names)))
         stats.append(of_steps)
         for of_chain, z in zip(rows, parts[-1], strict=True):
             of_chain += _followed(objective, z, seeds.spawn(len(z)), pool)
@@ -215,39 +203,32 @@ class _AtMost(DualAverageAdaptation):
 
 
 class RememberedDensity:
-    """The log-density with its gradient at the points that trees move among; the latest ones are remembered.
+    """The log-density with its gradient, of the latest points from memory.
 
     PyMC asks again where a tree starts, a quarter of all calls.
 
     Parameters
     ----------
     function : callable
-        Of the model's own coordinates and of their layout, as PyMC's integrator calls it.
-    coordinates : Stretched
-        The points that the trees move among.
+        Of a point and its layout, as PyMC's integrator calls it.
     """
 
-    def __init__(self, function: Callable, coordinates: Stretched) -> None:
-        self.function, self.coordinates = function, coordinates
+    def __init__(self, function: Callable) -> None:
+        self.function = function
         self.known: dict[bytes, tuple] = {}
 
     def __call__(self, point: NDArray, layout) -> tuple:
         """From memory, where the point is one of the last tree or the start of it."""
         key = point.tobytes()
-        with np.errstate(all="ignore"):  # a sampler in tuning tries extreme scales
-            found = self.known.pop(key, None) or self._at(point, layout)
+        found = self.known.pop(key, None)
+        if found is None:
+            with np.errstate(all="ignore"):  # a sampler in tuning tries extreme scales
+                value, gradient = self.function(point, layout)
+            found = value, np.array(gradient)
         self.known[key] = found  # the latest last
         if len(self.known) > _REMEMBERED:
             del self.known[next(iter(self.known))]
         return found
-
-    def _at(self, point: NDArray, layout) -> tuple:
-        """The density is that of the points: it has the derivatives of the coordinates in it."""
-        value, gradient = self.function(self.coordinates.to_model(point), layout)
-        slope, bend = self.coordinates.slopes(point)
-        gradient = np.array(gradient)
-        gradient[self.coordinates.here] = gradient[self.coordinates.here] * slope + bend
-        return value + np.log(slope).sum(), gradient
 
 
 def posterior_tree(objective: Objective, z: NDArray, seed: int, cores: int = 1) -> xr.DataTree:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pymc as pm
@@ -11,6 +11,7 @@ from pytensor.tensor.variable import TensorVariable
 
 from bayesflat.config import FitConfig
 from bayesflat.model.akima import akima
+from bayesflat.model.coordinates import Whitened
 from bayesflat.model.hierarchical import HierarchicalNoise
 from bayesflat.model.independent import LaplaceNoise, NormalNoise, StudentTNoise
 from bayesflat.model.noise import NoiseModel
@@ -38,7 +39,12 @@ def noise_model(data: FitData, config: FitConfig) -> NoiseModel:
     return HierarchicalNoise(data) if config.noise == "hierarchical" else _INDEPENDENT[config.likelihood]()
 
 
-def build_model(data: FitData, config: FitConfig, noise: NoiseModel | None = None) -> pm.Model:
+def build_model(
+    data: FitData,
+    config: FitConfig,
+    noise: NoiseModel | None = None,
+    coordinates: Mapping[str, Whitened] | None = None,
+) -> pm.Model:
     """The model of a binned focal plane.
 
     ``value = radial(radius) * (itl_ratio if itl else 1) / plane / outer_plane``, with the radius counted from the moved
@@ -57,6 +63,8 @@ def build_model(data: FitData, config: FitConfig, noise: NoiseModel | None = Non
     config : FitConfig
     noise : NoiseModel, optional
         That of these bins, where it is at hand: making it takes a moment.
+    coordinates : mapping of str to Whitened, optional
+        Coordinates of a fit, by the name of the parameter, in which samplers move.
 
     Returns
     -------
@@ -69,20 +77,21 @@ def build_model(data: FitData, config: FitConfig, noise: NoiseModel | None = Non
         A prior with the wrong number of components.
     """
     start = estimate(data, config)
-    noise = noise or noise_model(data, config)
+    noise, coordinates = noise or noise_model(data, config), coordinates or {}
     coords = {"axis": ["x", "y"], "bin": np.arange(len(data))} | noise.coords()
     if data.radial is not None:
         coords |= {"knot": data.radial.spline.places}
     else:
         coords |= {"node": data.nodes, "free_node": data.nodes[:-1]}
     with pm.Model(coords=coords) as model:
-        parameters = {p.name: p.add() for p in mean_parameters(data, config, start)}
+        parameters = {p.name: p.add(coordinates.get(p.name)) for p in mean_parameters(data, config, start)}
         if data.radial is None and config.do_constrain_zero:
             parameters["radial_spline_values"] = pm.Deterministic(
                 "radial_spline_values", pt.concatenate([parameters["radial_spline_values"], np.zeros(1)]), dims="node"
             )
         mean = expected_values(parameters, data, config)
-        noise.add({p.name: p.add() for p in noise.parameters(data, config, start)}, mean, data)
+        scales = {p.name: p.add(coordinates.get(p.name)) for p in noise.parameters(data, config, start)}
+        noise.add(scales, mean, data)
     return model
 
 

@@ -6,6 +6,7 @@ The log of value over mean is normal, with a covariance that `bayesflat.model.ma
 from __future__ import annotations
 
 from functools import cached_property
+from threading import get_ident
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -379,7 +380,11 @@ class LogLikelihood(Op):
 
     def __init__(self, noise: HierarchicalNoise) -> None:
         self.noise = noise
-        self.workspace: dict[str, NDArray] = {}
+        # of each thread: samplers run chains in threads of one process, and NumPy lets them take turns within a call
+        self._workspaces: dict[int, dict[str, NDArray]] = {}
+
+    def __getstate__(self):
+        return self.__dict__ | {"_workspaces": {}}
 
     def __eq__(self, other):
         return self is other
@@ -397,7 +402,7 @@ class LogLikelihood(Op):
         residual, log_scales = inputs
         # a sampler in tuning tries extreme scales, and rejects what is not finite
         with np.errstate(all="ignore"):
-            covariance = self.noise.covariance(log_scales, self.workspace)
+            covariance = self.noise.covariance(log_scales, self._workspaces.setdefault(get_ident(), {}))
             found = covariance.marginal(residual)
             output_storage[0][0] = np.asarray(found.log_likelihood)
             output_storage[1][0] = found.by_residual

@@ -7,6 +7,7 @@ inside: zero at the centre of the default prior and one at its width.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pymc as pm
@@ -18,6 +19,7 @@ from scipy.stats import truncnorm
 
 from bayesflat.config import FitConfig, NormalPrior
 from bayesflat.errors import InputError
+from bayesflat.model.coordinates import Whitened
 from bayesflat.model.prepare import FitData
 from bayesflat.model.radial import SIGMA_LOG_RADIAL, RadialPrior
 from bayesflat.model.start import Start
@@ -152,15 +154,17 @@ class Parameter:
         """Name of the value variable in PyMC's points."""
         return f"{self.variable}_{self.transform.name}__"
 
-    def add(self) -> TensorVariable:
-        """Add the variable to the model in context."""
-        dims = {"dims": self.dims} if self.dims else {}
+    def add(self, whitened: Whitened | None = None) -> TensorVariable:
+        """Add the variable to the model in context, in coordinates of a fit where they are given."""
+        options: dict[str, Any] = {"dims": self.dims} if self.dims else {}
+        options["transform"] = self.transform
+        if whitened is not None:
+            options |= {"transform": whitened, "initval": whitened.backward(np.zeros(self.mu.shape))}
         if self.root is not None:
-            factor = np.linalg.cholesky(self.covariance)
-            return pm.MvNormal(self.variable, self.mu, chol=factor, transform=self.transform, **dims)
+            return pm.MvNormal(self.variable, self.mu, chol=np.linalg.cholesky(self.covariance), **options)
         if np.all(np.isinf(self.sigma)):
-            return pm.Flat(self.variable, transform=self.transform, **dims)
-        return pm.Normal(self.variable, self.mu, self.sigma, transform=self.transform, **dims)
+            return pm.Flat(self.variable, **options)
+        return pm.Normal(self.variable, self.mu, self.sigma, **options)
 
     @property
     def covariance(self) -> NDArray[np.float64]:

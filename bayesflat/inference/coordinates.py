@@ -1,0 +1,137 @@
+"""Coordinates for a sampler, from a fit: block by block nearly N(0, 1), the skewed noise scales included.
+
+Where the data hardly tell a scale from none, the posterior of its log has a tail far to the left, which steps made for
+the middle seldom reach.  `bayesflat.model.coordinates` takes such a shape out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.interpolate import PchipInterpolator
+from scipy.linalg import solve_triangular
+from scipy.optimize import least_squares
+from scipy.stats import norm
+from threadpoolctl import threadpool_limits
+
+from bayesflat.inference.laplace import Laplace
+from bayesflat.inference.map import MapResult
+from bayesflat.inference.objective import Objective
+from bayesflat.model.coordinates import SinhArcsinh, Whitened
+
+# where the posterior is looked at (sd of Laplace's), and the normal quantiles that are to be met
+_STEPS = np.array([-8.0, -5.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0, 7.0])
+_QUANTILES = np.linspace(-3.0, 3.0, 25)
+_FARTHEST = 14.0  # sd; beyond the steps the log-posterior goes on as a straight line
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """The values that a sampler moves, and the model's own coordinates z.
+
+    Attributes
+    ----------
+    transforms : dict of str to Whitened
+        By the name of the parameter, in the order of the objective's.
+    names : list of str
+        Of the value variables in PyMC's points, in the same order.
+    slices : dict of str to slice
+        Where each parameter stands, among values and z alike.
+    covariance : numpy.ndarray, shape (n, n)
+        Of the values, in Laplace's approximation: 1 within a parameter.
+    """
+
+    transforms: dict[str, Whitened]
+    names: list[str]
+    slices: dict[str, slice]
+    covariance: NDArray[np.float64]
+
+    def as_point(self, values: NDArray) -> dict[str, NDArray]:
+        """Values of shape (n,) as one of PyMC's points."""
+        return {
+            name: values[self.slices[parameter]].reshape(transform.centre.shape)
+            for name, (parameter, transform) in zip(self.names, self.transforms.items(), strict=True)
+        }
+
+    def to_model(self, values: NDArray) -> NDArray[np.float64]:
+        """z of values of shape (..., n)."""
+        z = np.empty_like(values)
+        for name, transform in self.transforms.items():
+            part = values[..., self.slices[name]]
+            shaped = part.reshape(part.shape[:-1] + transform.centre.shape)
+            z[..., self.slices[name]] = transform.to_model(shaped).reshape(part.shape)
+        return z
+
+
+def coordinates_of(objective: Objective, found: MapResult, approximation: Laplace) -> Coordinates:
+    """Coordinates with Laplace's covariance taken out of each parameter, and their profile out of the noise scales.
+
+    Parameters
+    ----------
+    objective : Objective
+    found : MapResult
+    approximation : Laplace
+    """
+    transforms, roots = {}, np.zeros_like(approximation.covariance)
+    with threadpool_limits(1, "blas"):
+        shape = shape_of_scales(objective, found, approximation)
+        for p in objective.parameters:
+            here = objective.slices[p.name]
+            transforms[p.name] = Whitened(
+                p.transform, found.value[here].reshape(p.mu.shape), approximation.covariance[here, here],
+                shape if p is objective.parameters[-1] else None,
+            )  # fmt: skip
+            roots[here, here] = np.linalg.inv(transforms[p.name].root)
+        covariance = roots @ approximation.covariance @ roots.T
+    names = [f"{p.variable}_{Whitened.name}__" for p in objective.parameters]
+    return Coordinates(transforms, names, objective.slices, 0.5 * (covariance + covariance.T))
+
+
+def shape_of_scales(objective: Objective, found: MapResult, approximation: Laplace) -> SinhArcsinh:
+    """The shape of the posterior along each noise scale, in units of Laplace's width.
+
+    What is looked at is the posterior of the scales alone, with the parameters of the mean integrated out: these are
+    nearly linear.  Where few detectors tell of their scatter, much of its tail is the room that it gives to the mean.
+    """
+    scales = slice(objective.n_mean, objective.size)
+    covariance = approximation.covariance[scales, scales]
+    best = _log_marginal(objective, found.value)
+    shapes = []
+    for column, variance in zip(covariance, np.diag(covariance), strict=True):
+        direction = np.append(np.zeros(objective.n_mean), column / np.sqrt(variance))
+        found_at = [_log_marginal(objective, found.value + step * direction) if step else best for step in _STEPS]
+        shapes.append(_shape(np.array(found_at)))
+    return SinhArcsinh(*np.transpose(shapes).reshape(4, *objective.parameters[-1].mu.shape))
+
+
+def _log_marginal(objective: Objective, z: NDArray) -> float:
+    """Log-posterior of the noise scales at z, with the mean's parameters integrated out (Laplace), but for a constant."""
+    n = objective.n_mean
+    with np.errstate(all="ignore"):
+        cost, gradient, curvature = objective.derivatives(z)
+        if not (np.isfinite(cost) and np.isfinite(curvature).all()):
+            return -np.inf
+        root = np.linalg.cholesky(curvature[:n, :n])
+        pull = solve_triangular(root, gradient[:n], lower=True)
+    return 0.5 * float(pull @ pull) - cost - float(np.log(np.diag(root)).sum())
+
+
+def _shape(log_posterior: NDArray) -> tuple[float, float, float, float]:
+    """Location, width, skew and tail of the distribution that has this log-density at `_STEPS`."""
+    top = np.argmax(log_posterior)
+    if not np.all(np.isfinite(log_posterior)) or top in (0, len(_STEPS) - 1):
+        return 0.0, 1.0, 0.0, 1.0  # not a maximum: whatever the coordinates, draws remain those of the posterior
+    fine = np.arange(-_FARTHEST, _FARTHEST, 0.01)
+    spline = PchipInterpolator(_STEPS, log_posterior - log_posterior[top])
+    at = np.clip(fine, _STEPS[0], _STEPS[-1])
+    density = np.exp(spline(at) + spline(at, 1) * (fine - at))
+    below = (np.cumsum(density) - 0.5 * density) / density.sum()
+    wanted = np.interp(norm.cdf(_QUANTILES), below, fine)
+
+    def misses(p: NDArray) -> NDArray:
+        return p[0] + np.exp(p[1]) * np.sinh((np.arcsinh(_QUANTILES) + p[2]) / np.exp(p[3])) - wanted
+
+    location, log_width, skew, log_tail = least_squares(misses, np.zeros(4)).x
+    return location, np.exp(log_width), skew, np.exp(log_tail)
