@@ -56,7 +56,7 @@ class Coordinates:
         }
 
     def to_model(self, values: NDArray) -> NDArray[np.float64]:
-        """z of values of shape (..., n)."""
+        """The model's own coordinates of values of shape (..., n)."""
         z = np.empty_like(values)
         for name, transform in self.transforms.items():
             part = values[..., self.slices[name]]
@@ -107,7 +107,7 @@ def shape_of_scales(objective: Objective, found: MapResult, approximation: Lapla
 
 
 def _log_marginal(objective: Objective, z: NDArray) -> float:
-    """Log-posterior of the noise scales at z, with the mean's parameters integrated out (Laplace), but for a constant."""
+    """Log-posterior of the noise scales, with the mean's parameters integrated out (Laplace), but for a constant."""
     n = objective.n_mean
     with np.errstate(all="ignore"):
         cost, gradient, curvature = objective.derivatives(z)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -79,15 +79,10 @@ class FitResult:
     def model(self) -> pm.Model:
         """The model itself, for all that PyMC can do with it; variables are in product units.
 
-        Its value variables, which samplers move, are such that the posterior is nearly N(0, 1) in each variable.  What
-        is added to it, `sample` does not know.
+        What samplers move is such that the posterior is nearly N(0, 1) in each variable (but for ``likelihood =
+        "laplace"``, which has no curvature).  `sample` does not know what is added to it.
         """
-        return self._model(self.coordinates)
-
-    @cached_property
-    def coordinates(self) -> Coordinates | None:
-        """What samplers move; None for ``likelihood = "laplace"``, which has no curvature to take them from."""
-        return None if self.laplace is None else coordinates_of(self.objective, self.map, self.laplace)
+        return self._model(coordinates_of(self.objective, self.map, self.laplace) if self.laplace else None)
 
     def _model(self, coordinates: Coordinates | None) -> pm.Model:
         transforms = None if coordinates is None else coordinates.transforms
@@ -224,6 +219,7 @@ def sample(
     cores: int | None = None,
     seed: int | None = None,
     progress: bool = False,
+    sampler: Literal["pymc", "nutpie"] = "pymc",
 ) -> FitResult:
     """Sample the posterior of a fit with NUTS.
 
@@ -232,13 +228,16 @@ def sample(
     result : FitResult
         A converged fit: chains start about its maximum and are scaled by the curvature there.
     draws, tune, chains : int, optional
-        Draws kept of each chain, draws spent on the step size before, and chains; by default the config's.
+        Draws kept of each chain at most, draws spent on the step size before, and chains; by default the config's.
+        nutpie keeps as many as are asked for, by default 500 after 500.
     cores : int, optional
         Processes; by default as many as there are cores, at most one a chain.
     seed : int, optional
         By default the config's.
     progress : bool
         Whether to show bars.
+    sampler : {"pymc", "nutpie"}
+        PyMC's steps, in rounds until the draws suffice, or nutpie with its defaults.
 
     Returns
     -------
@@ -249,24 +248,34 @@ def sample(
     Raises
     ------
     InputError
-        ``likelihood = "laplace"``, whose posterior has kinks that NUTS cannot follow.
+        ``likelihood = "laplace"``, whose posterior has kinks that NUTS cannot follow; an unknown sampler, or one
+        that is not installed.
     KeyboardInterrupt
         Sampling was interrupted; nothing is kept.
     """
-    from bayesflat.inference.nuts import cores_here, run_nuts
+    from bayesflat.inference.draws import cores_here
+    from bayesflat.inference.nutpie import require_nutpie, run_nutpie
+    from bayesflat.inference.nuts import run_nuts
 
+    if sampler not in ("pymc", "nutpie"):
+        raise InputError(f"sampler {sampler!r} is not known: pymc or nutpie")
     if result.laplace is None:
         raise InputError("NUTS needs likelihood normal or student_t: laplace has kinks where gradients jump")
-    given = {"draws": draws, "tune": tune, "chains": chains, "seed": seed}
-    config = type(result.config)(
-        **{**result.config.model_dump(), **{key: value for key, value in given.items() if value is not None}}
-    )
+    given: dict[str, Any] = {"draws": draws, "tune": tune, "chains": chains, "seed": seed}
+    given = {key: value for key, value in given.items() if value is not None}
+    if sampler == "nutpie":
+        require_nutpie()
+        given = {"draws": 500, "tune": 500} | given
+    config = type(result.config)(**(result.config.model_dump() | given))
     log.info("sampling %d chains of %d draws after %d of tuning", config.chains, config.draws, config.tune)
-    posterior = run_nuts(
-        result._model(result.coordinates), result.objective, result.coordinates, draws=config.draws, tune=config.tune,
-        chains=config.chains, cores=cores or cores_here(), seed=config.seed, progress=progress,
-        projection=result.projection,
-    )  # fmt: skip
+    coordinates = coordinates_of(result.objective, result.map, result.laplace)
+    model = result._model(coordinates)
+    options: dict[str, Any] = {name: getattr(config, name) for name in ("draws", "tune", "chains", "seed")}
+    options |= {"cores": cores or cores_here(), "progress": progress, "projection": result.projection}
+    if sampler == "nutpie":
+        posterior = run_nutpie(model, result.objective, **options)
+    else:
+        posterior = run_nuts(model, result.objective, coordinates, **options)
     gradient, found = with_draws(result.gradient, result.objective, posterior, config.seed)
     for text in found.failures:
         log.warning("%s", text)

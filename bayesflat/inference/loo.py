@@ -19,10 +19,10 @@ from scipy.special import logsumexp
 from bayesflat.config import FitConfig
 from bayesflat.data.binned import BinnedFlat
 from bayesflat.errors import InputError
+from bayesflat.inference.draws import cores_here, posterior_tree
 from bayesflat.inference.fitting import FitResult, fit, fit_data
 from bayesflat.inference.linalg import covariance_root
 from bayesflat.inference.map import newton
-from bayesflat.inference.nuts import cores_here, posterior_tree
 
 log = logging.getLogger(__name__)
 

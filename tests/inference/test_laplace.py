@@ -7,6 +7,7 @@ from scipy.interpolate import Akima1DInterpolator, BSpline
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.inference.fitting import fit
 from bayesflat.inference.map import compile_density
+from bayesflat.model.build import build_model
 from bayesflat.simulation.detectors import SimulatedDetectors, simulate_binned, true_parameters
 from bayesflat.simulation.truth import Light
 from tests.helpers import CENTROID_AND_PLANE, DETECTOR_NOISE, NODES, VALUES, config_with, noisy_flat, small_config
@@ -24,7 +25,7 @@ def fitted(request, small_camera):
 def test_curvature_is_that_of_pymcs_density(fitted):
     """Second differences of PyMC's own log-density, along directions of unit width: 1 in each, 0 between."""
     assert fitted.laplace.exact
-    density = compile_density(fitted.model)
+    density = compile_density(build_model(fitted.data, fitted.config, fitted.objective.noise))
     root, centre = np.linalg.cholesky(fitted.laplace.covariance), fitted.laplace.centre
     n, step = len(root), 1e-3
     bends = [(density(centre + step * d)[1] - density(centre - step * d)[1]) / (2 * step) for d in root.T]

@@ -4,23 +4,28 @@ import logging
 import multiprocessing
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import SimpleNamespace
 
 import arviz as az
 import numpy as np
+import pymc as pm
 import pytest
 import xarray as xr
 from pymc.step_methods.step_sizes import DualAverageAdaptation
 from scipy.stats import multivariate_normal, norm
 
 from bayesflat.errors import InputError
-from bayesflat.inference import diagnostics, nuts
+from bayesflat.inference import coordinates, diagnostics, draws, nuts
 from bayesflat.inference.chains import Chains
 from bayesflat.inference.diagnostics import compare_with_laplace, diagnose
 from bayesflat.inference.fitting import fit, sample
 from bayesflat.inference.loo import TERMS, compare_terms, leave_one_out
 from bayesflat.inference.projection import Curve, fit_nodes
-from bayesflat.inference.skew import Stretched
+from bayesflat.model.build import build_model
+from bayesflat.model.coordinates import SinhArcsinh
+from bayesflat.model.hierarchical import LogLikelihood
 from bayesflat.simulation.detectors import simulate_binned
 from bayesflat.simulation.truth import Light, Noise
 from tests.helpers import CENTROID_AND_PLANE, NODES, VALUES, config_with, noisy_flat, small_config
@@ -68,8 +73,7 @@ def test_density_of_the_last_points_is_remembered(rng):
         asked.append(point.copy())
         return -0.5 * point @ point, -point
 
-    alike = Stretched(slice(1, 2), *np.array([[0.0], [1.0], [0.0], [1.0], [0.0], [1.0]]))
-    density = nuts.RememberedDensity(function, alike)
+    density = nuts.RememberedDensity(function)
     points = rng.normal(size=(2 ** (nuts.LEVELS[-1][0] + 2), 3)) * np.array([1.0, 1.0, 1e6])
     for _ in range(2):
         for point in points:
@@ -89,22 +93,21 @@ def test_draws_are_those_of_the_posterior_whatever_the_coordinates(simple, monke
     result = simple[0]
     here = result.objective.slices["log_noise_scale"]
     centre, sd = result.map.value[here], result.laplace.covariance[here, here] ** 0.5
-    shape = np.array([[0.1], [0.8], [-0.3], [0.9]])
-    monkeypatch.setattr(nuts, "stretched", lambda *_: Stretched(here, centre, sd.ravel(), *shape))
+    shape = SinhArcsinh(*np.array([0.1, 0.8, -0.3, 0.9]))
+    monkeypatch.setattr(coordinates, "shape_of_scales", lambda *_: shape)
+    result = replace(result)  # its model is not made yet
     tree = sample(result, draws=1500, tune=200, chains=2, cores=2).posterior
     offs = [(of["unconstrained"]["z"].values[..., here][..., 0] - centre) / sd for of in (simple[1].posterior, tree)]
     bulk, tail = np.array([[float(az.ess(off)), float(az.ess(off, method="tail", prob=0.9))] for off in offs]).T
     assert tail.min() > 300
     assert abs(offs[0].mean() - offs[1].mean()) < 4 * np.sqrt(np.sum(1 / bulk))
     assert offs[1].std() / offs[0].std() == pytest.approx(1, abs=4 * np.sqrt(np.sum(0.5 / tail)))
-    lp = result.model.compile_logp()
-    point = {v.name: z for v, z in zip(result.model.value_vars, _values(result, tree, 1, 7), strict=True)}
+    lp, z = result.model.compile_logp(), result.objective.to_parameters(tree["unconstrained"]["z"].values[1, 7])
+    point = {
+        result.model.rvs_to_values[v].name: result.model.rvs_to_transforms[v].forward(z[p.name])
+        for p, v in zip(result.objective.parameters, result.model.free_RVs, strict=True)
+    }
     assert tree["sample_stats"]["lp"].values[1, 7] == pytest.approx(float(lp(point)), rel=1e-10)
-
-
-def _values(result, tree, chain, draw):
-    z = tree["unconstrained"]["z"].values[chain, draw]
-    return [z[result.objective.slices[p.name]].reshape(np.shape(p.mu)) for p in result.objective.parameters]
 
 
 def test_statistics_are_those_of_the_draws(simple):
@@ -179,9 +182,10 @@ def test_log_likelihood_given_the_shared_pattern(fitted, rng):
 def test_independent_log_likelihood_by_detector_sums_to_pymcs(small_camera):
     for likelihood in ("normal", "student_t", "laplace"):
         result = fit(noisy_flat(small_camera), config_with(likelihood, do_constrain_zero=False))
-        point = {v.name: result.map.value[result.objective.slices[p.name]].reshape(np.shape(p.mu))
-                 for p, v in zip(result.objective.parameters, result.model.value_vars, strict=True)}  # fmt: skip
-        by_bin = result.model.compile_logp(vars=result.model.observed_RVs, sum=False)(point)[0]
+        model = build_model(result.data, result.config)
+        point = {p.value_name: result.map.value[result.objective.slices[p.name]].reshape(np.shape(p.mu))
+                 for p in result.objective.parameters}  # fmt: skip
+        by_bin = model.compile_logp(vars=model.observed_RVs, sum=False)(point)[0]
         total = result.objective.log_likelihood_by_detector(result.map.value).sum()
         assert total == pytest.approx(by_bin.sum(), rel=1e-9), likelihood
 
@@ -264,6 +268,83 @@ class _Always(DualAverageAdaptation):
         return {"step_size": self._initial_step, "step_size_bar": self._initial_step}
 
 
+@pytest.mark.parametrize("sampler", ["pymc", "nutpie"])
+def test_any_sampler_walks_the_model_with_its_defaults(simple, sampler):
+    """Against the draws of `sample`: means and widths within five Monte Carlo errors, no divergences."""
+    result, reference = simple
+    with result.model:
+        drawn = pm.sample(
+            draws=300, tune=300, chains=2, cores=2, random_seed=6, nuts_sampler=sampler, progressbar=False, quiet=True
+        )
+    assert not drawn["sample_stats"]["diverging"].values.any()
+    assert drawn["sample_stats"]["n_steps"].values.mean() < 10  # nothing long and narrow, which would take long trees
+    for name in ("itl_ratio", "centroid_delta", "gradient", "radial_spline_values", "log_noise_scale"):
+        ours, theirs = (tree["posterior"][name] for tree in (reference.posterior, drawn))
+        assert float(az.rhat(theirs).max()) < 1.03, name
+        ess = [np.asarray(az.ess(values)) for values in (ours, theirs)]
+        errors = np.sqrt(1 / ess[0] + 1 / ess[1])
+        sd = ours.std(("chain", "draw")).values
+        off = (ours.mean(("chain", "draw")).values - theirs.mean(("chain", "draw")).values) / sd
+        assert np.all(np.abs(off) < 5 * errors), name
+        np.testing.assert_array_less(np.abs(np.log(theirs.std(("chain", "draw")).values / sd)), 5 * errors, name)
+
+
+def test_sampling_with_nutpie_by_name(simple, monkeypatch):
+    """The same tables and groups as with PyMC's steps; as many draws as are asked for."""
+    result, reference = simple
+    found = sample(result, draws=200, tune=200, chains=2, cores=2, sampler="nutpie", seed=8)
+    ours, theirs = (tree.gradient.estimates for tree in (reference, found))
+    assert theirs.method == "nuts"
+    for name in ("itl_ratio", "gradient_x"):
+        old, new = ours[name], theirs[name]
+        errors = np.sqrt(1 / old["ess_bulk"] + 1 / new["ess_bulk"])
+        assert abs(old["mean"] - new["mean"]) < 5 * errors * old["sd"], name
+        assert abs(np.log(new["sd"] / old["sd"])) < 5 * errors, name
+    tree = found.posterior
+    assert set(tree.children) == set(reference.posterior.children)
+    assert tree["posterior"].sizes["draw"] == 200
+    assert {"lp", "energy", "diverging", "n_steps", "step_size", "acceptance_rate", "tree_depth"} <= set(
+        tree["sample_stats"].data_vars
+    )
+    z = tree["unconstrained"]["z"].values[1, 7]
+    np.testing.assert_allclose(
+        result.objective.to_parameters(z)["gradient"], tree["posterior"]["gradient"].values[1, 7], rtol=1e-12
+    )
+    with pytest.raises(InputError, match="sampler 'numpyro' is not known: pymc or nutpie"):
+        sample(result, sampler="numpyro")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=re.escape("nutpie is not installed: pip install 'bayesflat[nutpie]'")):
+        sample(result, sampler="nutpie")
+
+
+def test_an_interrupted_nutpie_keeps_nothing(simple, monkeypatch):
+    """It hands over what it has when it is interrupted."""
+    whole = pm.sample
+    monkeypatch.setattr(pm, "sample", lambda *, draws, **options: whole(draws=draws - 1, **options))
+    with pytest.raises(KeyboardInterrupt):
+        sample(simple[0], draws=5, tune=5, chains=1, cores=1, sampler="nutpie")
+
+
+def test_chains_in_threads_do_not_disturb_each_other(fitted):
+    """The closed form at two places at once, many times: each as it is alone."""
+    op = LogLikelihood(fitted.objective.noise)
+    residual = np.log(fitted.data.value) - fitted.objective.log_mean(fitted.map.value)
+    scales = fitted.objective.to_parameters(fitted.map.value)["log_noise_scales"]
+    places = [(residual, scales), (1.3 * residual, scales + 0.4)]
+
+    def at(place):
+        outputs = [[None], [None], [None]]
+        op.perform(None, place, outputs)
+        return [output for (output,) in outputs]
+
+    alone = [at(place) for place in places]
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(at, places * 100))
+    for k, found in enumerate(together):
+        for one, other in zip(found, alone[k % 2], strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
 def test_interrupted_sampling_leaves_no_process(simple, monkeypatch):
     whole = Chains.advance
 
@@ -278,7 +359,7 @@ def test_interrupted_sampling_leaves_no_process(simple, monkeypatch):
 
 
 def test_a_killed_process_is_said(simple, monkeypatch):
-    monkeypatch.setattr(nuts, "_follow", lambda *_: os._exit(9))
+    monkeypatch.setattr(draws, "_follow", lambda *_: os._exit(9))
     with pytest.raises(InputError, match="a process that was sampling was killed, perhaps because memory ran out"):
         sample(simple[0], draws=5, tune=5, chains=2, cores=2)
 
