@@ -2,6 +2,7 @@
 # make test   lint and tests
 # make lint   ruff, the rules of imports, types
 # make calibration   hours: errors against truth on 200 focal planes, 200 comparisons, NUTS on 200 small ones; slow tests
+# make bench  half an hour: times of every stage, of samplers, and of LSST's fitter (CP_PIPE=, IP_ISR=: checkouts)
 # make docs   documentation with the notebooks run anew, in docs/_build/html
 # make clean  remove the environment and the demo's output
 # Each sets itself up in .venv, with uv where it runs, else with pip.
@@ -14,7 +15,7 @@ DOCS_READY := .venv/.docs
 # a shim of another Python's uv is found and fails: it counts only where it runs
 UV := $(shell uv --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: demo test lint calibration docs clean
+.PHONY: demo test lint calibration bench docs clean
 
 demo: $(READY)
 	$(BIN)/bayesflat demo -o demo --overwrite -j 2
@@ -29,6 +30,9 @@ calibration: $(READY)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/compare.py -o docs/images -j 2
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/sbc.py -n 200 -o docs/images -j 2
 	$(BIN)/pytest -n 2 --dist loadfile -m slow
+
+bench: $(READY)
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/bench.py $(if $(CP_PIPE),--cp-pipe $(CP_PIPE)) $(if $(IP_ISR),--ip-isr $(IP_ISR))
 
 docs: $(DOCS_READY)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m sphinx -E -W --keep-going -j 2 -b html docs docs/_build/html

@@ -35,10 +35,12 @@ from bayesflat.simulation.truth import Noise, default_light
 TERMS = {"do_fit_centroid": True, "do_fit_gradient": True}
 
 
-def dome(physical_filter: str):
+def dome(physical_filter: str, bin_factor: int = 128):
     light = replace(default_light("dome", physical_filter), centroid_delta=(0.8, -0.5))
     noise = Noise.for_band(physical_filter)
-    return simulate_binned(lsstcam(), light, noise, 1, kind="dome", physical_filter=physical_filter)
+    return simulate_binned(
+        lsstcam(), light, noise, 1, kind="dome", physical_filter=physical_filter, bin_factor=bin_factor
+    )
 
 
 def time_command(binned, folder: Path, *options: str) -> None:

@@ -222,41 +222,42 @@ def _project(ends, detector, row, column, x, y, terms, weight, r, out):
             sums[:] = 0.0
 
 
-@njit(cache=True)
+@njit(cache=True, fastmath={"reassoc", "contract"})
 def _project_columns(detector, column, row, x, y, terms, weight, jacobian, out):
     n = jacobian.shape[1]
-    sums = np.zeros((x.shape[1], n))
+    sums = np.zeros((n, x.shape[1]))
     for i in range(len(detector)):
-        for k in range(len(sums)):
-            wx = weight[i] * x[column[i], k]
-            if wx != 0.0:
-                for j in range(n):
-                    sums[k, j] += wx * jacobian[i, j]
+        along = x[column[i]]
+        for j in range(n):
+            wj, s = weight[i] * jacobian[i, j], sums[j]
+            for k in range(len(along)):
+                s[k] += wj * along[k]
         if i + 1 == len(detector) or row[i + 1] != row[i] or detector[i + 1] != detector[i]:
             for k in range(len(terms)):
+                factor = y[row[i], terms[k, 1]]
                 for j in range(n):
-                    out[detector[i], k, j] += sums[terms[k, 0], j] * y[row[i], terms[k, 1]]
+                    out[detector[i], k, j] += sums[j, terms[k, 0]] * factor
             sums[:] = 0.0
 
 
-@njit(cache=True)
+@njit(cache=True, fastmath={"reassoc", "contract"})
 def _project_banded(detector, column, row, x, y, terms, weight, first, banded, width, out):
-    sums = np.zeros((x.shape[1], width))
+    sums = np.zeros((width, x.shape[1]))
     low, high = width, 0  # the columns that bins of this row feel
     for i in range(len(detector)):
         low, high = min(low, first[i]), max(high, first[i] + 4)
-        for k in range(len(sums)):
-            wx = weight[i] * x[column[i], k]
-            if wx != 0.0:
-                for j in range(4):
-                    sums[k, first[i] + j] += wx * banded[i, j]
+        along = x[column[i]]
+        for j in range(4):
+            wj, s = weight[i] * banded[i, j], sums[first[i] + j]
+            for k in range(len(along)):
+                s[k] += wj * along[k]
         if i + 1 == len(detector) or row[i + 1] != row[i] or detector[i + 1] != detector[i]:
             for k in range(len(terms)):
                 factor = y[row[i], terms[k, 1]]
                 if factor != 0.0:
                     for j in range(low, high):
-                        out[detector[i], k, j] += sums[terms[k, 0], j] * factor
-            sums[:, low:high] = 0.0
+                        out[detector[i], k, j] += sums[j, terms[k, 0]] * factor
+            sums[low:high] = 0.0
             low, high = width, 0
 
 

@@ -44,7 +44,8 @@ def new_figure(size: tuple[float, float]) -> Figure:
 def save_figure(figure: Figure, path: str | Path, dpi: float = 150) -> None:
     """Write a figure as PNG, atomically."""
     with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=dpi, format="png")
+        # twice as fast as by default, for files a tenth larger
+        figure.savefig(temporary, dpi=dpi, format="png", pil_kwargs={"compress_level": 3})
 
 
 def box(size: tuple[float, float], x: float, y: float, width: float, height: float) -> Place:

@@ -288,7 +288,11 @@ def _chart(kind: str, data: Mapping[str, Any], caption: str) -> str:
 
 def embedded(data: Any) -> str:
     """JSON to embed in a page: numbers that are not finite are null, and no text can end the enclosing script."""
-    found = json.dumps(_finite(data), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    options: dict[str, Any] = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
+    try:
+        found = json.dumps(data, **options)  # maps are large, and mostly plain numbers
+    except (TypeError, ValueError):
+        found = json.dumps(_finite(data), **options)
     for character in "<>&\u2028\u2029":
         found = found.replace(character, f"\\u{ord(character):04x}")
     return found
