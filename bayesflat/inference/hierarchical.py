@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +56,7 @@ class HierarchicalObjective(Objective):
         self._workspace: dict[str, NDArray] = {}  # for covariances that are not handed out, one at a time
         self._covariance = _Latest(self._covariance_at)
         self._mean = _Latest(self._mean_at)
+        self._log_mean = _Latest(self._log_mean_at)
         self._projected = _Latest(self._projected_at)
         self._marginal = _Latest(self._marginal_at)
 
@@ -64,6 +66,10 @@ class HierarchicalObjective(Objective):
     def _mean_at(self, z: NDArray) -> tuple[NDArray, Design]:
         """Log of the mean and its derivatives, of the values of all parameters but the scales."""
         return self.mean.with_design(self.to_parameters(np.append(z, np.zeros(self.size - self.n_mean))))
+
+    def _log_mean_at(self, z: NDArray) -> NDArray[np.float64]:
+        """The same without derivatives."""
+        return self.mean(self.to_parameters(np.append(z, np.zeros(self.size - self.n_mean))))
 
     def _projected_at(self, z: NDArray) -> Projected:
         return self.noise.effects.projected(self._mean(z)[1])
@@ -114,7 +120,8 @@ class HierarchicalObjective(Objective):
         """Draw the shared patterns and the detectors' own effects, given the parameters."""
         parameters = self.to_parameters(z)
         covariance = self._covariance(self._log_scales(z))
-        drawn = covariance.draw(self._log_value - self.mean(parameters), rng)
+        # draws of a chain that stays where it is are worked out once
+        drawn = covariance.draw(self._log_value - self._log_mean(z[: self.n_mean]), rng)
         throughput = self.noise.throughput(self.noise.effects.all_effects(drawn.own, drawn.shared))
         product = self.noise.relative_to_present(parameters, throughput)
         product["throughput"] = product["throughput"][:, 0]
@@ -178,7 +185,7 @@ class HierarchicalObjective(Objective):
         residual = self._log_value - self.mean(self.to_parameters(z))
         return self._covariance(self._log_scales(z)).log_likelihood_given(residual, shared) - self._log_values
 
-    @property
+    @cached_property
     def _log_values(self) -> NDArray[np.float64]:
         """Sum of the logs of each detector's values: the density is that of the values, not of their logs."""
         return self.noise.effects.sum_good(self._log_value)
