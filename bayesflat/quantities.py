@@ -8,6 +8,7 @@ from dataclasses import dataclass
 REFERENCE_RADIUS = 310.0
 SHOWN_RADII = (0.0, 200.0, 300.0, REFERENCE_RADIUS, 330.0)  # mm, of the radial function in tables and pages
 TOLERANCE_MMAG = 2.0  # mmag: Rubin's share for the uniformity of throughput
+TOLERANCE = 1 - 10 ** (-0.4e-3 * TOLERANCE_MMAG)  # the same as a fraction
 
 
 @dataclass(frozen=True)

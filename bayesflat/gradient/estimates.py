@@ -1,4 +1,4 @@
-"""Uncertainties and diagnostics of the parameters of a gradient, and throughputs of detectors."""
+"""What is known of a gradient beside its numbers: uncertainties, throughputs, and what it does not describe."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import gammaincc
 
+_IN_WORDS = {
+    "coma": "the flat has coma",
+    "quadrupole": "the flat has a quadrupole",
+    "trefoil": "the flat has a threefold pattern",
+    "tetrafoil": "the flat has a fourfold pattern",
+    "rim 1": "the rim is lopsided",
+    "rim 2": "the rim is elliptical",
+    "rim 3": "the rim has three corners",
+}
 STATISTICS = ("map", "mean", "sd", "q05", "q50", "q95", "ess_bulk", "ess_tail", "r_hat")
 
 
@@ -66,3 +76,57 @@ class Offsets:
     amplifier: NDArray[np.int64]
     mean: NDArray[np.float64]
     sd: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Azimuth:
+    """What a flat has that is neither radial nor planar: the rows of ``AZIMUTH``.
+
+    Attributes
+    ----------
+    term : tuple of str, length n
+        ``coma``, ``quadrupole``, ``trefoil``, ``tetrafoil``, ``rim 1`` ....
+    m : numpy.ndarray of int, shape (n,)
+        Periods around the circle.
+    amplitude, sd : numpy.ndarray, shape (n,)
+        As a fraction of the flat at the outermost radius.
+    phase : numpy.ndarray, shape (n,)
+        Angle from the x axis of the focal plane at which the flat is brightest (degrees; the first such angle).
+    p : numpy.ndarray, shape (n,)
+        Probability of so large an amplitude by chance.
+    chi2 : float
+        Of all terms together.
+    dof : int
+        Its degrees of freedom.
+    """
+
+    term: tuple[str, ...]
+    m: NDArray[np.int64]
+    amplitude: NDArray[np.float64]
+    sd: NDArray[np.float64]
+    phase: NDArray[np.float64]
+    p: NDArray[np.float64]
+    chi2: float
+    dof: int
+
+    @property
+    def p_value(self) -> float:
+        """Probability of so large a chi-squared by chance."""
+        return float(gammaincc(0.5 * self.dof, 0.5 * self.chi2)) if self.dof else 1.0
+
+    def clearest(self, least: float = 0.0) -> int:
+        """The term that stands out most from its error, of those with an amplitude above ``least``."""
+        return int(np.argmax(np.where(self.amplitude > least, self.amplitude / self.sd, -1.0)))
+
+    def matters(self, least: float, most_p: float = 1e-3) -> bool:
+        """Whether chance is unlikely, for all terms together and for one whose amplitude is above ``least``."""
+        return bool(self.p_value < most_p and np.any((self.p < most_p) & (self.amplitude > least)))
+
+    def in_words(self, term: int, radius: float) -> str:
+        """One of the terms in plain words; ``radius`` is the outermost one (mm)."""
+        size, error = 100 * self.amplitude[term], 100 * self.sd[term]
+        digits = max(0, 1 - int(np.floor(np.log10(error))))
+        return (
+            f"{_IN_WORDS[self.term[term]]}: {size:.{digits}f} ± {error:.{digits}f}% at {radius:.0f} mm, brightest at "
+            f"{self.phase[term]:.0f} degrees"
+        )

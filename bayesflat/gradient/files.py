@@ -14,7 +14,7 @@ import numpy as np
 
 from bayesflat.errors import InputError, first_line
 from bayesflat.files import replacing
-from bayesflat.gradient.estimates import STATISTICS, Estimates, Offsets
+from bayesflat.gradient.estimates import STATISTICS, Azimuth, Estimates, Offsets
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ FIXED_METADATA = {
     "CALIBCLS": "lsst.ip.isr.FlatGradient",
 }
 _EMPTY = ("DETECTOR", "DET_NAME", "DET_SER", "RAFTNAME", "SLOTNAME", "SEQFILE", "SEQNAME", "SEQCKSUM")
+_AZIMUTH = ("term", "m", "amplitude", "sd", "phase", "p")
 _OFFSETS = ("detector", "amplifier", "mean", "sd")
 _PROPERTY_LIST = "lsst.daf.base.PropertyList"
 
@@ -135,6 +136,12 @@ def _write_fits(gradient: Arguments, path: Path) -> None:
         if "bend_sd" in columns:
             radial.header["TUNIT2"] = "mm-2"
         hdus.append(radial)
+    if gradient["azimuth"] is not None:
+        found = Table({key: list(getattr(gradient["azimuth"], key)) for key in _AZIMUTH})
+        hdus.append(fits.BinTableHDU(found, name="AZIMUTH"))
+        hdus[-1].header["TUNIT5"] = "deg"
+        hdus[-1].header["AZCHI2"] = (gradient["azimuth"].chi2, "of all terms together")
+        hdus[-1].header["AZDOF"] = (gradient["azimuth"].dof, "its degrees of freedom")
     fits.HDUList(hdus).writeto(path)
 
 
@@ -187,12 +194,19 @@ def _read_fits(path: str | Path) -> Arguments:
                 mean=np.array(rows["mean"], dtype=float),
                 sd=np.array(rows["sd"], dtype=float),
             )
-        radial = {}
+        more: dict[str, Any] = {}
+        if "AZIMUTH" in hdus:
+            rows, cards = hdus["AZIMUTH"].data, hdus["AZIMUTH"].header
+            columns = {key: np.array(rows[key], dtype=float) for key in _AZIMUTH[2:]}
+            more["azimuth"] = Azimuth(
+                tuple(str(term) for term in rows["term"]), np.array(rows["m"], dtype=np.int64), **columns,
+                chi2=float(cards["AZCHI2"]), dof=int(cards["AZDOF"]),
+            )  # fmt: skip
         if "RADIAL" in hdus:
-            radial["knots"] = np.array(hdus["RADIAL"].data["knot"], dtype=float)
+            more["knots"] = np.array(hdus["RADIAL"].data["knot"], dtype=float)
             if "bend_sd" in hdus["RADIAL"].columns.names:
-                radial["bend_sd"] = np.array(hdus["RADIAL"].data["bend_sd"][:-4], dtype=float)
-    return _from_table(first, metadata, path, estimates=estimates, offsets=offsets, config=config, **radial)
+                more["bend_sd"] = np.array(hdus["RADIAL"].data["bend_sd"][:-4], dtype=float)
+    return _from_table(first, metadata, path, estimates=estimates, offsets=offsets, config=config, **more)
 
 
 def _cards(header) -> dict[str, tuple[Any, str]]:

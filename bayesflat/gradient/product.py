@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bayesflat.errors import InputError, first_line
 from bayesflat.gradient import files
-from bayesflat.gradient.estimates import Estimates, Offsets
+from bayesflat.gradient.estimates import Azimuth, Estimates, Offsets
 from bayesflat.gradient.spline import akima_basis
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ class FlatGradient:
     bend_sd : numpy.ndarray, shape (n,), or None
         How smooth the curve was taken to be: prior standard deviation of the second derivative of the log of the radial
         function, about where each coefficient belongs (1/mm**2); NaN for the first and the last.
+    azimuth : Azimuth or None
+        What the flat has that is neither radial nor planar; None where a file has none, or the noise was independent.
 
     Raises
     ------
@@ -81,6 +83,7 @@ class FlatGradient:
     config: dict[str, Any] = field(default_factory=dict)
     knots: NDArray[np.float64] | None = None
     bend_sd: NDArray[np.float64] | None = None
+    azimuth: Azimuth | None = None
 
     def __post_init__(self) -> None:
         for name in ("radial_spline_nodes", "radial_spline_values"):

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from bayesflat.config import FitConfig
-from bayesflat.gradient.estimates import STATISTICS, Estimates, Offsets
+from bayesflat.gradient.estimates import STATISTICS, Azimuth, Estimates, Offsets
 from bayesflat.gradient.files import FIXED_METADATA
 from bayesflat.gradient.product import FlatGradient
+from bayesflat.inference.azimuth import azimuth
 from bayesflat.inference.diagnostics import Diagnostics, diagnose, r_hat_and_ess
 from bayesflat.inference.laplace import Laplace
 from bayesflat.inference.map import MapResult
@@ -59,6 +60,7 @@ def make_gradient(
     for name in ("centroid_delta", "gradient", "outer_gradient"):
         x, y = found.parameters.get(name, (0.0, 0.0))
         scalars[f"{name}_x"], scalars[f"{name}_y"] = float(x), float(y)
+    other = None if approximation is None else azimuth(objective, approximation)
     return FlatGradient(
         radial_spline_nodes=nodes,
         radial_spline_values=values,
@@ -68,10 +70,11 @@ def make_gradient(
         outer_gradient_radius=config.outer_gradient_radius,
         normalization_factor=data.normalization,
         metadata=_metadata(data.binned.instrument or data.binned.camera.name, data.binned.physical_filter),
-        estimates=_estimates(objective, found, approximation, projection),
+        estimates=_estimates(objective, found, approximation, projection, other),
         knots=None if data.radial is None else data.radial.spline.knots,
         bend_sd=_bend_sd(objective),
         offsets=_offsets(objective, approximation),
+        azimuth=other,
         config={**config.model_dump(mode="json"), "inputs": list(inputs)},
     )
 
@@ -171,7 +174,11 @@ def _rows(objective: Objective, n_nodes: int) -> list[tuple[str, int, str, float
 
 
 def _estimates(
-    objective: Objective, found: MapResult, approximation: Laplace | None, projection: Projection | None
+    objective: Objective,
+    found: MapResult,
+    approximation: Laplace | None,
+    projection: Projection | None,
+    other: Azimuth | None,
 ) -> Estimates:
     """A row for every parameter; what is off or held fixed has an sd of 0."""
     data, config = objective.data, objective.config
@@ -217,6 +224,7 @@ def _estimates(
             "NSPOILT": (int(np.sum(data.weight == 0)), "bins among them that weigh nothing"),
             "NDETECT": (len(np.unique(data.binned.detector)), "detectors with bins in the fit"),
             **_misfit(projection),
+            **_azimuth_cards(other),
             "SMOOTH": (data.smooth, "scale of smooth fields (part of a side)"),
             "LOGPOST": (found.log_posterior, "log-posterior at the maximum"),
             "GRADNORM": (found.gradient_norm, "its whitened gradient (standard deviations)"),
@@ -256,6 +264,16 @@ def _misfit(projection: Projection | None) -> dict[str, tuple[Any, str]]:
     return {
         "NODEMISF": (misfit, "worst misfit of the nodes to the curve (mmag)"),
         "NODEMISR": (radius, "where (mm)"),
+    }
+
+
+def _azimuth_cards(other: Azimuth | None) -> dict[str, tuple[Any, str]]:
+    if other is None:
+        return {}
+    return {
+        "AZCHI2": (other.chi2, "chi2 of what is neither radial nor planar"),
+        "AZDOF": (other.dof, "its degrees of freedom"),
+        "AZPVAL": (other.p_value, "its probability by chance"),
     }
 
 

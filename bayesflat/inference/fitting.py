@@ -27,7 +27,7 @@ from bayesflat.inference.ready import make_ready
 from bayesflat.inference.rough import Rough
 from bayesflat.model import build
 from bayesflat.model.prepare import FitData, prepare
-from bayesflat.quantities import COMPARED, REFERENCE_RADIUS
+from bayesflat.quantities import COMPARED, REFERENCE_RADIUS, TOLERANCE
 
 if TYPE_CHECKING:
     import pymc as pm
@@ -192,7 +192,20 @@ def fit_data(
     if "CORRMAX" in gradient.require_estimates().header:
         pairs = [f"{one} and {other} ({value:+.2f})" for one, other, value in strongest_correlations(gradient)]
         log.info("hardest to tell apart, by their correlation: %s", ", ".join(pairs))
+    _say_azimuth(gradient)
     return FitResult(data, config, objective, found, approximation, gradient, projection, rough)
+
+
+def _say_azimuth(gradient: FlatGradient) -> None:
+    """Log what is neither radial nor planar: a warning where it is real and large."""
+    other = gradient.azimuth
+    if other is None:
+        return
+    log.info("neither radial nor planar: chi-squared %.1f of %d terms (p = %.2g)", other.chi2, other.dof, other.p_value)
+    if other.matters(TOLERANCE):
+        log.warning(
+            "%s: the model has no term for it", other.in_words(other.clearest(TOLERANCE), gradient.outermost_bin)
+        )
 
 
 def _projected(objective: Objective, found: MapResult, approximation: Laplace | None) -> Projection | None:

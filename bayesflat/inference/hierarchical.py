@@ -196,6 +196,19 @@ class HierarchicalObjective(Objective):
         covariance = self.noise.covariance(parameters["log_noise_scales"])
         return parameters, covariance, covariance.marginal(self._log_value - self.mean(parameters))
 
+    def score(self, z: NDArray, terms: NDArray) -> tuple[NDArray, NDArray]:
+        """Score and information of further terms of the log of the mean; see `Objective.score`."""
+        n, chain = self.n_mean, self._chain(z)
+        gradient = self.gradient(z)[0][:n]
+        plain, found = self._mean(z[:n])[1], self._marginal(z)
+        wide = Design(plain.first, plain.banded, plain.n_banded, np.hstack([plain.dense, terms]))
+        information = self._covariance(self._log_scales(z)).information(wide)
+        cross = chain.T @ information[: len(chain), len(chain) :]
+        curvature = chain.T @ information[: len(chain), : len(chain)] @ chain + self._prior(z)[2][:n, :n]
+        taken = np.linalg.solve(curvature, np.column_stack([cross, gradient]))
+        score = -terms.T @ found.by_residual + cross.T @ taken[:, -1]
+        return score, information[len(chain) :, len(chain) :] - cross.T @ taken[:, :-1]
+
     def restricted(self, z: NDArray) -> NDArray[np.float64]:
         """Gradient of what is added to minus the log-posterior when the mean is integrated out.
 

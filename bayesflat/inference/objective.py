@@ -143,6 +143,22 @@ class Objective(ABC):
         """By vendor, the mean over its detectors of their median of data/model, and its sd; empty where not judged."""
         return {}
 
+    def score(self, z: NDArray, terms: NDArray) -> tuple[NDArray, NDArray] | None:
+        """Score and information of further terms of the log of the mean, with the parameters of the mean free.
+
+        Parameters
+        ----------
+        z : numpy.ndarray, shape (n,)
+        terms : numpy.ndarray, shape (n_bins, k)
+
+        Returns
+        -------
+        score : numpy.ndarray, shape (k,)
+        information : numpy.ndarray, shape (k, k)
+            Or None where the likelihood takes correlated bins for independent ones.
+        """
+        return None
+
     def restricted(self, z: NDArray) -> NDArray[np.float64]:
         """Gradient of what is added to minus the log-posterior when the mean is integrated out; 0 if it is not."""
         return np.zeros_like(z)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bayesflat.config import FitConfig
 from bayesflat.gradient.correlations import correlations
-from bayesflat.gradient.estimates import Estimates
+from bayesflat.gradient.estimates import Azimuth, Estimates
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.inference.diagnostics import LEAST_BFMI, LEAST_ESS, MOST_R_HAT
 from bayesflat.inference.map import AGREEMENT, COST_AGREEMENT, TOLERANCE
@@ -25,7 +25,7 @@ from bayesflat.quantities import QUANTITIES, label_of, long_label
 from bayesflat.report import page
 from bayesflat.report.fit_sections import focal_plane_section, radial_section
 from bayesflat.report.numbers import BAND, TERMS, effects, rest_name, shown_radii
-from bayesflat.report.text import percent, plus_minus
+from bayesflat.report.text import percent, plus_minus, probability
 from bayesflat.report.verdict import judge
 
 if TYPE_CHECKING:
@@ -214,6 +214,23 @@ def _laplace(approximation: Laplace, best: Mapping[str, NDArray], name: str, sca
 # ---- diagnostics, configuration, provenance ----
 
 
+def _azimuth(other: Azimuth, radius: float) -> str:
+    """The terms of the test, folded."""
+    rows = [
+        (name, plus_minus(size, sd, 100.0), f"{phase:.0f}", f"{360 / m:.0f}", probability(p))
+        for name, size, sd, phase, m, p in zip(
+            other.term, other.amplitude, other.sd, other.phase, other.m, other.p, strict=True
+        )
+    ]
+    return page.folded(
+        "What is neither radial nor planar, by term",
+        page.table(
+            ("", "amplitude (%)", "brightest at (degrees)", "and again after", "p"), rows, numbers=(1, 2, 3, 4),
+            caption=f"Fitted together, with everything else free: at {radius:.0f} mm, the outermost bins.",
+        ),
+    )  # fmt: skip
+
+
 def _diagnostics(result: FitResult, warnings: Sequence[str], check: PredictiveCheck | None) -> str:
     found, draws, data = result.map, result.diagnostics, result.data
     kinked = result.config.likelihood == "laplace"
@@ -240,6 +257,13 @@ def _diagnostics(result: FitResult, warnings: Sequence[str], check: PredictiveCh
             ("E-BFMI", f"{draws.bfmi:.2f}", f"at least {LEAST_BFMI}", _mark(draws.bfmi >= LEAST_BFMI),
              "Whether the chains explore the tails."),
         ]  # fmt: skip
+    other = result.gradient.azimuth
+    if other is not None:
+        rows.append(
+            ("neither radial nor planar", f"p = {probability(other.p_value)}", "above 0.001",
+             _mark(other.p_value > 1e-3),
+             f"Chance of a chi-squared of {other.chi2:.0f} with {other.dof} terms that the model does not have.")
+        )  # fmt: skip
     if check is not None:
         rows.append(
             ("beyond the replicates' 90%", percent(check.outside), "about 10%", "",
@@ -250,12 +274,14 @@ def _diagnostics(result: FitResult, warnings: Sequence[str], check: PredictiveCh
     left = [(reason, f"{count:,}") for reason, count in data.dropped.items() if count]
     left.append(("fitted, but outliers: dust or defects (no weight)", f"{int(np.sum(data.weight == 0)):,}"))
     left.append(("fitted", f"{len(data):,}"))
+    terms = [] if other is None else [_azimuth(other, result.gradient.outermost_bin)]
     return page.section(
         "Diagnostics",
         page.paragraph(found.message[:1].upper() + found.message[1:] + "."),
         page.table(("", "found", "wanted", "", "meaning"), rows, numbers=(1, 2)),
         *([_list(draws.failures)] if draws is not None and draws.failures else []),
         *said,
+        *terms,
         page.table(
             ("bins", ""), left, numbers=(1,), caption="Bins that were left out, by reason, and bins in the fit."
         ),
