@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 import bayesflat
-from bayesflat.comparison.comparison import MMAG, Difference
+from bayesflat.comparison.differences import MMAG, Difference
 from bayesflat.comparison.ratio import SkyCurve, fit_ratio
 from bayesflat.config import FitConfig
 from bayesflat.data.binned import BinnedFlat

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from bayesflat.commands.fit import BINNED, REPORT, record
-from bayesflat.comparison.comparison import Comparison, Difference, compare
+from bayesflat.comparison.comparison import Comparison, compare
+from bayesflat.comparison.differences import Difference
 from bayesflat.data.binned import BinnedFlat
 from bayesflat.data.camera import get_camera
 from bayesflat.errors import InputError
@@ -119,7 +120,8 @@ def write_comparison(comparison: Comparison, inputs: list[dict[str, Any]], folde
 
         (folder / REPORT).write_text(comparison_report(comparison, inputs), encoding="utf-8")
     table = Table(rows=[vars(row) for row in comparison.detectors])
-    table["mean_mmag"].unit = table["sd_mmag"].unit = "mmag"
+    for name in ("mean_mmag", "sd_mmag", "measured_mmag"):
+        table[name].unit = "mmag"
     table.meta |= {"method": comparison.method, "instrument": comparison.instrument}
     table.meta["physical_filter"] = comparison.physical_filter
     table.write(folder / DETECTORS, format="ascii.ecsv")
@@ -148,6 +150,11 @@ def as_dict(comparison: Comparison, inputs: list[dict[str, Any]]) -> dict[str, A
         "physical_filter": comparison.physical_filter,
         "converged": comparison.converged,
         "notes": comparison.notes,
+        "verdict": comparison.verdict.word,
+        "reasons": list(comparison.verdict.reasons),
+        "area_beyond": {key: _known(value) for key, value in comparison.verdict.area_beyond.items()},
+        "surface": {"rms_mmag": comparison.parts_mmag.get("surface")},
+        "parts_rms_mmag": comparison.parts_mmag,
         "rope_mmag": comparison.rope_mmag,
         "radius": comparison.radius,
         "differences": {name: numbers(difference) for name, difference in comparison.differences.items()},

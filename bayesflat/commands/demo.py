@@ -14,7 +14,8 @@ from bayesflat.commands.compare import FILES as COMPARISON
 from bayesflat.commands.compare import TIED, run_compare
 from bayesflat.commands.fit import FILES, PRODUCT, REFERENCE, run_fit
 from bayesflat.commands.tables import comparison_lines, new_table
-from bayesflat.comparison.comparison import MMAG, Comparison
+from bayesflat.comparison.comparison import Comparison
+from bayesflat.comparison.differences import MMAG
 from bayesflat.config import RunConfig
 from bayesflat.data.camera import get_camera
 from bayesflat.files import check_free

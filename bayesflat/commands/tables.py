@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from bayesflat.comparison.comparison import Comparison, Difference
-from bayesflat.comparison.judgement import SURE, conclusion, kind_of, zones
+from bayesflat.comparison.comparison import Comparison
+from bayesflat.comparison.differences import Difference
+from bayesflat.comparison.judgement import zones
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.quantities import SCALARS, SHOWN_RADII
-from bayesflat.report.text import probability
 
 
 def new_table(title: str | None, columns: Sequence[str], text: Collection[str], *, no_wrap: bool = False) -> Table:
@@ -66,7 +66,10 @@ def comparison_lines(c: Comparison) -> list[str]:
     how = f"paired, {c.n_bins:,} bins ({c.n_spoilt} outliers)" if c.method == "paired" else "unpaired (conservative)"
     what = " ".join(part for part in (c.instrument, c.physical_filter) if part)
     lines = [f"{what}: dome minus sky, {how}; tolerance {c.rope_mmag:g} mmag at {c.radius:g} mm"]
-    lines.append(f"radial function at {c.radius:g} mm: {_measured(c.at_radius, 'mmag')}; {judged(c.at_radius)}")
+    verdict = f"verdict: {c.verdict.words}"
+    if c.verdict.word == "unusable":
+        return [*lines, verdict]
+    lines.append(f"radial function at {c.radius:g} mm: {_measured(c.at_radius, 'mmag')}")
     worst = int(np.nanargmax(np.abs(c.radial["mean"])))
     sd = c.radial["sd"][worst]
     shown = f"{c.radial['mean'][worst]:+.2f}" + (f" ± {sd:.2g}" if np.isfinite(sd) else "")
@@ -76,20 +79,24 @@ def comparison_lines(c: Comparison) -> list[str]:
     ):  # fmt: skip
         names = [name] if name in c.differences else [f"{name}_x", f"{name}_y"]
         parts = [c.differences[key] for key in names]
-        larger = max(parts, key=lambda part: (np.nan_to_num(part.p_rope), abs(part.mean)))
         shown = ", ".join(_measured(part, "", scale) for part in parts)
-        lines.append(f"{name}{' (x, y)' if len(parts) == 2 else ''}: {shown} {unit}".rstrip() + f"; {judged(larger)}")
-    for zone, here, off, most in zones(c, c.rope_mmag):
+        lines.append(f"{name}{' (x, y)' if len(parts) == 2 else ''}: {shown} {unit}".rstrip())
+    for zone, here, off, most in zones(c.detectors, c.rope_mmag):
         lines.append(
             f"detectors {zone}: {off} of {len(here)} are beyond the tolerance, most of all "
-            f"{most.name} ({most.mean_mmag:+.2f} mmag)"
+            f"{most.name} ({most.found_mmag:+.2f} mmag)"
         )
-    how = ""
-    if conclusion(c)[0] == "differ":
-        tied = " --gradient flat_gradient_paired.fits" if c.tied is not None else ""
-        how = f"; `bayesflat apply{tied}` corrects the dome"
-    lines.append(f"verdict: {conclusion(c)[1]}{how}")
-    return lines
+    lines.append(f"what `bayesflat apply` corrects: {correction(c)}")
+    return [*lines, f"{verdict}: {'; '.join(c.verdict.reasons)}"]
+
+
+def correction(c: Comparison) -> str:
+    """What a correction removes of the difference, and what it leaves (mmag, rms over the area)."""
+    left = [f"{name} {c.parts_mmag[name]:.2g}" for name in ("ratio", "surface", "detectors") if name in c.parts_mmag]
+    with_what = " (--gradient flat_gradient_paired.fits)" if c.tied is not None else ""
+    return f"{c.parts_mmag.get('corrected', 0.0):.2g} mmag rms, by radial function, plane and centroid{with_what}" + (
+        f"; it leaves {', '.join(left)} mmag rms" if left else ""
+    )
 
 
 def _measured(d: Difference, unit: str, scale: float = 1.0) -> str:
@@ -98,16 +105,3 @@ def _measured(d: Difference, unit: str, scale: float = 1.0) -> str:
         return f"{scale * d.mean:+.4g} {unit}".rstrip()
     decimals = max(0, 1 - int(np.floor(np.log10(scale * d.sd))))
     return f"{scale * d.mean:+.{decimals}f} ± {scale * d.sd:.{decimals}f} {unit}".rstrip()
-
-
-def judged(d: Difference) -> str:
-    """Whether a difference is significant, and whether it exceeds the tolerance."""
-    kind = kind_of(d)
-    if kind == "unknown":
-        return "uncertainty not known"
-    if kind == "differ":
-        return f"beyond the tolerance (probability {probability(d.p_rope)})"
-    if kind == "agree":
-        there = "no sign of a difference" if d.tail > 1 - SURE else "real, but"
-        return f"{there}{' within the tolerance' if d.tail <= 1 - SURE else ''} (zero: p = {probability(d.tail)})"
-    return f"beyond the tolerance with a probability of {probability(d.p_rope)}: undecided"

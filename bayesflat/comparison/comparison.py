@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
 
+from bayesflat.comparison.differences import LEVELS, MMAG, DetectorDifference, Difference
+from bayesflat.comparison.judgement import Verdict, areas_beyond, judge
 from bayesflat.comparison.posterior import Posterior, log_radial_slope, unpaired
 from bayesflat.comparison.tied import tied_gradient
 from bayesflat.config import FitConfig
@@ -28,55 +29,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MMAG = 2500.0 / np.log(10.0)  # mmag per unit of a small relative difference
 ZONES = (317.0, 350.0)  # mm: where vignetting begins, and where flats end
-_LEVELS = {"q05": norm.ppf(0.05), "q95": norm.ppf(0.95)}
 _STEP = 1.0  # mm between the radii of the radial difference
 _SAME_CENTRE = 0.01  # largest relative difference of a table's centre and its product's normalization
 _ACROSS = 8  # positions along a detector's side, without bins
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Dome minus sky of one quantity.
-
-    Attributes
-    ----------
-    mean, sd, q05, q95 : float
-        In the quantity's own unit; the central 90% are between the quantiles.
-    tail : float
-        Two-sided tail probability of zero.
-    p_rope : float
-        Probability that the difference exceeds the tolerance in either direction.
-    """
-
-    mean: float
-    sd: float
-    q05: float
-    q95: float
-    tail: float
-    p_rope: float
-
-    @classmethod
-    def normal(cls, mean: float, sd: float, tolerance: float) -> Difference:
-        """The difference with a normal posterior; where the sd is NaN, all but the mean are NaN."""
-        quantiles = {key: float(mean + level * sd) for key, level in _LEVELS.items()}
-        if sd == 0:
-            return cls(mean, sd, **quantiles, tail=float(mean == 0), p_rope=float(abs(mean) > tolerance))
-        below, above = (-tolerance - mean) / sd, (tolerance - mean) / sd
-        return cls(mean, sd, **quantiles, tail=float(2 * norm.sf(abs(mean) / sd)),
-                   p_rope=float(norm.cdf(below) + norm.sf(above)))  # fmt: skip
-
-
-@dataclass(frozen=True)
-class DetectorDifference:
-    """Mean of ``-2.5 log10(dome / sky)`` over the bins of a detector, relative to the centre (mmag)."""
-
-    detector: int
-    name: str
-    mean_mmag: float
-    sd_mmag: float
-    zone: str
 
 
 @dataclass(frozen=True)
@@ -122,6 +78,10 @@ class Comparison:
     instrument, physical_filter : str
     tolerances : dict of str to float
         Tolerance of each of `COMPARED`, in product units.
+    verdict : Verdict
+    parts_mmag : dict of str to float
+        Rms over the area of what `bayesflat.apply_gradients` corrects (``corrected``: radial functions, planes,
+        centroids) and of what it leaves (``ratio``, ``surface``, ``detectors``); those that are not known are absent.
     tied : FlatGradient or None
         The dome's gradient, from the sky's gradient and the ratio of the flats; paired only.
     """
@@ -141,6 +101,8 @@ class Comparison:
     detectors: list[DetectorDifference]
     notes: list[str]
     converged: bool
+    verdict: Verdict
+    parts_mmag: dict[str, float]
     n_bins: int = 0
     n_spoilt: int = 0
     noise: dict[str, float] = field(default_factory=dict)
@@ -340,17 +302,37 @@ def _compared(
         # relative to the centre, as the model is; the level there comes from the fit
         centre = float(np.median((found.log_ratio - mean)[found.data.weight > 0]))
         measured = -MMAG * (found.log_ratio - centre)
+    detectors = _by_detector(posterior, positions, mean, rows, sky, measured, None if found is None else found.data)
+    offsets = {d.detector: d.found_mmag - d.mean_mmag for d in detectors}
+    of_detectors = np.array([offsets[number] for number in positions.detector.tolist()])
+    areas = areas_beyond(posterior, positions, of_detectors, rope)
     return Comparison(
         method="unpaired" if found is None else "paired",
         differences=differences, radius=float(at), rope_mmag=float(rope), at_radius=at_radius, grid=grid, radial=radial,
         positions=positions, map_mmag=of_map["mean"], map_sd=of_map["sd"], measured_mmag=measured,
         dome_centre=_dome_centre(posterior, sky),
-        detectors=_by_detector(posterior, positions, mean, rows, sky), notes=notes, converged=converged,
+        detectors=detectors, notes=notes, converged=converged,
+        verdict=judge(grid, radial["mean"], radial["sd"], areas, rope, converged),
+        parts_mmag=_parts_mmag(posterior, positions, mean, of_detectors, sky),
         n_bins=0 if found is None else len(found.data),
         n_spoilt=0 if found is None else int(np.sum(found.data.weight == 0)),
         noise={} if found is None else found.scales,
         instrument=sky.instrument, physical_filter=sky.physical_filter, tolerances=tolerances,
     )  # fmt: skip
+
+
+def _parts_mmag(
+    posterior: Posterior, positions: BinnedFlat, mean: NDArray, of_detectors: NDArray, sky: FlatGradient
+) -> dict[str, float]:
+    """Rms over the positions of what a correction removes and of what it leaves (mmag)."""
+    ratio = np.log1p(posterior.scalars["itl_ratio"][0] / sky.itl_ratio)
+    of_ratio = np.where(positions.itl, ratio, 0.0)
+    parts = {"corrected": mean - of_ratio, "ratio": of_ratio}
+    if posterior.log_surface is not None:
+        parts["surface"] = posterior.log_surface(positions.xf, positions.yf)[0]
+        parts["corrected"] = parts["corrected"] - parts["surface"]
+        parts["detectors"] = of_detectors / MMAG
+    return {name: float(MMAG * np.sqrt(np.mean(part**2))) for name, part in parts.items() if np.any(part)}
 
 
 def _dome_centre(posterior: Posterior, sky: FlatGradient) -> tuple[float, float]:
@@ -365,13 +347,19 @@ def _dome_centre(posterior: Posterior, sky: FlatGradient) -> tuple[float, float]
 def _in_mmag(mean: NDArray, sd: NDArray) -> dict[str, NDArray]:
     """A natural log of dome/sky and its sd in mmag, with quantiles."""
     mean, sd = -MMAG * mean, MMAG * sd
-    return {"mean": mean, "sd": sd} | {key: mean + level * sd for key, level in _LEVELS.items()}
+    return {"mean": mean, "sd": sd} | {key: mean + level * sd for key, level in LEVELS.items()}
 
 
 def _by_detector(
-    posterior: Posterior, positions: BinnedFlat, mean: NDArray, rows: NDArray, sky: FlatGradient
+    posterior: Posterior,
+    positions: BinnedFlat,
+    mean: NDArray,
+    rows: NDArray,
+    sky: FlatGradient,
+    measured: NDArray | None,
+    data: FitData | None,
 ) -> list[DetectorDifference]:
-    """Means of the log-ratio over the positions of each detector."""
+    """Means of the log-ratio over the positions of each detector, as fitted and as measured."""
     out = []
     for number in np.unique(positions.detector).tolist():
         here = np.flatnonzero(positions.detector == number)
@@ -379,5 +367,10 @@ def _by_detector(
         centre = np.hypot(*(detector.corners().mean(axis=0) - (sky.centroid_x, sky.centroid_y)))
         zone = ("inside 317", "317-350", "beyond")[int(np.searchsorted(ZONES, centre))]
         sd = float(MMAG * posterior.sd(rows[here].mean(axis=0)[None])[0])
-        out.append(DetectorDifference(number, detector.name, float(-MMAG * mean[here].mean()), sd, zone))
+        fitted, found = float(-MMAG * mean[here].mean()), np.nan
+        if measured is not None and data is not None:
+            good = here[data.weight[here] > 0]  # the model of bins that are not good is not theirs alone
+            if len(good):
+                found = fitted + float(np.mean(measured[good] + MMAG * mean[good]))
+        out.append(DetectorDifference(number, detector.name, fitted, sd, found, zone))
     return out

@@ -4,18 +4,20 @@ The detectors are the same in both flats, and cancel in the ratio.  The remainin
 estimated from the ratio: white noise, and the part of the scatter of detectors, amplifiers and patterns that does not
 cancel because lamp and sky differ in colour.  The log of the ratio is
 
-    log R(|x - c - delta|) + D(|x - c - delta|) - log R(|x - c|) + log_itl_ratio - log(dome plane / sky plane)
+    log R(|x - c - delta|) + D(|x - c - delta|) - log R(|x - c|) + log_itl_ratio - log(dome plane / sky plane) + S(x)
 
 with R and c the sky's radial function and centroid, delta the dome's centroid relative to the sky's, and D the log of
-the ratio of the two radial functions: a cubic B-spline, flat at the centre.  R matters only through delta.  It is the
-curve of the sky's product, with its errors (or that of a first fit, where a product has none): a spline whose nodes do
-not follow the flat would bias delta by many standard deviations.  Everything is normal and nearly linear, so a few
-steps of generalised least squares suffice, with the noise scales at their maximum (Rasmussen & Williams 2006, 5.4.1).
+the ratio of the two radial functions: a cubic B-spline, flat at the centre.  S is a smooth surface over the focal plane
+(`bayesflat.comparison.surface`).  R matters only through delta.  It is the curve of the sky's product, with its errors
+(or that of a first fit, where a product has none): a spline whose nodes do not follow the flat would bias delta by many
+standard deviations.  Everything is normal and nearly linear, so a few steps of generalised least squares suffice, with
+the noise scales, and that of the surface, at their maximum (Rasmussen & Williams 2006, 5.4.1).
 """
 
 from __future__ import annotations
 
 import logging
+from copy import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,6 +27,7 @@ from scipy.sparse import csr_array
 from threadpoolctl import threadpool_limits
 
 from bayesflat.comparison.posterior import Linear, Posterior
+from bayesflat.comparison.surface import SCALES, Surface
 from bayesflat.config import FitConfig
 from bayesflat.errors import InputError
 from bayesflat.gradient.curve import LogSpline
@@ -47,7 +50,8 @@ INTERVALS = 60  # largest number of intervals of the B-spline: 3.3 mm at LSSTCam
 _BINS_PER_INTERVAL = 40
 _FEW_BINS = 20_000  # number of bins in the first round
 _LEFT = 0.01  # expected fraction of the scatter of detectors, amplifiers and patterns that does not cancel
-_FIRST_STEPS, _MOST_STEPS = 3, 8  # steps of least squares: in the first round, and at most in the last
+_FIRST_STEPS, _MOST_STEPS = 3, 40  # steps of least squares: in the first round, and at most in the last
+_SCALE_STEPS = 3  # of these, in which the width of the surface's prior is found as well
 _TOLERANCE = 1e-3  # largest step at convergence (standard deviations)
 _MICRON = 1e-3  # mm to which positions of bins in the two tables must agree
 
@@ -225,6 +229,41 @@ class RatioMean:
             "outer_gradient": both * RIM_OUTER_GRADIENT / rim,
         }  # fmt: skip
         self.widths = np.concatenate([np.full(s.stop - s.start, widths[name]) for name, s in self.slices.items()])
+        self.surface: Surface | None = None
+
+    def with_surface(self, parameters: NDArray, data: FitData) -> RatioMean:
+        """The same with a smooth surface, of which the other parameters explain nothing at the bins that are given."""
+        explained = np.r_[tuple(s for name, s in self.slices.items() if name != "itl_ratio")]
+
+        def others(x: NDArray, y: NDArray) -> NDArray:
+            return self.linearised(parameters, x, y, np.zeros(len(x), dtype=bool))[1][:, explained]
+
+        found = copy(self)
+        found.surface = Surface(others, data.binned.xf, data.binned.yf, data.weight, self.pivot)
+        found.size = self.size + found.surface.size
+        found.slices = self.slices | {"surface": slice(self.size, found.size)}
+        found.widths = np.append(self.widths, np.full(found.surface.size, SCALES[-1]))
+        return found
+
+    def rescale(self, parameters: NDArray, information: NDArray) -> None:
+        """Set the prior width of the surface where the marginal likelihood of its coefficients is largest.
+
+        Parameters
+        ----------
+        parameters : numpy.ndarray, shape (size,)
+            After a step.
+        information : numpy.ndarray, shape (size, size)
+            Of that step, with the priors.
+        """
+        here = self.slices["surface"]
+        rest = np.delete(np.arange(self.size), here)
+        cross = information[rest, here]
+        with_prior = information[here, here] - cross.T @ np.linalg.solve(information[np.ix_(rest, rest)], cross)
+        known, vectors = np.linalg.eigh(with_prior - np.diag(self.widths[here] ** -2.0))
+        pull = vectors.T @ (with_prior @ parameters[here])
+        variances = SCALES[:, None] ** 2
+        evidence = np.sum(variances * pull**2 / (1 + variances * known) - np.log1p(variances * known), axis=1)
+        self.widths[here] = SCALES[np.argmax(evidence)]
 
     def radial(self, parameters: NDArray, radius: NDArray) -> tuple[NDArray, NDArray, NDArray]:
         """D, its slope (1/mm), and its derivatives by the coefficients."""
@@ -254,6 +293,10 @@ class RatioMean:
         if "itl_ratio" in slices:
             design[:, slices["itl_ratio"].start] = itl
             mean = mean + np.where(itl, parameters[slices["itl_ratio"]], 0.0)
+        if self.surface is not None:
+            columns = self.surface(x, y)
+            design[:, slices["surface"]] = columns
+            mean = mean + columns @ parameters[slices["surface"]]
         beyond = np.hypot(*position.T) >= self.outer_radius
         for name, where in (("gradient", 1.0), ("outer_gradient", beyond.astype(float))):
             if name in slices:
@@ -292,12 +335,16 @@ def _fit(mean: RatioMean, data: FitData, value: NDArray, itl_ratio: float) -> Pa
     data, value = data.select(inside), value[inside]
     outlier = _outliers(HierarchicalNoise(data), scales, value - mean.linearised(parameters, *_at(data))[0])
     data = replace(data, weight=(~outlier).astype(float))
+    mean = mean.with_surface(parameters, data)
+    parameters = np.append(parameters, np.zeros(mean.size - len(parameters)))
     parameters, scales, noise = _round(mean, data, value, parameters, scales, 1)
     at = _at(data)
     covariance = noise.covariance(scales)
-    for _ in range(_MOST_STEPS):
-        parameters, length = gauss_newton_step(mean, parameters, covariance, at, value)
-        if length < _TOLERANCE:
+    for k in range(_MOST_STEPS):
+        parameters, length, information = gauss_newton_step(mean, parameters, covariance, at, value)
+        if k < _SCALE_STEPS:
+            mean.rescale(parameters, information)
+        elif length < _TOLERANCE:
             break
     log.info(
         "ratio of the flats fitted: %d bins, %d of them outliers, last step %.1e sd", len(data), outlier.sum(), length
@@ -325,19 +372,19 @@ def _round(
     typical = typical + np.where(np.arange(len(typical)) > 0, np.log(_LEFT), 0.0)  # white noise does not cancel
     scales = typical if scales is None else scales
     for _ in range(steps):
-        parameters, _ = gauss_newton_step(mean, parameters, noise.covariance(scales), at, value)
+        parameters = gauss_newton_step(mean, parameters, noise.covariance(scales), at, value)[0]
     return parameters, fit_scales(noise, value - mean.linearised(parameters, *at)[0], scales, typical, width), noise
 
 
 def gauss_newton_step(
     mean: RatioMean, parameters: NDArray, covariance: Covariance, at: Positions, value: NDArray
-) -> tuple[NDArray, float]:
-    """A Gauss-Newton step: the new parameters, and the length of the step (standard deviations)."""
+) -> tuple[NDArray, float, NDArray]:
+    """A Gauss-Newton step: the new parameters, the length of the step (standard deviations), and the information."""
     expected, design = mean.linearised(parameters, *at)
     information = covariance.information(design) + np.diag(mean.widths**-2.0)
     slope = -design.T @ covariance.marginal(value - expected).by_residual - parameters / mean.widths**2
     step = np.linalg.solve(information, slope)
-    return parameters + step, float(np.sqrt(max(float(step @ information @ step), 0.0)))
+    return parameters + step, float(np.sqrt(max(float(step @ information @ step), 0.0))), information
 
 
 def _outliers(noise: HierarchicalNoise, scales: NDArray, residual: NDArray) -> NDArray[np.bool_]:
@@ -396,6 +443,13 @@ def ratio_posterior(
                 row[slices[name].start + k] = 1.0
             scalars[f"{name}_{axis}"] = (float(row[:n] @ parameters), row)
     (centre,), _, basis = mean.radial(parameters, np.zeros(1))
+
+    def log_surface(x: ArrayLike, y: ArrayLike) -> Linear:
+        rows = np.zeros((np.size(x), n))
+        if mean.surface is not None:
+            rows[:, slices["surface"]] = mean.surface(np.asarray(x, dtype=float), np.asarray(y, dtype=float))
+        return rows @ parameters, wide(rows)
+
     centre_row = wide(basis)[0]  # the coefficients come first
 
     def log_radial(radius: ArrayLike) -> Linear:
@@ -408,7 +462,7 @@ def ratio_posterior(
         by_sky = mean.by_sky(parameters, x, y)
         return found + by_sky @ sky_step - centre, wide(rows, by_sky) - centre_row
 
-    return Posterior(widened, scalars, log_radial, log_ratio, (float(centre), centre_row))
+    return Posterior(widened, scalars, log_radial, log_ratio, (float(centre), centre_row), log_surface)
 
 
 def _ratio_of_detectors_present(

@@ -10,21 +10,16 @@ from importlib.metadata import version
 import numpy as np
 from numpy.typing import NDArray
 
-from bayesflat.comparison.comparison import MMAG, Comparison, DetectorDifference, Difference
-from bayesflat.comparison.judgement import conclusion, kind_of, zones
+from bayesflat.comparison.comparison import Comparison
+from bayesflat.comparison.differences import MMAG, DetectorDifference, Difference
+from bayesflat.comparison.judgement import zones
 from bayesflat.quantities import QUANTITIES, long_label
 from bayesflat.report import page
 from bayesflat.report.numbers import BAND, cells, half_width, nice, rest_name, running_percentiles
 from bayesflat.report.page import Layer, Series, Verdict
 from bayesflat.report.text import plus_minus, probability
 
-_GROUPS = {
-    "differ": "Beyond the tolerance",
-    "undecided": "Undecided",
-    "agree": "Within the tolerance",
-    "unknown": "No uncertainty known",
-}
-_VERDICTS = {"differ": "differs", "undecided": "undecided", "agree": "agrees", "unknown": "unknown"}
+_WORTH = 0.25  # rms of what a correction removes, in tolerances, from which on it is advised
 _RINGS = 70  # largest number of rings of bins
 _LEAST = 0.01  # smallest noise that is shown as a number (mmag)
 _FEW = 6  # largest number of inputs that are shown unfolded
@@ -62,38 +57,36 @@ def judge(c: Comparison, inputs: Sequence[Mapping[str, str]] = ()) -> Verdict:
     inputs : sequence of mapping
         As for `comparison_report`.
     """
-    kind, words = conclusion(c)
-    groups: dict[str, list[str]] = {}
-    for label, d, scale, unit, tolerance in _quantities(c):
-        effect = c.rope_mmag * abs(d.mean) / tolerance
-        more = "" if unit == "mmag" else f", {effect:.2g} mmag"
-        groups.setdefault(kind_of(d), []).append(f"{label} ({_signed(d, scale, unit)}{more})")
-    sentences = [f"{name}: {', '.join(groups[key])}." for key, name in _GROUPS.items() if key in groups]
+    kind, words = c.verdict.word, c.verdict.words
+    first = f"{words[:1].upper()}{words[1:]} of {c.rope_mmag:g} mmag."
+    if kind == "unusable":
+        return Verdict("bad", ("A fit did not converge: do not use this comparison.",), tuple(c.notes))
+    if not math.isfinite(c.verdict.area_beyond["mean"]):
+        first = "No verdict, because uncertainties are missing: fit both flats with bayesflat."
+    sentences = [f"{reason[:1].upper()}{reason[1:]}." for reason in c.verdict.reasons]
     worst, at = _largest(c)
     sentences.append(f"The radial functions differ most at {at:.0f} mm: {worst}.")
+    left = [f"{name} {c.parts_mmag[name]:.2g}" for name in ("ratio", "surface", "detectors") if name in c.parts_mmag]
+    if left:
+        sentences.append(
+            f"A correction removes {c.parts_mmag['corrected']:.2g} mmag rms (radial function, plane, centroid) and "
+            f"leaves {', '.join(left)} mmag."
+        )
     advice = list(c.notes)
-    if kind == "differ":
+    if kind == "differ" and c.parts_mmag["corrected"] > _WORTH * c.rope_mmag:
         names = [str(entry["name"]) for entry in inputs[:2]]
         sky = names[0] if names else "SKY.fits"
         dome = "flat_gradient_paired.fits" if c.tied is not None else names[1] if names else "DOME.fits"
         advice.append(f"Correct the dome's flats: bayesflat apply FLATS --gradient {dome} --reference {sky} -o DIR")
-    if kind in ("undecided", "differ") and "undecided" in groups:
+    if kind == "undecided" and math.isfinite(c.verdict.area_beyond["mean"]):
         more = "" if c.method == "paired" else " A paired comparison, with the binned tables, has far smaller errors."
-        advice.append(
-            "Undecided quantities need smaller errors or a larger tolerance: fit more flats, or set --rope." + more
-        )
-    first = f"{words[:1].upper()}{words[1:]} of {c.rope_mmag:g} mmag at {c.radius:g} mm."
-    if kind == "unknown":
-        first = "No verdict, because uncertainties are missing: fit both flats with bayesflat."
-    state = "doubtful" if c.notes or kind in ("undecided", "unknown") else "differ" if kind == "differ" else "good"
-    if not c.converged:
-        first, state = "A fit did not converge: do not use this comparison.", "bad"
-        sentences.insert(0, f"Its result would be: {words}.")
+        advice.append("Smaller errors or a larger tolerance would decide: fit more flats, or set --rope." + more)
+    state = {"differ": "differ", "agree": "good", "undecided": "doubtful"}[kind]
     note = (
-        "Differences are dome minus sky; beyond and within the tolerance mean a probability of at least 95%. Planes, "
-        f"centroid and ratio are judged by their effect on the flat at {c.radius:g} mm."
+        "Differences are dome minus sky. They differ where more than 1% of the area is beyond the tolerance with a "
+        "probability above 95%, or the radial functions are at some radius; they agree where both are below 5%."
     )
-    return Verdict(state, (first, *sentences), tuple(advice), note)
+    return Verdict("doubtful" if c.notes else state, (first, *sentences), tuple(advice), note)
 
 
 # ---- differences ----
@@ -122,28 +115,27 @@ def _differences(c: Comparison) -> str:
                 f"{scale * tolerance:.2g}" if math.isfinite(tolerance) else "–",
                 probability(d.tail) if known else "–",
                 probability(d.p_rope) if known else "–",
-                _VERDICTS[kind_of(d)],
             )
         )
     by_zone = [
-        (f"{zone} mm", str(len(here)), str(off), f"{most.name} ({_of_detector(most)} mmag)")
-        for zone, here, off, most in zones(c, c.rope_mmag)
+        (f"{zone} mm", str(len(here)), str(off), f"{most.name} ({_number(most.found_mmag, most.sd_mmag)} mmag)")
+        for zone, here, off, most in zones(c.detectors, c.rope_mmag)
     ]
     return page.section(
         "Differences",
         page.table(
-            ("dome minus sky", "mean", "unit", "90% interval", "tolerance", "p of zero", "p beyond", "verdict"),
+            ("dome minus sky", "mean", "unit", "90% interval", "tolerance", "p of zero", "p beyond"),
             rows,
             numbers=(1, 3, 4, 5, 6),
             caption=f"The tolerance of each quantity changes the flat by {c.rope_mmag:g} mmag at {c.radius:g} mm. "
             "p of zero: two-sided tail probability of zero. p beyond: probability that the difference exceeds the "
-            "tolerance in either direction; above 95% sky and dome differ, below 5% they agree.",
+            "tolerance in either direction.",
         ),
         page.table(
             ("detectors, by their centre", "number", "beyond the tolerance", "most of all"),
             by_zone,
             numbers=(1, 2),
-            caption="Means over each detector of dome over sky, as fitted, relative to the centre.",
+            caption="Means over each detector of dome over sky, relative to the centre: measured where there are bins.",
         ),
     )
 
@@ -275,7 +267,7 @@ def _focal_plane(c: Comparison) -> str:
 
 
 def _size(d: DetectorDifference | None) -> float:
-    return -abs(d.mean_mmag) if d is not None else 0.0
+    return -abs(d.found_mmag) if d is not None else 0.0
 
 
 def _facts(
@@ -289,7 +281,7 @@ def _facts(
     if number in measured:
         facts["measured"] = f"{_number(measured[number], d.sd_mmag)} mmag"
         facts["bins"] = str(n)
-    p = Difference.normal(d.mean_mmag, d.sd_mmag, c.rope_mmag).p_rope
+    p = Difference.normal(d.found_mmag, d.sd_mmag, c.rope_mmag).p_rope
     return facts | {"beyond the tolerance": f"p {_equal(probability(p))}" if math.isfinite(p) else "–"}
 
 

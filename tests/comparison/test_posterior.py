@@ -7,7 +7,7 @@ import pytest
 from scipy.interpolate import BSpline
 from scipy.stats import norm
 
-from bayesflat.comparison.comparison import MMAG, Difference
+from bayesflat.comparison.differences import MMAG, Difference
 from bayesflat.comparison.posterior import parameter_covariance, unpaired
 from bayesflat.gradient.estimates import STATISTICS, Estimates
 from bayesflat.gradient.product import FlatGradient

@@ -84,7 +84,7 @@ def test_detectors_cancel(small_camera, flats, found):
     for name in ("centroid_delta_x", "gradient_x", "gradient_y", "itl_ratio"):
         (mean, row), (other, of_other) = found.posterior.scalars[name], alone.posterior.scalars[name]
         sd, sd_alone = found.posterior.sd(row[None])[0], alone.posterior.sd(of_other[None])[0]
-        assert sd == pytest.approx(sd_alone, rel=0.15)
+        assert sd == pytest.approx(sd_alone, rel=0.2)  # the surface has a scale of its own in each
         of_sky = np.sqrt(max(sd**2 - sd_alone**2, 0.0))  # the white noise is the same
         assert abs(mean - other) < 3 * of_sky + 0.1 * sd, name
     # while the noise of one flat has what cancels: 1% and more in each detector

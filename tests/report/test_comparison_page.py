@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from bayesflat.cli import run
-from bayesflat.comparison.comparison import MMAG, Difference, compare
+from bayesflat.comparison.comparison import compare
+from bayesflat.comparison.differences import MMAG, Difference
 from bayesflat.config import FitConfig
 from bayesflat.inference.fitting import fit
 from bayesflat.quantities import COMPARED
@@ -78,7 +79,6 @@ def test_table_of_differences(paired, html):
                 assert p < 0.001 if shown[0] == "<" else p > 0.999
             else:
                 assert float(shown) == pytest.approx(p, abs=6e-4)
-        assert row[7] == ("differs" if d.p_rope > 0.95 else "agrees" if d.p_rope < 0.05 else "undecided"), label
 
 
 def test_tolerances_are_those_of_the_probabilities(paired, unpaired):
@@ -190,13 +190,11 @@ def test_noise_notes_and_provenance(paired, html):
 def test_verdict_that_they_differ(paired):
     verdict = judge(paired, INPUTS)
     assert verdict.state == "differ"
-    assert verdict.sentences[0] == f"Sky and dome differ by more than the tolerance of 2 mmag at {paired.radius:g} mm."
-    beyond = next(s for s in verdict.sentences if s.startswith("Beyond the tolerance"))
-    d = paired.differences["gradient_x"]
-    effect = 2.0 * abs(d.mean) / paired.tolerances["gradient_x"]
-    assert f"plane x (+{1e6 * d.mean:.2f}" in beyond or f"plane x (+{1e6 * d.mean:.1f}" in beyond
-    assert f"{effect:.2g} mmag" in beyond
-    assert effect == pytest.approx(MMAG * d.mean * paired.radius, rel=1e-6)
+    assert verdict.sentences[0] == "Sky and dome differ by more than the tolerance of 2 mmag."
+    assert verdict.sentences[1] == f"{paired.verdict.reasons[0].capitalize()}."
+    area = re.match(r"More than 2 mmag over (\S+)% of the area \((\S+)% to (\S+)%\)", verdict.sentences[1])
+    found = [paired.verdict.area_beyond[key] for key in ("mean", "q05", "q95")]
+    assert [float(part) for part in area.groups()] == pytest.approx([100 * part for part in found], rel=0.06)
     assert verdict.advice[-1] == (
         "Correct the dome's flats: bayesflat apply FLATS --gradient flat_gradient_paired.fits "
         f"--reference {INPUTS[0]['name']} -o DIR"
@@ -208,8 +206,11 @@ def test_other_verdicts(fits, paired, unpaired, small_camera):
     wide = judge(compare(sky, dome, camera=small_camera, rope_mmag=500.0))
     assert wide.sentences[0].startswith("Sky and dome agree within the tolerance of 500 mmag")
     assert not any("bayesflat apply" in advice for advice in wide.advice)
-    failed = judge(replace(paired, converged=False, notes=["the dome's fit did not converge (CONVERGD = F)"]))
+    unusable = replace(paired.verdict, word="unusable")
+    notes = ["the dome's fit did not converge (CONVERGD = F)"]
+    failed = judge(replace(paired, converged=False, verdict=unusable, notes=notes))
     assert failed.state == "bad"
+    assert len(failed.sentences) == 1  # no other claim
     assert failed.sentences[0] == "A fit did not converge: do not use this comparison."
     assert "the dome's fit did not converge (CONVERGD = F)" in failed.advice
     assert judge(unpaired).state == "doubtful"  # it has a note

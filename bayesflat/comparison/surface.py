@@ -1,0 +1,75 @@
+"""A smooth surface over the focal plane: what the ratio of two flats has that is neither radial nor planar.
+
+The detectors cancel in the ratio, so that a pattern of a part in a thousand is seen, which the scatter of the
+detectors hides in a single flat.  Without a term of its own it would bias the throughput ratio of the vendors, whose
+detectors lie in patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import eval_jacobi
+
+DEGREE = 8  # details of a quarter of the radius
+SCALES = np.geomspace(1e-6, 3e-2, 80)  # prior sd of a coefficient: those that are tried
+
+
+class Surface:
+    """Zernike's polynomials without those of a circle or a plane, made orthogonal to other columns on the bins.
+
+    Of what is left of a polynomial, radial function, plane and centroid explain nothing; so their errors stay as they
+    are.
+
+    Parameters
+    ----------
+    others : callable
+        From positions (mm, mm) to the columns that explain as much as they can: shape (n, m).
+    x, y, weight : numpy.ndarray, shape (n_bins,)
+        The bins: positions on the focal plane (mm).
+    centre : tuple of float
+        Centre of the polynomials (mm); the outermost bin is at the edge of their disc.
+    """
+
+    def __init__(
+        self, others: Callable[[NDArray, NDArray], NDArray], x: NDArray, y: NDArray, weight: NDArray,
+        centre: tuple[float, float],
+    ) -> None:  # fmt: skip
+        self.others, self.centre = others, centre
+        self.edge = float(np.hypot(x - centre[0], y - centre[1])[weight > 0].max())
+        columns, of_others = self._polynomials(x, y), others(x, y)
+        scale = np.sqrt(np.mean(of_others**2, axis=0))
+        scale[scale == 0] = 1.0  # a coefficient that no bin feels
+        scaled = of_others / scale
+        gram = scaled.T @ (weight[:, None] * scaled)
+        gram[np.diag_indices_from(gram)] += 1e-9 * len(x)
+        self.taken = np.linalg.solve(gram, scaled.T @ (weight[:, None] * columns)) / scale[:, None]
+
+    def __call__(self, x: NDArray, y: NDArray) -> NDArray[np.float64]:
+        """The columns at positions on the focal plane: shape (n, size), of rms about 1 over the disc."""
+        return self._polynomials(x, y) - self.others(x, y) @ self.taken
+
+    @property
+    def size(self) -> int:
+        """Number of columns."""
+        return self.taken.shape[1]
+
+    def _polynomials(self, x: NDArray, y: NDArray) -> NDArray[np.float64]:
+        dx, dy = x - self.centre[0], y - self.centre[1]
+        rho, theta = np.hypot(dx, dy) / self.edge, np.arctan2(dy, dx)
+        return np.column_stack(
+            [
+                np.sqrt(2 * (n + 1)) * _radial(n, m, rho) * turn(m * theta)
+                for n in range(2, DEGREE + 1)
+                for m in range(n, 0, -2)
+                for turn in (np.cos, np.sin)
+            ]
+        )
+
+
+def _radial(n: int, m: int, rho: NDArray) -> NDArray[np.float64]:
+    """Zernike's radial polynomial, 1 at the edge (Born & Wolf, Principles of Optics, 9.2.1), by Jacobi's."""
+    k = (n - m) // 2
+    return (-1) ** k * rho**m * eval_jacobi(k, m, 0, 1 - 2 * rho**2)
