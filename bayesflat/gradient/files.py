@@ -136,12 +136,15 @@ def _write_fits(gradient: Arguments, path: Path) -> None:
         if "bend_sd" in columns:
             radial.header["TUNIT2"] = "mm-2"
         hdus.append(radial)
-    if gradient["azimuth"] is not None:
-        found = Table({key: list(getattr(gradient["azimuth"], key)) for key in _AZIMUTH})
-        hdus.append(fits.BinTableHDU(found, name="AZIMUTH"))
+    if gradient["estimates"] is not None and "VERDICT" in gradient["estimates"].header:
+        # without a test the table is empty
+        other, kinds = gradient["azimuth"], ("U1", "i8", "f8", "f8", "f8", "f8")
+        empty = {key: np.array([], dtype=kind) for key, kind in zip(_AZIMUTH, kinds, strict=True)}
+        columns = empty if other is None else {key: list(getattr(other, key)) for key in _AZIMUTH}
+        hdus.append(fits.BinTableHDU(Table(columns), name="AZIMUTH"))
         hdus[-1].header["TUNIT5"] = "deg"
-        hdus[-1].header["AZCHI2"] = (gradient["azimuth"].chi2, "of all terms together")
-        hdus[-1].header["AZDOF"] = (gradient["azimuth"].dof, "its degrees of freedom")
+        hdus[-1].header["AZCHI2"] = (None if other is None else other.chi2, "of all terms together")
+        hdus[-1].header["AZDOF"] = (0 if other is None else other.dof, "its degrees of freedom")
     fits.HDUList(hdus).writeto(path)
 
 
@@ -195,7 +198,7 @@ def _read_fits(path: str | Path) -> Arguments:
                 sd=np.array(rows["sd"], dtype=float),
             )
         more: dict[str, Any] = {}
-        if "AZIMUTH" in hdus:
+        if "AZIMUTH" in hdus and len(hdus["AZIMUTH"].data):
             rows, cards = hdus["AZIMUTH"].data, hdus["AZIMUTH"].header
             columns = {key: np.array(rows[key], dtype=float) for key in _AZIMUTH[2:]}
             more["azimuth"] = Azimuth(

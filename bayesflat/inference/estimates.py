@@ -268,12 +268,10 @@ def _misfit(projection: Projection | None) -> dict[str, tuple[Any, str]]:
 
 
 def _azimuth_cards(other: Azimuth | None) -> dict[str, tuple[Any, str]]:
-    if other is None:
-        return {}
     return {
-        "AZCHI2": (other.chi2, "chi2 of what is neither radial nor planar"),
-        "AZDOF": (other.dof, "its degrees of freedom"),
-        "AZPVAL": (other.p_value, "its probability by chance"),
+        "AZCHI2": (np.nan if other is None else other.chi2, "chi2 of what is neither radial nor planar"),
+        "AZDOF": (0 if other is None else other.dof, "its degrees of freedom"),
+        "AZPVAL": (np.nan if other is None else other.p_value, "its probability by chance"),
     }
 
 

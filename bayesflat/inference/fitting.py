@@ -25,9 +25,10 @@ from bayesflat.inference.objective import Objective
 from bayesflat.inference.projection import Curve, Projection, project
 from bayesflat.inference.ready import make_ready
 from bayesflat.inference.rough import Rough
+from bayesflat.inference.verdict import FitVerdict, judge_fit
 from bayesflat.model import build
 from bayesflat.model.prepare import FitData, prepare
-from bayesflat.quantities import COMPARED, REFERENCE_RADIUS, TOLERANCE
+from bayesflat.quantities import COMPARED, REFERENCE_RADIUS
 
 if TYPE_CHECKING:
     import pymc as pm
@@ -97,6 +98,12 @@ class FitResult:
     def message(self) -> str:
         """What the maximum was judged by."""
         return self.map.message
+
+    @property
+    def judgement(self) -> FitVerdict:
+        """Good, look or unusable, and why; the product has it too."""
+        word = str(self.gradient.require_estimates().header["VERDICT"][0])
+        return FitVerdict(word, tuple(self.gradient.config["verdict_reasons"]))
 
     @property
     def verdict(self) -> str:
@@ -192,20 +199,26 @@ def fit_data(
     if "CORRMAX" in gradient.require_estimates().header:
         pairs = [f"{one} and {other} ({value:+.2f})" for one, other, value in strongest_correlations(gradient)]
         log.info("hardest to tell apart, by their correlation: %s", ", ".join(pairs))
-    _say_azimuth(gradient)
+    gradient = _judged(gradient, data, projection, () if found.converged else (found.message,))
     return FitResult(data, config, objective, found, approximation, gradient, projection, rough)
 
 
-def _say_azimuth(gradient: FlatGradient) -> None:
-    """Log what is neither radial nor planar: a warning where it is real and large."""
-    other = gradient.azimuth
-    if other is None:
-        return
-    log.info("neither radial nor planar: chi-squared %.1f of %d terms (p = %.2g)", other.chi2, other.dof, other.p_value)
-    if other.matters(TOLERANCE):
-        log.warning(
-            "%s: the model has no term for it", other.in_words(other.clearest(TOLERANCE), gradient.outermost_bin)
+def _judged(
+    gradient: FlatGradient, data: FitData, projection: Projection | None, failures: Sequence[str]
+) -> FlatGradient:
+    """The product with its verdict in the header and the reasons in its config; both are logged."""
+    found, other = judge_fit(data, gradient, projection, tuple(failures)), gradient.azimuth
+    if other is not None:
+        log.info(
+            "neither radial nor planar: chi-squared %.1f of %d terms (p = %.2g)", other.chi2, other.dof, other.p_value
         )
+    for reason in found.reasons if not failures else ():  # what failed is said already
+        log.warning("%s", reason)
+    log.info("verdict: %s", found.word)
+    estimates = gradient.require_estimates()
+    header = estimates.header | {"VERDICT": (found.word, "good, look (reasons in CONFIG) or unusable")}
+    config = {**gradient.config, "verdict_reasons": list(found.reasons)}
+    return replace(gradient, estimates=replace(estimates, header=header), config=config)
 
 
 def _projected(objective: Objective, found: MapResult, approximation: Laplace | None) -> Projection | None:
@@ -295,6 +308,8 @@ def sample(
     for text in _compared(result.gradient, gradient, posterior):
         log.warning("%s", text)
     gradient = replace(gradient, config={**gradient.config, **config.model_dump(mode="json")})
+    failures = () if result.map.converged else (result.map.message,)
+    gradient = _judged(gradient, result.data, result.projection, (*failures, *found.failures))
     return replace(result, config=config, gradient=gradient, posterior=posterior, diagnostics=found)
 
 

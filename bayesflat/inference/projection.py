@@ -124,6 +124,13 @@ class Projection:
         k = int(np.argmax(np.abs(self.misfit)))
         return float(np.abs(self.misfit[k])), float(self.radius[k])
 
+    @property
+    def missed(self) -> tuple[float, float] | None:
+        """Misfit that is clear of the curve's error and matters (mmag), where it is worst, and its radius (mm)."""
+        excess = self.excess(CLEAR)
+        k = int(np.argmax(excess))
+        return (float(np.abs(self.misfit[k])), float(self.radius[k])) if excess[k] > 1.0 else None
+
     def excess(self, bearable: float) -> NDArray[np.float64]:
         """Misfit over the larger of ``bearable`` (mmag) and a part of the curve's sd: shape (n_cells,)."""
         return np.abs(self.misfit) / np.fmax(bearable, _GOOD_SD * self.sd)
@@ -151,13 +158,11 @@ def project(curve: Curve, config: FitConfig) -> Projection:
     else:
         found = fit_nodes(curve, np.asarray(config.nodes), config.do_constrain_zero)
         _warn_of_ends(curve, found.nodes)
-    excess = found.excess(CLEAR)
-    k = int(np.argmax(excess))
-    if excess[k] > 1.0:
+    if found.missed is not None:
         log.warning(
             "radial_spline_nodes: Akima's spline through %d nodes misses the fitted radial function by %.2g mmag at "
             "%.0f mm%s",
-            len(found.nodes), abs(found.misfit[k]), found.radius[k],
+            len(found.nodes), *found.missed,
             "" if automatic else '; "auto" places nodes where they are needed',
         )  # fmt: skip
     return found

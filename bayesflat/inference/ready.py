@@ -58,6 +58,7 @@ def make_ready(data: FitData, config: FitConfig) -> tuple[FitData, FitConfig, Ro
             | {"beyond the full rings about the centroid": beyond, "not positive": int(np.sum(~alive))},
             weight=(~rough.outlier[alive]).astype(float),
             smooth=rough.smooth,
+            odd=rough.odd,
             radial=rough.radial,
         )
         return data, config, rough

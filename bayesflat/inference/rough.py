@@ -38,6 +38,8 @@ OUTLIER, _OUTLIER_AT_FIRST = 5.0, 10.0
 # chance makes of that, in standard deviations); edges of rings are known to a part of a bin.  Where positions are this
 # many times as many as bins, the bins lie on no grid
 _MOST_MISSING, _BY_CHANCE, _SHELLS_PER_BIN, _MOST_EMPTY = 0.05, 3.0, 4, 4.0
+# a detector is odd beyond so many robust standard deviations from its vendor's others, and a part of its throughput
+ODD, _LEAST_ODD, _FEWEST_ALIKE = 6.0, 0.01, 5
 _LEAST_SCATTER = 3e-4  # of bins about a first fit: flats without noise have no outliers
 _WHOLE = 0.8  # part of its pixels that a bin must have: where light or mask end, it may have some only
 _STEEPEST = 0.5  # what a plane may do at the rim, in a first fit
@@ -61,6 +63,8 @@ class Rough:
         Bins far from what the fit leaves of the others: dust and defects.
     smooth : float
         `FitData.smooth` of these bins.
+    odd : tuple of int
+        `FitData.odd` of these bins.
     """
 
     radial: RadialPrior
@@ -69,6 +73,7 @@ class Rough:
     inside: NDArray[np.bool_]
     outlier: NDArray[np.bool_]
     smooth: float
+    odd: tuple[int, ...] = ()
 
 
 def rough_fit(data: FitData, config: FitConfig) -> Rough:
@@ -115,7 +120,9 @@ def rough_fit(data: FitData, config: FitConfig) -> Rough:
             scatter = 1.4826 * np.median(np.abs(rest[~outlier[rows]]))
             limit = OUTLIER * max(scatter, _LEAST_SCATTER)
             outlier[rows] = (np.abs(rest) > limit) | ~alive[rows]
-        smooth, data = data.smooth, replace(data, smooth=noise.smoothness(scales))
+        odd = _odd(here, y[rows] - LogMean(here, config, spline)(parameters), alive[rows])
+        smooth, last_odd = data.smooth, data.odd
+        data = replace(data, smooth=noise.smoothness(scales), odd=odd)
         last, inside = inside, _full_rings(data, missing, parameters.get("centroid_delta", np.zeros(2)))
         _require_bins(inside)
     n = spline.size
@@ -127,7 +134,39 @@ def rough_fit(data: FitData, config: FitConfig) -> Rough:
         inside=last,
         outlier=outlier[last],
         smooth=smooth,
+        odd=last_odd,
     )
+
+
+def _odd(data: FitData, residual: NDArray, alive: NDArray) -> tuple[int, ...]:
+    """Detectors whose median is far from those of their vendor's others."""
+    numbers, index = np.unique(data.binned.detector, return_inverse=True)
+    medians = _medians(index, np.where(alive, residual, np.nan))
+    itl = np.zeros(len(numbers), dtype=bool)
+    itl[index] = data.itl
+    found: list[int] = []
+    for group in (itl, ~itl):
+        there = group & np.isfinite(medians)
+        n = int(there.sum())
+        if n < _FEWEST_ALIKE:
+            continue
+        away = np.abs(medians - np.median(medians[there]))
+        limit = ODD * (1 + 10 / n) * 1.4826 * np.median(away[there])  # of few, the scatter is loosely known
+        found += numbers[there & (away > max(limit, _LEAST_ODD))].tolist()
+    return tuple(sorted(found))
+
+
+def _medians(index: NDArray, values: NDArray) -> NDArray[np.float64]:
+    """Median of the values that are not NaN of each group; NaN where there is none."""
+    good = np.flatnonzero(np.isfinite(values))
+    out = np.full(int(index.max()) + 1, np.nan)
+    order = good[np.lexsort((values[good], index[good]))]
+    counts = np.bincount(index[good], minlength=len(out))
+    first = np.cumsum(counts) - counts
+    some = counts > 0
+    low, high = (first + (counts - 1) // 2)[some], (first + counts // 2)[some]
+    out[some] = 0.5 * (values[order[low]] + values[order[high]])
+    return out
 
 
 def _require_bins(usable: NDArray) -> None:
@@ -274,6 +313,9 @@ def _rings(data: FitData, y: NDArray) -> tuple[LogSpline, NDArray[np.float64], N
             values.append(np.nanmedian(here))
     coefficients = np.interp(spline.places, at, values)
     off = y - offset - spline.evaluate(coefficients, radius)
+    # a detector or an amplifier that is off as a whole is not made of outliers
+    _, index = np.unique(np.column_stack([data.binned.detector, data.binned.amplifier]), axis=0, return_inverse=True)
+    off = off - _medians(index, off)[index]
     scatter = 1.4826 * np.nanmedian(np.abs(off))
     return spline, coefficients, np.abs(np.nan_to_num(off)) > _OUTLIER_AT_FIRST * max(scatter, 1e-6)
 

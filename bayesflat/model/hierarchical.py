@@ -31,7 +31,9 @@ SIGMA_LOG_SCALE, SIGMA_LOG_SHARED = 1.5, 1.0  # what is shared is drawn but once
 # A slope that all detectors of a vendor have looks like a plane within each of them.  A scale that is fitted would
 # shrink it, and the plane would take what is missing; this one is wide: LSSTCam's u has 0.9% (3% from edge to edge).
 SHARED_SLOPE = 1e-2
-_FIXED = -1  # where its scale stands: after those that are fitted
+# Nothing is known of a detector that is off as a whole
+ODD_DETECTOR = 0.5
+_SLOPE, _ODD = -2, -1  # where these stand: after the scales that are fitted
 
 
 def _degree(name: str) -> int:
@@ -72,7 +74,7 @@ class HierarchicalNoise(NoiseModel):
     """
 
     def __init__(self, data: FitData) -> None:
-        self.camera, self.smooth = data.binned.camera, data.smooth
+        self.camera, self.smooth, self.odd = data.binned.camera, data.smooth, frozenset(data.odd)
         self.detectors, index = np.unique(data.binned.detector, return_inverse=True)
         itl = np.zeros(len(self.detectors), dtype=bool)
         itl[index] = data.itl
@@ -91,14 +93,14 @@ class HierarchicalNoise(NoiseModel):
              for v in self.vendors]
         )  # fmt: skip
         self.shared_scale = np.array(
-            [[self._scale(_shared_label(name, v)) for name in names[1:]] for v in self.vendors]
+            [[self._scale(_shared_label(name, v)) for name in names[self.effects.shared]] for v in self.vendors]
         )
-        self.shared_size = np.array([0.5 ** _degree(name) for name in names[1:]])
+        self.shared_size = np.array([0.5 ** _degree(name) for name in names[self.effects.shared]])
 
     @property
     def fixed(self) -> NDArray[np.bool_]:
         """Which shared effects have a scale that is not fitted, by vendor: shape (n_vendors, n_shared)."""
-        return self.shared_scale == _FIXED
+        return self.shared_scale == _SLOPE
 
     @property
     def n_amplifiers(self) -> int:
@@ -106,8 +108,8 @@ class HierarchicalNoise(NoiseModel):
         return self.amp_shape[0] * self.amp_shape[1]
 
     def _scale(self, label: str) -> int:
-        if label == "shared slope":
-            return _FIXED
+        if label in ("shared slope", "odd detector"):
+            return _SLOPE if label == "shared slope" else _ODD
         if label not in self.labels:
             self.labels.append(label)
         return self.labels.index(label)
@@ -141,7 +143,7 @@ class HierarchicalNoise(NoiseModel):
 
     def variances(self, log_scales: NDArray) -> tuple[NDArray, NDArray, float]:
         """Of the own effects and the shared ones by vendor, (n_vendors, n_own) and (n_vendors, n_shared); white."""
-        squares = np.append(np.exp(2 * log_scales), SHARED_SLOPE**2)
+        squares = np.append(np.exp(2 * log_scales), [SHARED_SLOPE**2, ODD_DETECTOR**2])
         white = (FLOOR + np.exp(log_scales[0])) ** 2
         return squares[self.own_scale], squares[self.shared_scale] * self.shared_size**2, float(white)
 
@@ -151,11 +153,11 @@ class HierarchicalNoise(NoiseModel):
 
     def by_log_scales(self, covariance: Covariance, found: ByVariances, log_scales: NDArray) -> NDArray[np.float64]:
         """From derivatives by the variances to those by the logs of the scales, shape (n_scales,)."""
-        out = np.zeros(len(self.labels) + 1)
+        out = np.zeros(len(self.labels) + 2)
         np.add.at(out, self.own_scale, 2 * covariance.own * found.by_own)
         np.add.at(out, self.shared_scale, 2 * covariance.shared * found.by_shared)
         out[0] = found.by_white * 2 * (FLOOR + np.exp(log_scales[0])) * np.exp(log_scales[0])
-        return out[:_FIXED]
+        return out[:_SLOPE]
 
     def information(self, covariance: Covariance, log_scales: NDArray) -> NDArray[np.float64]:
         """Fisher information of the logs of the scales, but for what passes between detectors: (n_scales, n_scales).
@@ -173,9 +175,9 @@ class HierarchicalNoise(NoiseModel):
                 (self.own_scale[v], covariance.own[v], square),
                 (self.shared_scale[v], covariance.shared[v], of_vendor),
             ):
-                of = np.zeros((n + 1, len(scale)))
+                of = np.zeros((n + 2, len(scale)))
                 of[scale, np.arange(len(scale))] = variance
-                out += 2 * of[:_FIXED] @ weight @ of[:_FIXED].T
+                out += 2 * of[:_SLOPE] @ weight @ of[:_SLOPE].T
         taken = np.einsum(
             "dij,dji->", self.effects.gram[:, self.effects.own, self.effects.own], covariance.own_conditional
         )
@@ -198,7 +200,7 @@ class HierarchicalNoise(NoiseModel):
             detector = self.camera[int(number)]
             field = self.smooth * max(detector.nx, detector.ny)
             mx, my = (
-                _means(length, n, most, detector.pixel_size, field)
+                _means(length, n, most, detector.pixel_size, field, int(number) in self.odd)
                 for length, n, most in ((detector.nx, detector.amp_nx, amp_nx), (detector.ny, detector.amp_ny, amp_ny))
             )
             of_amplifiers = my[:, None, y_of] * mx[None, :, x_of]  # (amp_ny, amp_nx, size)
@@ -306,6 +308,8 @@ def _effects(data: FitData, detectors: NDArray, index: NDArray, vendor: NDArray,
     for degree in range(DEGREE + 1):
         names += [f"surface {degree}"] * (degree + 1)
         terms += [(smooth + i, smooth + degree - i) for i in range(degree + 1)]
+    if data.odd:
+        names, terms = ["odd detector", *names], [(rims_x + 2, one), *terms]
     n_own = len(terms)
     names += ["slope"] * 2 + ["rim"] * 4
     terms += [(linear, one), (one, linear)]
@@ -318,7 +322,7 @@ def _effects(data: FitData, detectors: NDArray, index: NDArray, vendor: NDArray,
     which = np.empty((2, len(data)), dtype=np.int64)
     known: dict[tuple, int] = {}  # where they begin that were made before: detectors are much alike
     for number, rows in zip(detectors, rows_of, strict=True):
-        detector = camera[int(number)]
+        detector, odd = camera[int(number)], int(number) in data.odd
         field = data.smooth * max(detector.nx, detector.ny)
         pixels = detector.focal_plane_to_pixel(data.binned.xf[rows], data.binned.yf[rows])
         for axis, (length, n, most) in enumerate(
@@ -326,23 +330,26 @@ def _effects(data: FitData, detectors: NDArray, index: NDArray, vendor: NDArray,
         ):
             # columns and rows are told apart to a thousandth of a pixel
             at, first, which_here = np.unique(np.round(pixels[axis], 3), return_index=True, return_inverse=True)
-            key = (axis, length, n, field, detector.pixel_size, at.tobytes())
+            key = (axis, length, n, field, detector.pixel_size, odd, at.tobytes())
             if key not in known:
                 known[key] = sum(len(functions) for functions in tables[axis])
                 edge = pixels[axis][first] + 0.5
-                tables[axis].append(_functions(edge, length, n, most, data.bin_size, detector.pixel_size, field))
+                tables[axis].append(_functions(edge, length, n, most, data.bin_size, detector.pixel_size, field, odd))
             which[axis, rows] = which_here + known[key]
     x, y = (np.concatenate(functions) for functions in tables)
     effects = Effects(
-        index, which[0], which[1], x, y, np.array(terms), slice(0, n_own), slice(1, len(terms)), data.weight, vendor
-    )
+        index, which[0], which[1], x, y, np.array(terms), slice(0, n_own),
+        slice(names.index("amplifier"), len(terms)), data.weight, vendor,
+    )  # fmt: skip
     return effects, names
 
 
 def _functions(
-    edge: NDArray, length: int, n_amplifiers: int, most: int, size: float, pixel_size: float, field: float
+    edge: NDArray, length: int, n_amplifiers: int, most: int, size: float, pixel_size: float, field: float, odd: bool
 ) -> NDArray[np.float64]:
-    """Functions of the column, or the row: 1, a slope of rms 1, smooth modes, share in each amplifier, the two rims.
+    """Functions of the column, or the row.
+
+    They are 1, a slope of rms 1, smooth modes, the share in each amplifier, the two rims, and 1 in an odd detector.
 
     ``edge`` counts pixels from the detector's edge; ``field`` is the scale of smooth fields (pixels).
     """
@@ -360,14 +367,16 @@ def _functions(
     width = RIM_WIDTH / pixel_size
     rims = [np.exp(-distance / width) - width / length for distance in (edge, length - edge)]
     smooth = modes(u, field / length)
-    return np.stack([np.ones_like(u), np.sqrt(3) * u, *smooth, *shares, *rims], axis=1)
+    return np.stack([np.ones_like(u), np.sqrt(3) * u, *smooth, *shares, *rims, np.full_like(u, odd)], axis=1)
 
 
-def _means(length: int, n_amplifiers: int, most: int, pixel_size: float, field: float) -> NDArray[np.float64]:
+def _means(
+    length: int, n_amplifiers: int, most: int, pixel_size: float, field: float, odd: bool
+) -> NDArray[np.float64]:
     """Means of `_functions` over each amplifier's extent: shape (most, n_functions)."""
     steps = 40
     edge = (np.arange(n_amplifiers * steps) + 0.5) * length / (n_amplifiers * steps)
-    functions = _functions(edge, length, n_amplifiers, most, 0.0, pixel_size, field)
+    functions = _functions(edge, length, n_amplifiers, most, 0.0, pixel_size, field, odd)
     out = np.zeros((most, functions.shape[1]))
     out[:n_amplifiers] = functions.reshape(n_amplifiers, steps, -1).mean(1)
     return out

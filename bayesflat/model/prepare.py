@@ -54,6 +54,8 @@ class FitData:
         Scale of the smooth fields that hierarchical noise describes (part of a detector's longer side).
     radial : RadialPrior or None
         Knots and prior of the log of the radial function, with hierarchical noise; None until a first fit has set them.
+    odd : tuple of int
+        Ids of detectors that are off as a whole, which hierarchical noise gives a variance of their own.
     """
 
     binned: BinnedFlat
@@ -68,6 +70,7 @@ class FitData:
     bin_size: float
     smooth: float = TYPICAL
     radial: RadialPrior | None = None
+    odd: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.value)

@@ -61,15 +61,11 @@ def judge(result: FitResult, warnings: Sequence[str] = ()) -> Verdict:
         sentences.append("Well measured: " + _with_errors(well, known))
     if less:
         sentences.append("Less well: " + _with_errors(less, known))
-    independent = result.config.noise == "independent"
-    state = "doubtful" if warnings or independent or left > MISFIT else "good"
-    if independent:
-        advice.append(
-            "The errors assume independent bins, but the bins of a flat are correlated: the errors are too small, "
-            "often by a large factor. Fit with noise = hierarchical."
-        )
-    if result.posterior is None and not estimates.header["EXACTCUR"][0]:
-        advice.append("The errors are not from the exact curvature of the posterior: sample it (--sample).")
+    found = result.judgement
+    state = "doubtful" if found.word == "look" or left > MISFIT else "good"
+    said = [f"{reason[:1].upper()}{reason[1:]}." for reason in found.reasons]
+    advice = [*said, *advice]
+    warnings = [warning for warning in warnings if warning not in found.reasons]
     for name in TERMS:
         rows = [estimates[f"{TERMS[name]}_{axis}"] for axis in "xy"]
         if name in known and all(abs(row["mean"]) < AGREES * row["sd"] for row in rows):

@@ -1,0 +1,113 @@
+"""The verdict on a fit: good, look (with a reason that a scientist would act on), or unusable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayesflat.gradient.product import FlatGradient
+from bayesflat.inference.projection import Projection
+from bayesflat.model.prepare import FitData
+from bayesflat.quantities import TOLERANCE
+
+MOSTLY = 0.5  # part of a detector's bins that are outliers, from which on it is named
+_SAME_MEDIAN, _FEWEST = 2e-4, 5  # typical difference of the medians of flats normalized one by one; their number
+_NAMED = 5  # detectors at most that are named
+
+
+@dataclass(frozen=True)
+class FitVerdict:
+    """Whether a product can be used as it is.
+
+    Attributes
+    ----------
+    word : str
+        ``good``, ``look`` or ``unusable``.
+    reasons : tuple of str
+        Why it is not good.
+    """
+
+    word: str
+    reasons: tuple[str, ...]
+
+
+def judge_fit(
+    data: FitData, gradient: FlatGradient, projection: Projection | None, failures: tuple[str, ...]
+) -> FitVerdict:
+    """The verdict.
+
+    Parameters
+    ----------
+    data : FitData
+    gradient : FlatGradient
+        The product, with its estimates.
+    projection : Projection or None
+        Its nodes, where they describe a curve.
+    failures : tuple of str
+        What convergence or diagnostics of draws failed by; then nothing else counts.
+    """
+    if failures:
+        return FitVerdict("unusable", failures)
+    header, config = gradient.require_estimates().header, gradient.config
+    found = []
+    if config.get("noise") == "independent":
+        found.append("the errors take the bins for independent, which they are not: fit with noise = hierarchical")
+    if len(same := _one_by_one(data)):
+        found.append(same)
+    other = gradient.azimuth
+    if other is not None and other.matters(TOLERANCE):
+        clearest = other.in_words(other.clearest(TOLERANCE), gradient.outermost_bin)
+        found.append(f"{clearest}: the model has no term for it")
+    missed = None if projection is None else projection.missed
+    if missed is not None:
+        found.append(
+            f"the spline through the nodes misses the fitted curve by {missed[0]:.2g} mmag at {missed[1]:.0f} mm"
+        )
+    found += _off(data, gradient)
+    if config.get("noise") == "hierarchical" and not header["EXACTCUR"][0]:
+        found.append("the errors are not from the exact curvature of the posterior: sample it (--sample)")
+    return FitVerdict("look" if found else "good", tuple(found))
+
+
+def _off(data: FitData, gradient: FlatGradient) -> list[str]:
+    """Detectors that are off as a whole, and those of which outliers are the most."""
+    found, camera = [], data.binned.camera
+    if data.odd and gradient.offsets is not None:
+        whole = gradient.offsets.amplifier < 0
+        ids, mean, sd = (getattr(gradient.offsets, key)[whole] for key in ("detector", "mean", "sd"))
+        odd = np.isin(ids, data.odd)
+        read = [
+            f"{camera[int(number)].name} ({m:.4f} ± {s:.4f})"
+            for number, m, s in zip(ids[odd], mean[odd], sd[odd], strict=True)
+        ]
+        itl = np.isin(ids, data.binned.detector[data.itl])
+        level = mean[(~itl if (~itl).any() else itl) & ~odd].mean()
+        others = f"the radial function is {100 * (level - 1):+.2f}%"
+        if data.has_ratio:
+            others = f"the ratio is {gradient.itl_ratio * mean[itl & ~odd].mean() / level:.5f}, and {others}"
+        found.append(f"off as a whole: {_named(read)}; without them {others}")
+    numbers, index = np.unique(data.binned.detector, return_inverse=True)
+    spoilt = np.bincount(index, data.weight == 0) / np.bincount(index)
+    many = [f"{camera[int(number)].name} ({100 * part:.0f}%)" for number, part in
+            zip(numbers[spoilt > MOSTLY], spoilt[spoilt > MOSTLY], strict=True)]  # fmt: skip
+    if many:
+        found.append(f"most bins are outliers in {_named(many)}")
+    return found
+
+
+def _named(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _one_by_one(data: FitData) -> str:
+    """Flats of detectors that were each divided by their own median have no light of the focal plane in them."""
+    numbers, index = np.unique(data.binned.detector, return_inverse=True)
+    medians: NDArray = np.array([np.median(data.value[index == k]) for k in range(len(numbers))])
+    typical = np.median(medians)
+    # of detectors that lie across the edge of the light, only a part is left
+    if len(medians) < _FEWEST or np.median(np.abs(medians - typical)) > _SAME_MEDIAN * typical:
+        return ""
+    return "all detectors have the same median: flats normalized one by one tell nothing of plane or vignetting"

@@ -1,0 +1,165 @@
+"""The verdict on a fit against what was done to the flat; detectors that are off as a whole."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bayesflat.gradient.product import FlatGradient
+from bayesflat.inference.fitting import fit
+from bayesflat.inference.rough import _medians
+from bayesflat.inference.verdict import judge_fit
+from bayesflat.model.build import build_model
+from bayesflat.model.hierarchical import ODD_DETECTOR, HierarchicalNoise
+from tests.helpers import CENTROID_AND_PLANE, config_with, noisy_flat, small_config
+
+AUTO = small_config().model_copy(update={"radial_spline_nodes": "auto"})
+ODD = 7
+
+
+@pytest.fixture(scope="module")
+def flat(small_camera):
+    """Within the last node of its radial function, where that has a kink."""
+    found = noisy_flat(small_camera, centroid_delta=(0.3, -0.2), gradient=(1e-4, -5e-5))
+    return found.select(np.hypot(found.xf, found.yf) < 58.0)
+
+
+@pytest.fixture(scope="module")
+def clean(flat):
+    return fit(flat, AUTO)
+
+
+@pytest.fixture(scope="module")
+def with_odd(flat):
+    """One detector, of those that are not ITL and away from the centre, reads 30% low."""
+    return fit(replace(flat, value=np.where(flat.detector == ODD, 0.7, 1.0) * flat.value), AUTO)
+
+
+def offset_of(result, number):
+    offsets = result.gradient.offsets
+    (row,) = np.flatnonzero((offsets.detector == number) & (offsets.amplifier == -1))
+    return offsets.mean[row], offsets.sd[row]
+
+
+def test_a_good_flat_is_good(clean, tmp_path):
+    assert clean.judgement.word == "good", clean.judgement.reasons
+    assert clean.judgement.reasons == ()
+    clean.gradient.write(tmp_path / "a.fits")
+    back = FlatGradient.read(tmp_path / "a.fits")
+    assert back.estimates.header["VERDICT"][0] == "good"
+    assert back.config["verdict_reasons"] == []
+
+
+def test_a_detector_that_is_off_comes_back_as_it_is(clean, with_odd):
+    """Relative to the mean of its vendor, in which it counts; as well known as before; and none of its bins is dust."""
+    n = sum(not d.is_itl for d in clean.data.binned.camera)
+    (was, _), (now, sd) = offset_of(clean, ODD), offset_of(with_odd, ODD)
+    assert now == pytest.approx(0.7 * was / (1 - 0.3 * was / n), abs=4 * sd + 1e-4)
+    assert sd < 0.005
+    assert with_odd.data.odd == (ODD,)
+    spoilt = with_odd.data.weight[with_odd.data.binned.detector == ODD] == 0
+    assert spoilt.mean() < 0.1
+
+
+def test_a_detector_that_is_off_moves_nothing_else(clean, with_odd):
+    """Plane, centroid, scatter, shape of the radial function; ratio and level are of all that are present."""
+    before, after = clean.gradient.estimates, with_odd.gradient.estimates
+    for name in ("gradient_x", "gradient_y", "centroid_delta_x", "centroid_delta_y"):
+        assert abs(after[name]["mean"] - before[name]["mean"]) < 0.5 * before[name]["sd"], name
+        assert after[name]["sd"] == pytest.approx(before[name]["sd"], rel=0.2), name
+    scatter = "log_noise_scales[detector rest]"
+    assert abs(after[scatter]["mean"] - before[scatter]["mean"]) < before[scatter]["sd"]
+    radial = [
+        result.gradient.normalization_factor * result.gradient.compute_radial(np.array([10.0, 30.0, 50.0]))
+        for result in (with_odd, clean)
+    ]
+    n = sum(not d.is_itl for d in clean.data.binned.camera)
+    level = 1 - 0.3 * offset_of(clean, ODD)[0] / n
+    np.testing.assert_allclose(radial[0] / radial[1], level, rtol=1.5e-3)
+    assert after["itl_ratio"]["mean"] * level == pytest.approx(before["itl_ratio"]["mean"], rel=1.5e-3)
+
+
+def test_a_detector_that_is_off_is_named(clean, with_odd):
+    found = with_odd.judgement
+    assert found.word == "look"
+    (reason,) = found.reasons
+    name = with_odd.data.binned.camera[ODD].name
+    pattern = rf"off as a whole: {name} \((\S+) ± (\S+)\); without them the ratio is (\S+), and the radial .* is (\S+)%"
+    mean, sd, ratio, level = (float(number) for number in re.fullmatch(pattern, reason).groups())
+    assert (mean, sd) == pytest.approx(offset_of(with_odd, ODD), abs=6e-5)
+    assert ratio == pytest.approx(clean.gradient.itl_ratio, rel=2e-3)
+    n = sum(not d.is_itl for d in clean.data.binned.camera)
+    assert level == pytest.approx(100 * 0.3 / n, rel=0.1)
+
+
+def test_the_odd_detectors_variance_is_in_the_covariance(with_odd):
+    """Against the dense covariance: a constant of the odd detector more, and in no shared pattern."""
+    data, objective = with_odd.data, with_odd.objective
+    noise, scales = objective.noise, objective.to_parameters(with_odd.map.value)["log_noise_scales"]
+    plain = HierarchicalNoise(replace(data, odd=()))
+    assert noise.labels == plain.labels
+    dense = []
+    for one in (noise, plain):
+        own, shared, white = one.variances(scales)
+        u, vendor, detector = one.effects.design(), one.effects.vendor[one.effects.detector], one.effects.detector
+        same, alike = detector[:, None] == detector, vendor[:, None] == vendor
+        o, s = one.effects.own, one.effects.shared
+        found = np.where(same, (u[:, o] * own[vendor]) @ u[:, o].T, 0.0)
+        dense.append(found + np.where(alike, (u[:, s] * shared[vendor]) @ u[:, s].T, 0.0) + white * np.eye(len(data)))
+    odd = (data.binned.detector == ODD).astype(float)
+    np.testing.assert_allclose(dense[0] - dense[1], ODD_DETECTOR**2 * np.outer(odd, odd), atol=1e-12)
+    slices = objective.slices
+    density = build_model(data, with_odd.config, noise).compile_logp(jacobian=False)
+    points = [
+        {p.value_name: (with_odd.map.value + step)[slices[p.name]].reshape(p.mu.shape) for p in objective.parameters}
+        for step in (0.0, 0.01)
+    ]
+    ours = objective(with_odd.map.value + 0.01) - objective(with_odd.map.value)
+    assert float(density(points[0])) - float(density(points[1])) == pytest.approx(ours, rel=1e-6)
+
+
+def test_an_odd_amplifier_is_not_dust(flat):
+    """At first an amplifier that is 10% low looks like outliers from the ring; its own bins agree with each other."""
+    here = (flat.detector == ODD) & (flat.amplifier == 3)
+    result = fit(replace(flat, value=np.where(here, 0.9, 1.0) * flat.value), AUTO)
+    rows = (result.data.binned.detector == ODD) & (result.data.binned.amplifier == 3)
+    assert np.mean(result.data.weight[rows] == 0) < 0.5
+    offsets = result.gradient.offsets
+    (row,) = np.flatnonzero((offsets.detector == ODD) & (offsets.amplifier == 3))
+    whole = offset_of(result, ODD)[0]
+    assert offsets.mean[row] / whole == pytest.approx(0.9, abs=0.03)
+
+
+def test_flats_that_were_normalized_one_by_one_are_named(flat):
+    medians = np.array([np.median(flat.value[flat.detector == number]) for number in range(25)])
+    result = fit(replace(flat, value=flat.value / medians[flat.detector]), AUTO)
+    assert any(text.startswith("all detectors have the same median") for text in result.judgement.reasons)
+    assert result.judgement.word in ("look", "unusable")
+
+
+def test_other_reasons(clean, flat):
+    gradient, data = clean.gradient, clean.data
+    misfit = clean.projection.misfit.copy()
+    misfit[5] = 7.0
+    projection = replace(clean.projection, misfit=misfit)
+    (reason,) = judge_fit(data, gradient, projection, ()).reasons
+    where = projection.radius[5]
+    assert reason == f"the spline through the nodes misses the fitted curve by 7 mmag at {where:.0f} mm"
+    dust = (data.binned.detector == 12) & (np.arange(len(data)) % 4 > 0)
+    dusty = replace(data, weight=np.where(dust, 0.0, data.weight))
+    (reason,) = judge_fit(dusty, gradient, None, ()).reasons
+    assert re.fullmatch(r"most bins are outliers in R22_S00 \(7\d%\)", reason)
+    failed = judge_fit(data, gradient, projection, ("not converged",))
+    assert (failed.word, failed.reasons) == ("unusable", ("not converged",))
+    independent = fit(flat, config_with("student_t", **CENTROID_AND_PLANE))
+    assert independent.judgement.word == "look"
+    assert independent.judgement.reasons[0].endswith("fit with noise = hierarchical")
+
+
+def test_medians_of_groups(rng):
+    index = rng.integers(7, size=100)
+    values = np.where(rng.random(100) < 0.2, np.nan, rng.normal(size=100))
+    values[index == 4] = np.nan
+    expected = [np.nanmedian(values[index == k]) if k != 4 else np.nan for k in range(7)]
+    np.testing.assert_array_equal(_medians(index, values), expected)
