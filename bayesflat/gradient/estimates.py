@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammaincc
 
 _IN_WORDS = {
     "coma": "the flat has coma",
@@ -112,6 +111,8 @@ class Azimuth:
     @property
     def p_value(self) -> float:
         """Probability of so large a chi-squared by chance."""
+        from scipy.special import gammaincc  # applying a gradient does not wait for it
+
         return float(gammaincc(0.5 * self.dof, 0.5 * self.chi2)) if self.dof else 1.0
 
     def clearest(self, least: float = 0.0) -> int:
