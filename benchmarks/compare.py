@@ -123,6 +123,8 @@ def summary_table(rows: Sequence[Mapping[str, Any]]) -> tuple[Table, bool]:
 def power_of(rows: Sequence[Mapping[str, Any]], kind: str) -> dict[str, list[float]]:
     """Part of the pairs in which a difference is seen, and is seen to be beyond the tolerance, by amplitude."""
     found = [[row["power"][f"{kind} {a:g}"] for row in rows if row["power"]] for a in AMPLITUDES]
+    if not found[0]:  # none of these pairs was compared with a difference
+        return {}
     return {
         "seen": [float(np.mean([d["q05"] > 0 or d["q95"] < 0 for d in each])) for each in found],
         "beyond": [float(np.mean([d["p_rope"] > SURE for d in each])) for each in found],
@@ -144,6 +146,8 @@ def plot_comparisons(rows: Sequence[Mapping[str, Any]]) -> Figure:
     left.legend(fontsize=9, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     for kind, colour in zip(KINDS, ("#e66101", "#5e3c99"), strict=True):
         power = power_of(rows, kind)
+        if not power:
+            continue
         right.plot(AMPLITUDES, power["seen"], "o-", color=colour, label=f"{kind}: seen (90% interval without 0)")
         right.plot(AMPLITUDES, power["beyond"], "s--", color=colour, mfc="white",
                    label=f"{kind}: beyond {TOLERANCE_MMAG:g} mmag (p > {SURE:g})")  # fmt: skip
@@ -154,7 +158,8 @@ def plot_comparisons(rows: Sequence[Mapping[str, Any]]) -> Figure:
     right.set_xlabel(f"true difference at {REFERENCE_RADIUS:g} mm (mmag)")
     right.set_ylabel("part of the pairs")
     right.set_title(f"True differences, {sum(bool(row['power']) for row in rows)} pairs each", fontsize=11)
-    right.legend(fontsize=9, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+    if right.lines[1:]:
+        right.legend(fontsize=9, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     for panel in (left, right):
         panel.spines[["top", "right"]].set_visible(False)
     return figure

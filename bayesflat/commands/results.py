@@ -77,7 +77,8 @@ def show_fit(result: ShownFit, where: str, quiet: bool, name: str = "") -> int:
         from bayesflat.commands.tables import fit_table
 
         stdout.print(fit_table(result.gradient))
-        stdout.print(f"{prefix}{result.message}\n{where}", highlight=False)
+        word = result.gradient.require_estimates().header["VERDICT"][0]
+        stdout.print(f"{prefix}{result.message}\n{prefix}verdict: {word}\n{where}", highlight=False)
     if not result.converged:
         click.echo(f"bayesflat: {prefix}{result.verdict}; the product says so", err=True)
         return NOT_CONVERGED
