@@ -50,9 +50,10 @@ INTERVALS = 60  # largest number of intervals of the B-spline: 3.3 mm at LSSTCam
 _BINS_PER_INTERVAL = 40
 _FEW_BINS = 20_000  # number of bins in the first round
 _LEFT = 0.01  # expected fraction of the scatter of detectors, amplifiers and patterns that does not cancel
-_FIRST_STEPS, _MOST_STEPS = 3, 40  # steps of least squares: in the first round, and at most in the last
+_FIRST_STEPS, _MOST_STEPS = 3, 60  # steps of least squares: in the first round, and at most in the last
+_SHRINKS, _LEAST_PART = 0.95, 0.25  # each step should be so much shorter than the last; least part of one
 _SCALE_STEPS = 3  # of these, in which the width of the surface's prior is found as well
-_TOLERANCE = 1e-3  # largest step at convergence (standard deviations)
+_TOLERANCE = 1e-2  # largest step at convergence (standard deviations)
 _MICRON = 1e-3  # mm to which positions of bins in the two tables must agree
 
 
@@ -340,8 +341,12 @@ def _fit(mean: RatioMean, data: FitData, value: NDArray, itl_ratio: float) -> Pa
     parameters, scales, noise = _round(mean, data, value, parameters, scales, 1)
     at = _at(data)
     covariance = noise.covariance(scales)
+    last, part = np.inf, 1.0
     for k in range(_MOST_STEPS):
-        parameters, length, information = gauss_newton_step(mean, parameters, covariance, at, value)
+        ahead, length, information = gauss_newton_step(mean, parameters, covariance, at, value)
+        if k > _SCALE_STEPS and length > _SHRINKS * last:  # to and fro: whole steps go too far
+            part = max(0.5 * part, _LEAST_PART)
+        last, parameters = length, parameters + part * (ahead - parameters)
         if k < _SCALE_STEPS:
             mean.rescale(parameters, information)
         elif length < _TOLERANCE:

@@ -46,15 +46,16 @@ def judge_fit(
     projection : Projection or None
         Its nodes, where they describe a curve.
     failures : tuple of str
-        What convergence or diagnostics of draws failed by; then nothing else counts.
+        What convergence or diagnostics of draws failed by; then nothing else counts but what may be the cause.
     """
+    same = _one_by_one(data)
     if failures:
-        return FitVerdict("unusable", failures)
+        return FitVerdict("unusable", (*failures, same) if same else failures)
     header, config = gradient.require_estimates().header, gradient.config
     found = []
     if config.get("noise") == "independent":
         found.append("the errors take the bins for independent, which they are not: fit with noise = hierarchical")
-    if len(same := _one_by_one(data)):
+    if same:
         found.append(same)
     other = gradient.azimuth
     if other is not None and other.matters(TOLERANCE):

@@ -31,9 +31,8 @@ SIGMA_LOG_SCALE, SIGMA_LOG_SHARED = 1.5, 1.0  # what is shared is drawn but once
 # A slope that all detectors of a vendor have looks like a plane within each of them.  A scale that is fitted would
 # shrink it, and the plane would take what is missing; this one is wide: LSSTCam's u has 0.9% (3% from edge to edge).
 SHARED_SLOPE = 1e-2
-# Nothing is known of a detector that is off as a whole
-ODD_DETECTOR = 0.5
-_SLOPE, _ODD = -2, -1  # where these stand: after the scales that are fitted
+ODD = 20.0  # so many times the scatter of its vendor's others has a detector that is off as a whole
+_FIXED = -1  # where its scale stands: after those that are fitted
 
 
 def _degree(name: str) -> int:
@@ -63,8 +62,8 @@ class HierarchicalNoise(NoiseModel):
     Attributes
     ----------
     effects : Effects
-        The detector; its amplifiers, by the share of a bin that lies in each; a smooth surface, of rms 1 a term; and,
-        shared only, slopes along x and y and the four rims.
+        The detector (more of it where it is odd); its amplifiers, by the share of a bin that lies in each; a smooth
+        surface, of rms 1 a term; and, shared only, slopes along x and y and the four rims.
     detectors : numpy.ndarray of int, shape (n_detectors,)
         Ids, in the order of the effects.
     vendors : list of str
@@ -100,7 +99,7 @@ class HierarchicalNoise(NoiseModel):
     @property
     def fixed(self) -> NDArray[np.bool_]:
         """Which shared effects have a scale that is not fitted, by vendor: shape (n_vendors, n_shared)."""
-        return self.shared_scale == _SLOPE
+        return self.shared_scale == _FIXED
 
     @property
     def n_amplifiers(self) -> int:
@@ -108,8 +107,8 @@ class HierarchicalNoise(NoiseModel):
         return self.amp_shape[0] * self.amp_shape[1]
 
     def _scale(self, label: str) -> int:
-        if label in ("shared slope", "odd detector"):
-            return _SLOPE if label == "shared slope" else _ODD
+        if label == "shared slope":
+            return _FIXED
         if label not in self.labels:
             self.labels.append(label)
         return self.labels.index(label)
@@ -143,7 +142,7 @@ class HierarchicalNoise(NoiseModel):
 
     def variances(self, log_scales: NDArray) -> tuple[NDArray, NDArray, float]:
         """Of the own effects and the shared ones by vendor, (n_vendors, n_own) and (n_vendors, n_shared); white."""
-        squares = np.append(np.exp(2 * log_scales), [SHARED_SLOPE**2, ODD_DETECTOR**2])
+        squares = np.append(np.exp(2 * log_scales), SHARED_SLOPE**2)
         white = (FLOOR + np.exp(log_scales[0])) ** 2
         return squares[self.own_scale], squares[self.shared_scale] * self.shared_size**2, float(white)
 
@@ -153,11 +152,11 @@ class HierarchicalNoise(NoiseModel):
 
     def by_log_scales(self, covariance: Covariance, found: ByVariances, log_scales: NDArray) -> NDArray[np.float64]:
         """From derivatives by the variances to those by the logs of the scales, shape (n_scales,)."""
-        out = np.zeros(len(self.labels) + 2)
+        out = np.zeros(len(self.labels) + 1)
         np.add.at(out, self.own_scale, 2 * covariance.own * found.by_own)
         np.add.at(out, self.shared_scale, 2 * covariance.shared * found.by_shared)
         out[0] = found.by_white * 2 * (FLOOR + np.exp(log_scales[0])) * np.exp(log_scales[0])
-        return out[:_SLOPE]
+        return out[:_FIXED]
 
     def information(self, covariance: Covariance, log_scales: NDArray) -> NDArray[np.float64]:
         """Fisher information of the logs of the scales, but for what passes between detectors: (n_scales, n_scales).
@@ -175,9 +174,9 @@ class HierarchicalNoise(NoiseModel):
                 (self.own_scale[v], covariance.own[v], square),
                 (self.shared_scale[v], covariance.shared[v], of_vendor),
             ):
-                of = np.zeros((n + 2, len(scale)))
+                of = np.zeros((n + 1, len(scale)))
                 of[scale, np.arange(len(scale))] = variance
-                out += 2 * of[:_SLOPE] @ weight @ of[:_SLOPE].T
+                out += 2 * of[:_FIXED] @ weight @ of[:_FIXED].T
         taken = np.einsum(
             "dij,dji->", self.effects.gram[:, self.effects.own, self.effects.own], covariance.own_conditional
         )
@@ -302,14 +301,12 @@ def _effects(data: FitData, detectors: NDArray, index: NDArray, vendor: NDArray,
     amp_ny, amp_nx = amp_shape
     # functions of column and row, in the order of `_functions`
     one, linear, smooth, amplifiers, (rims_x, rims_y) = 0, 1, 2, 3 + DEGREE, (3 + DEGREE + amp_nx, 3 + DEGREE + amp_ny)
-    names, terms = ["detector"], [(one, one)]
+    names, terms = ["detector"], [(rims_x + 2, one)]
     names += ["amplifier"] * (amp_nx * amp_ny)
     terms += [(amplifiers + i, amplifiers + j) for j in range(amp_ny) for i in range(amp_nx)]
     for degree in range(DEGREE + 1):
         names += [f"surface {degree}"] * (degree + 1)
         terms += [(smooth + i, smooth + degree - i) for i in range(degree + 1)]
-    if data.odd:
-        names, terms = ["odd detector", *names], [(rims_x + 2, one), *terms]
     n_own = len(terms)
     names += ["slope"] * 2 + ["rim"] * 4
     terms += [(linear, one), (one, linear)]
@@ -339,7 +336,7 @@ def _effects(data: FitData, detectors: NDArray, index: NDArray, vendor: NDArray,
     x, y = (np.concatenate(functions) for functions in tables)
     effects = Effects(
         index, which[0], which[1], x, y, np.array(terms), slice(0, n_own),
-        slice(names.index("amplifier"), len(terms)), data.weight, vendor,
+        slice(1, len(terms)), data.weight, vendor,
     )  # fmt: skip
     return effects, names
 
@@ -349,7 +346,8 @@ def _functions(
 ) -> NDArray[np.float64]:
     """Functions of the column, or the row.
 
-    They are 1, a slope of rms 1, smooth modes, the share in each amplifier, the two rims, and 1 in an odd detector.
+    They are 1, a slope of rms 1, smooth modes, the share in each amplifier, the two rims, and the detector's own: 1, or
+    more in an odd one.
 
     ``edge`` counts pixels from the detector's edge; ``field`` is the scale of smooth fields (pixels).
     """
@@ -367,7 +365,9 @@ def _functions(
     width = RIM_WIDTH / pixel_size
     rims = [np.exp(-distance / width) - width / length for distance in (edge, length - edge)]
     smooth = modes(u, field / length)
-    return np.stack([np.ones_like(u), np.sqrt(3) * u, *smooth, *shares, *rims, np.full_like(u, odd)], axis=1)
+    return np.stack(
+        [np.ones_like(u), np.sqrt(3) * u, *smooth, *shares, *rims, np.full_like(u, ODD if odd else 1.0)], axis=1
+    )
 
 
 def _means(

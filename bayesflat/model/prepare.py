@@ -55,7 +55,7 @@ class FitData:
     radial : RadialPrior or None
         Knots and prior of the log of the radial function, with hierarchical noise; None until a first fit has set them.
     odd : tuple of int
-        Ids of detectors that are off as a whole, which hierarchical noise gives a variance of their own.
+        Ids of detectors that are off as a whole, which have far more scatter in hierarchical noise.
     """
 
     binned: BinnedFlat

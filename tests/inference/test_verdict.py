@@ -11,7 +11,8 @@ from bayesflat.inference.fitting import fit
 from bayesflat.inference.rough import _medians
 from bayesflat.inference.verdict import judge_fit
 from bayesflat.model.build import build_model
-from bayesflat.model.hierarchical import ODD_DETECTOR, HierarchicalNoise
+from bayesflat.model.hierarchical import ODD as ODD_SCATTER
+from bayesflat.model.hierarchical import HierarchicalNoise
 from tests.helpers import CENTROID_AND_PLANE, config_with, noisy_flat, small_config
 
 AUTO = small_config().model_copy(update={"radial_spline_nodes": "auto"})
@@ -94,7 +95,7 @@ def test_a_detector_that_is_off_is_named(clean, with_odd):
 
 
 def test_the_odd_detectors_variance_is_in_the_covariance(with_odd):
-    """Against the dense covariance: a constant of the odd detector more, and in no shared pattern."""
+    """Against the dense covariance: a constant of the odd detector more, and nothing else."""
     data, objective = with_odd.data, with_odd.objective
     noise, scales = objective.noise, objective.to_parameters(with_odd.map.value)["log_noise_scales"]
     plain = HierarchicalNoise(replace(data, odd=()))
@@ -108,7 +109,8 @@ def test_the_odd_detectors_variance_is_in_the_covariance(with_odd):
         found = np.where(same, (u[:, o] * own[vendor]) @ u[:, o].T, 0.0)
         dense.append(found + np.where(alike, (u[:, s] * shared[vendor]) @ u[:, s].T, 0.0) + white * np.eye(len(data)))
     odd = (data.binned.detector == ODD).astype(float)
-    np.testing.assert_allclose(dense[0] - dense[1], ODD_DETECTOR**2 * np.outer(odd, odd), atol=1e-12)
+    variance = np.exp(2 * scales[noise.labels.index("detector rest")])
+    np.testing.assert_allclose(dense[0] - dense[1], (ODD_SCATTER**2 - 1) * variance * np.outer(odd, odd), atol=1e-12)
     slices = objective.slices
     density = build_model(data, with_odd.config, noise).compile_logp(jacobian=False)
     points = [
