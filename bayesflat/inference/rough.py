@@ -7,7 +7,7 @@ steps, with the noise scales and the outliers in between.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,7 +63,7 @@ class Rough:
         Bins far from what the fit leaves of the others: dust and defects.
     smooth : float
         `FitData.smooth` of these bins.
-    odd : tuple of int
+    odd : dict of int to float
         `FitData.odd` of these bins.
     """
 
@@ -73,7 +73,7 @@ class Rough:
     inside: NDArray[np.bool_]
     outlier: NDArray[np.bool_]
     smooth: float
-    odd: tuple[int, ...] = ()
+    odd: dict[int, float] = field(default_factory=dict)
 
 
 def rough_fit(data: FitData, config: FitConfig) -> Rough:
@@ -138,22 +138,24 @@ def rough_fit(data: FitData, config: FitConfig) -> Rough:
     )
 
 
-def _odd(data: FitData, residual: NDArray, alive: NDArray) -> tuple[int, ...]:
-    """Detectors whose median is far from those of their vendor's others."""
+def _odd(data: FitData, residual: NDArray, alive: NDArray) -> dict[int, float]:
+    """Detectors whose median is far from those of their vendor's others, and how many times the others' scatter."""
     numbers, index = np.unique(data.binned.detector, return_inverse=True)
     medians = _medians(index, np.where(alive, residual, np.nan))
     itl = np.zeros(len(numbers), dtype=bool)
     itl[index] = data.itl
-    found: list[int] = []
+    found: dict[int, float] = {}
     for group in (itl, ~itl):
         there = group & np.isfinite(medians)
         n = int(there.sum())
         if n < _FEWEST_ALIKE:
             continue
         away = np.abs(medians - np.median(medians[there]))
-        limit = ODD * (1 + 10 / n) * 1.4826 * np.median(away[there])  # of few, the scatter is loosely known
-        found += numbers[there & (away > max(limit, _LEAST_ODD))].tolist()
-    return tuple(sorted(found))
+        scatter = max(1.4826 * float(np.median(away[there])), _LEAST_SCATTER)
+        limit = ODD * (1 + 10 / n) * scatter  # of few, the scatter is loosely known
+        for k in np.flatnonzero(there & (away > max(limit, _LEAST_ODD))):
+            found[int(numbers[k])] = float(away[k] / scatter)
+    return found
 
 
 def _medians(index: NDArray, values: NDArray) -> NDArray[np.float64]:

@@ -78,7 +78,7 @@ def _off(data: FitData, gradient: FlatGradient) -> list[str]:
     if data.odd and gradient.offsets is not None:
         whole = gradient.offsets.amplifier < 0
         ids, mean, sd = (getattr(gradient.offsets, key)[whole] for key in ("detector", "mean", "sd"))
-        odd = np.isin(ids, data.odd)
+        odd = np.isin(ids, list(data.odd))
         read = [
             f"{camera[int(number)].name} ({m:.4f} ± {s:.4f})"
             for number, m, s in zip(ids[odd], mean[odd], sd[odd], strict=True)

@@ -31,7 +31,6 @@ SIGMA_LOG_SCALE, SIGMA_LOG_SHARED = 1.5, 1.0  # what is shared is drawn but once
 # A slope that all detectors of a vendor have looks like a plane within each of them.  A scale that is fitted would
 # shrink it, and the plane would take what is missing; this one is wide: LSSTCam's u has 0.9% (3% from edge to edge).
 SHARED_SLOPE = 1e-2
-ODD = 20.0  # so many times the scatter of its vendor's others has a detector that is off as a whole
 _FIXED = -1  # where its scale stands: after those that are fitted
 
 
@@ -73,7 +72,7 @@ class HierarchicalNoise(NoiseModel):
     """
 
     def __init__(self, data: FitData) -> None:
-        self.camera, self.smooth, self.odd = data.binned.camera, data.smooth, frozenset(data.odd)
+        self.camera, self.smooth, self.odd = data.binned.camera, data.smooth, data.odd
         self.detectors, index = np.unique(data.binned.detector, return_inverse=True)
         itl = np.zeros(len(self.detectors), dtype=bool)
         itl[index] = data.itl
@@ -199,7 +198,7 @@ class HierarchicalNoise(NoiseModel):
             detector = self.camera[int(number)]
             field = self.smooth * max(detector.nx, detector.ny)
             mx, my = (
-                _means(length, n, most, detector.pixel_size, field, int(number) in self.odd)
+                _means(length, n, most, detector.pixel_size, field, self.odd.get(int(number), 1.0))
                 for length, n, most in ((detector.nx, detector.amp_nx, amp_nx), (detector.ny, detector.amp_ny, amp_ny))
             )
             of_amplifiers = my[:, None, y_of] * mx[None, :, x_of]  # (amp_ny, amp_nx, size)
@@ -319,7 +318,7 @@ def _effects(data: FitData, detectors: NDArray, index: NDArray, vendor: NDArray,
     which = np.empty((2, len(data)), dtype=np.int64)
     known: dict[tuple, int] = {}  # where they begin that were made before: detectors are much alike
     for number, rows in zip(detectors, rows_of, strict=True):
-        detector, odd = camera[int(number)], int(number) in data.odd
+        detector, odd = camera[int(number)], data.odd.get(int(number), 1.0)
         field = data.smooth * max(detector.nx, detector.ny)
         pixels = detector.focal_plane_to_pixel(data.binned.xf[rows], data.binned.yf[rows])
         for axis, (length, n, most) in enumerate(
@@ -342,7 +341,7 @@ def _effects(data: FitData, detectors: NDArray, index: NDArray, vendor: NDArray,
 
 
 def _functions(
-    edge: NDArray, length: int, n_amplifiers: int, most: int, size: float, pixel_size: float, field: float, odd: bool
+    edge: NDArray, length: int, n_amplifiers: int, most: int, size: float, pixel_size: float, field: float, odd: float
 ) -> NDArray[np.float64]:
     """Functions of the column, or the row.
 
@@ -365,13 +364,11 @@ def _functions(
     width = RIM_WIDTH / pixel_size
     rims = [np.exp(-distance / width) - width / length for distance in (edge, length - edge)]
     smooth = modes(u, field / length)
-    return np.stack(
-        [np.ones_like(u), np.sqrt(3) * u, *smooth, *shares, *rims, np.full_like(u, ODD if odd else 1.0)], axis=1
-    )
+    return np.stack([np.ones_like(u), np.sqrt(3) * u, *smooth, *shares, *rims, np.full_like(u, odd)], axis=1)
 
 
 def _means(
-    length: int, n_amplifiers: int, most: int, pixel_size: float, field: float, odd: bool
+    length: int, n_amplifiers: int, most: int, pixel_size: float, field: float, odd: float
 ) -> NDArray[np.float64]:
     """Means of `_functions` over each amplifier's extent: shape (most, n_functions)."""
     steps = 40

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,8 +54,9 @@ class FitData:
         Scale of the smooth fields that hierarchical noise describes (part of a detector's longer side).
     radial : RadialPrior or None
         Knots and prior of the log of the radial function, with hierarchical noise; None until a first fit has set them.
-    odd : tuple of int
-        Ids of detectors that are off as a whole, which have far more scatter in hierarchical noise.
+    odd : dict of int to float
+        Detectors that are off as a whole: how many times the scatter of their vendor's others they have in hierarchical
+        noise.
     """
 
     binned: BinnedFlat
@@ -70,7 +71,7 @@ class FitData:
     bin_size: float
     smooth: float = TYPICAL
     radial: RadialPrior | None = None
-    odd: tuple[int, ...] = ()
+    odd: dict[int, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.value)

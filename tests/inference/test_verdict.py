@@ -11,7 +11,6 @@ from bayesflat.inference.fitting import fit
 from bayesflat.inference.rough import _medians
 from bayesflat.inference.verdict import judge_fit
 from bayesflat.model.build import build_model
-from bayesflat.model.hierarchical import ODD as ODD_SCATTER
 from bayesflat.model.hierarchical import HierarchicalNoise
 from tests.helpers import CENTROID_AND_PLANE, config_with, noisy_flat, small_config
 
@@ -58,7 +57,7 @@ def test_a_detector_that_is_off_comes_back_as_it_is(clean, with_odd):
     (was, _), (now, sd) = offset_of(clean, ODD), offset_of(with_odd, ODD)
     assert now == pytest.approx(0.7 * was / (1 - 0.3 * was / n), abs=4 * sd + 1e-4)
     assert sd < 0.005
-    assert with_odd.data.odd == (ODD,)
+    assert list(with_odd.data.odd) == [ODD]
     spoilt = with_odd.data.weight[with_odd.data.binned.detector == ODD] == 0
     assert spoilt.mean() < 0.1
 
@@ -98,7 +97,7 @@ def test_the_odd_detectors_variance_is_in_the_covariance(with_odd):
     """Against the dense covariance: a constant of the odd detector more, and nothing else."""
     data, objective = with_odd.data, with_odd.objective
     noise, scales = objective.noise, objective.to_parameters(with_odd.map.value)["log_noise_scales"]
-    plain = HierarchicalNoise(replace(data, odd=()))
+    plain = HierarchicalNoise(replace(data, odd={}))
     assert noise.labels == plain.labels
     dense = []
     for one in (noise, plain):
@@ -110,7 +109,9 @@ def test_the_odd_detectors_variance_is_in_the_covariance(with_odd):
         dense.append(found + np.where(alike, (u[:, s] * shared[vendor]) @ u[:, s].T, 0.0) + white * np.eye(len(data)))
     odd = (data.binned.detector == ODD).astype(float)
     variance = np.exp(2 * scales[noise.labels.index("detector rest")])
-    np.testing.assert_allclose(dense[0] - dense[1], (ODD_SCATTER**2 - 1) * variance * np.outer(odd, odd), atol=1e-12)
+    np.testing.assert_allclose(
+        dense[0] - dense[1], (data.odd[ODD] ** 2 - 1) * variance * np.outer(odd, odd), atol=1e-12
+    )
     slices = objective.slices
     density = build_model(data, with_odd.config, noise).compile_logp(jacobian=False)
     points = [
