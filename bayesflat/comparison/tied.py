@@ -73,10 +73,12 @@ def tied_gradient(
         "RADIUSMX": (round(reach, 4), "largest radius of a bin (mm)"),
         "TIEDTO": (str(sky.metadata.get("CALIB_ID", "")), ""),  # an id leaves no room for a comment
     }
-    config = dome.config | {"radial_spline_nodes": nodes.tolist()}
+    # what the fit of the dome was judged by is not of this gradient
+    config = {key: value for key, value in dome.config.items() if key != "verdict_reasons"}
+    config["radial_spline_nodes"] = nodes.tolist()
     return replace(
         dome, radial_spline_nodes=nodes, radial_spline_values=values, **scalars,
         outer_gradient_radius=sky.outer_gradient_radius,
         estimates=Estimates(tuple(names), units, columns, covariance, "laplace", converged, False, header),
-        offsets=None, config=config, knots=sky.knots, bend_sd=sky.bend_sd,
+        offsets=None, azimuth=None, config=config, knots=sky.knots, bend_sd=sky.bend_sd,
     )  # fmt: skip

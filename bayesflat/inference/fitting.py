@@ -25,7 +25,7 @@ from bayesflat.inference.objective import Objective
 from bayesflat.inference.projection import Curve, Projection, project
 from bayesflat.inference.ready import make_ready
 from bayesflat.inference.rough import Rough
-from bayesflat.inference.verdict import FitVerdict, judge_fit
+from bayesflat.inference.verdict import MISSED, FitVerdict, judge_fit
 from bayesflat.model import build
 from bayesflat.model.prepare import FitData, prepare
 from bayesflat.quantities import COMPARED, REFERENCE_RADIUS
@@ -213,7 +213,7 @@ def _judged(
             "neither radial nor planar: chi-squared %.1f of %d terms (p = %.2g)", other.chi2, other.dof, other.p_value
         )
     for reason in found.reasons if not failures else ():  # what failed is said already
-        log.warning("%s", reason)
+        log.log(logging.INFO if reason.startswith(MISSED) else logging.WARNING, "%s", reason)
     log.info("verdict: %s", found.word)
     estimates = gradient.require_estimates()
     header = estimates.header | {"VERDICT": (found.word, "good, look (reasons in CONFIG) or unusable")}

@@ -12,6 +12,7 @@ from bayesflat.inference.projection import Projection
 from bayesflat.model.prepare import FitData
 from bayesflat.quantities import TOLERANCE
 
+MISSED = "the spline through the nodes misses the fitted curve by"  # of which placing the nodes has warned already
 MOSTLY = 0.5  # part of a detector's bins that are outliers, from which on it is named
 _SAME_MEDIAN, _FEWEST = 2e-4, 5  # typical difference of the medians of flats normalized one by one; their number
 _NAMED = 5  # detectors at most that are named
@@ -63,9 +64,7 @@ def judge_fit(
         found.append(f"{clearest}: the model has no term for it")
     missed = None if projection is None else projection.missed
     if missed is not None:
-        found.append(
-            f"the spline through the nodes misses the fitted curve by {missed[0]:.2g} mmag at {missed[1]:.0f} mm"
-        )
+        found.append(f"{MISSED} {missed[0]:.2g} mmag at {missed[1]:.0f} mm")
     found += _off(data, gradient)
     if config.get("noise") == "hierarchical" and not header["EXACTCUR"][0]:
         found.append("the errors are not from the exact curvature of the posterior: sample it (--sample)")
