@@ -47,7 +47,7 @@ RIGHT = {
     "coma 0.5%": ("look", "differ"),
     "elliptical by 1 mm": ("look", "differ"),
     "detector -30%": ("look", "-"),
-    "normalized one by one": ("unusable", "-"),  # nothing is left to fit, and the maximum is not found
+    "normalized one by one": ("look", "-"),
 }
 
 
