@@ -92,10 +92,9 @@ def comparison_lines(c: Comparison) -> list[str]:
 
 def correction(c: Comparison) -> str:
     """What a correction removes of the difference, and what it leaves (mmag, rms over the area)."""
-    left = [f"{name} {c.parts_mmag[name]:.2g}" for name in ("ratio", "surface", "detectors") if name in c.parts_mmag]
     with_what = " (--gradient flat_gradient_paired.fits)" if c.tied is not None else ""
     return f"{c.parts_mmag.get('corrected', 0.0):.2g} mmag rms, by radial function, plane and centroid{with_what}" + (
-        f"; it leaves {', '.join(left)} mmag rms" if left else ""
+        f"; it leaves {c.left_over} mmag rms" if c.left_over else ""
     )
 
 

@@ -111,6 +111,12 @@ class Comparison:
     tolerances: dict[str, float] = field(default_factory=dict)
     tied: FlatGradient | None = None
 
+    @property
+    def left_over(self) -> str:
+        """What a correction leaves, part by part (mmag rms); empty where nothing is known of it."""
+        left = ("ratio", "surface", "detectors")
+        return ", ".join(f"{name} {self.parts_mmag[name]:.2g}" for name in left if name in self.parts_mmag)
+
 
 def compare(
     sky: FitResult | FlatGradient,

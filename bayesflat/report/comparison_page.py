@@ -66,11 +66,10 @@ def judge(c: Comparison, inputs: Sequence[Mapping[str, str]] = ()) -> Verdict:
     sentences = [f"{reason[:1].upper()}{reason[1:]}." for reason in c.verdict.reasons]
     worst, at = _largest(c)
     sentences.append(f"The radial functions differ most at {at:.0f} mm: {worst}.")
-    left = [f"{name} {c.parts_mmag[name]:.2g}" for name in ("ratio", "surface", "detectors") if name in c.parts_mmag]
-    if left:
+    if c.left_over:
         sentences.append(
             f"A correction removes {c.parts_mmag['corrected']:.2g} mmag rms (radial function, plane, centroid) and "
-            f"leaves {', '.join(left)} mmag."
+            f"leaves {c.left_over} mmag."
         )
     advice = list(c.notes)
     if kind == "differ" and c.parts_mmag["corrected"] > _WORTH * c.rope_mmag:
