@@ -127,6 +127,10 @@ def fit_command(
     fields = asdict(sampling)
     sample = fields.pop("sample")
     config, filters = configured(settings, common.camera, several=source.repo is not None, options=fields)
+    if compare_terms:
+        from bayesflat.inference.loo import require_scatter
+
+        require_scatter(config)
     query = query_of(source, inputs, out, filters)
     if query is not None and defects is not None:
         raise InputError("--defects: with --butler they come from the repository (connections.input_defects)")

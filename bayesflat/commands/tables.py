@@ -50,9 +50,9 @@ def terms_table(folder: str | Path) -> Table:
     from bayesflat.commands.fit import TERMS
 
     title = "which terms predict detectors that are left out"
-    table = new_table(title, ("terms", "elpd difference", "its error", "bad k"), ("terms",))
+    table = new_table(title, ("terms", "elpd difference", "its error", "enough"), ("terms", "enough"))
     for row in AstropyTable.read(Path(folder) / TERMS, format="ascii.ecsv"):
-        table.add_row(row["terms"], f"{row['elpd_diff']:.1f}", f"{row['dse']:.1f}", str(row["bad_k"]))
+        table.add_row(row["terms"], f"{row['elpd_diff']:.1f}", f"{row['dse']:.1f}", "yes" if row["enough"] else "")
     return table
 
 

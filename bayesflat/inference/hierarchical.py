@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from functools import cached_property
 
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayesflat.config import FitConfig
-from bayesflat.inference.objective import Drawn, Objective, Throughputs
+from bayesflat.inference.objective import Drawn, NormalEquations, Objective, Throughputs
 from bayesflat.model.design import Design
 from bayesflat.model.effects import Projected
 from bayesflat.model.hierarchical import HierarchicalNoise
@@ -18,8 +17,6 @@ from bayesflat.model.log_mean import LogMean
 from bayesflat.model.marginal import Covariance, Marginal
 from bayesflat.model.parameters import Parameter
 from bayesflat.model.prepare import FitData
-
-log = logging.getLogger(__name__)
 
 _LONGEST = 1.5  # step of a noise scale, in widths of its prior
 
@@ -140,7 +137,8 @@ class HierarchicalObjective(Objective):
             return None
         effects, weight = self.noise.effects, self.data.weight
         of_own, of_shared, of_white = self.noise.variances(self._log_scales(z))
-        own = np.sqrt(of_own)[effects.vendor] * rng.standard_normal((effects.n_detectors, of_own.shape[1]))
+        own = np.sqrt(of_own)[effects.vendor] * effects.times
+        own = own * rng.standard_normal(own.shape)
         shared = np.sqrt(of_shared) * rng.standard_normal(of_shared.shape)
         if slopes is not None:
             shared = np.where(self.noise.fixed, slopes, shared)
@@ -164,15 +162,6 @@ class HierarchicalObjective(Objective):
         parameters, covariance, found = self.effects(z)
         throughput = self._product(parameters, covariance, found)["throughput"]
         return Throughputs(throughput, *self.noise.spread(covariance, throughput), self.noise.places)
-
-    def without_detector(self, number: int) -> HierarchicalObjective | None:
-        """The objective of the other detectors; None where none of its vendor is left, whose pattern it shares."""
-        others = self.data.select(self.data.binned.detector != number)
-        noise = HierarchicalNoise(others)
-        if noise.vendors != self.noise.vendors:
-            log.warning("detector %d is the only one of its vendor: nothing predicts it", number)
-            return None
-        return HierarchicalObjective(others, self.config, noise, self.parameters)
 
     def coords(self) -> dict[str, list[str]]:
         """The vendors, of the shared patterns."""
@@ -208,6 +197,32 @@ class HierarchicalObjective(Objective):
         taken = np.linalg.solve(curvature, np.column_stack([cross, gradient]))
         score = -terms.T @ found.by_residual + cross.T @ taken[:, -1]
         return score, information[len(chain) :, len(chain) :] - cross.T @ taken[:, :-1]
+
+    def normal_equations(self, z: NDArray) -> NormalEquations:
+        """What each detector tells of the parameters of the mean and of the shared patterns; see `NormalEquations`."""
+        n, covariance, residual = self.n_mean, self._covariance(self._log_scales(z)), self._log_value - self.log_mean(z)
+        chain, design, effects = self._chain(z), self._mean(z[: self.n_mean])[1], self.noise.effects
+        o, s, gram, root = effects.own, effects.shared, effects.gram, np.sqrt(covariance.shared)
+        by_mean, t = self._projected(z[:n]).whole @ chain, effects.project(residual)
+        n_shared, weighted = root.shape[1], effects.weight * residual
+        size = n + root.size
+        information, pull = np.zeros((effects.n_detectors, size, size)), np.zeros((effects.n_detectors, size))
+        for d, v in enumerate(effects.vendor):
+            rows, columns = effects.detector == d, np.r_[:n, n + n_shared * v : n + n_shared * (v + 1)]
+            here = Design(design.first[rows], design.banded[rows], design.n_banded, design.dense[rows])
+            # what weights make of mean and patterns among themselves, and of these and the own effects
+            cross = root[v][:, None] * by_mean[d, s]
+            of_patterns = root[v][:, None] * gram[d, s, s] * root[v]
+            plain = np.block([[chain.T @ here.gram(effects.weight[rows]) @ chain, cross.T], [cross, of_patterns]])
+            of_own = np.hstack([by_mean[d, o], gram[d, o, s] * root[v]])
+            taken = covariance.own_conditional[d] @ of_own
+            information[d][np.ix_(columns, columns)] = (plain - of_own.T @ taken) / covariance.white
+            straight = np.append(chain.T @ here.transposed(weighted[rows]), root[v] * t[d, s])
+            pull[d, columns] = (straight - taken.T @ t[d, o]) / covariance.white
+        _, gradient, curvature = self._prior(z)
+        prior, pull_of_prior = np.eye(size), np.zeros(size)
+        prior[:n, :n], pull_of_prior[:n] = curvature[:n, :n], -gradient[:n]
+        return NormalEquations(information, pull, self.log_likelihood_given(z, None), prior, pull_of_prior)
 
     def restricted(self, z: NDArray) -> NDArray[np.float64]:
         """Gradient of what is added to minus the log-posterior when the mean is integrated out.

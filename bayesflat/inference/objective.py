@@ -58,6 +58,30 @@ class Throughputs:
     places: NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class NormalEquations:
+    """What the detectors tell, one by one, of what they have in common: n values of the mean and of shared patterns.
+
+    The logs of a detector's values are normal about what is linear in these, at given noise scales.  All is relative to
+    the parameters at which it was made and patterns of 0, which count in their own standard deviations.
+
+    Attributes
+    ----------
+    information : numpy.ndarray, shape (n_detectors, n, n)
+    pull : numpy.ndarray, shape (n_detectors, n)
+        Gradient of each detector's log-likelihood.
+    log_likelihood : numpy.ndarray, shape (n_detectors,)
+    prior_information : numpy.ndarray, shape (n, n)
+    prior_pull : numpy.ndarray, shape (n,)
+    """
+
+    information: NDArray[np.float64]
+    pull: NDArray[np.float64]
+    log_likelihood: NDArray[np.float64]
+    prior_information: NDArray[np.float64]
+    prior_pull: NDArray[np.float64]
+
+
 class Objective(ABC):
     """Minus the log-posterior, but for constants, over the values of all parameters.
 
@@ -176,8 +200,8 @@ class Objective(ABC):
         """Throughputs of detectors and amplifiers at given parameters; None where the noise model has none."""
         return None
 
-    def without_detector(self, number: int) -> Objective | None:
-        """The objective of the other detectors; None where these tell nothing of it beyond the parameters."""
+    def normal_equations(self, z: NDArray) -> NormalEquations | None:
+        """What each detector tells of parameters and patterns; None where the noise model has no scatter of theirs."""
         return None
 
     @abstractmethod

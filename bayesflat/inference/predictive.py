@@ -197,7 +197,7 @@ def _check(
     """Replicates at the points, until there are as many as wanted."""
     data = objective.data
     # replicates know nothing of how far an odd detector is off
-    used = (data.weight > 0) & (data.value > 0) & ~np.isin(data.binned.detector, list(data.odd))
+    used = (data.weight > 0) & (data.value > 0) & ~data.is_odd
     groupings = list(_groupings(data, used))
     logs = np.log(data.value, out=np.full(len(data), np.nan), where=used)
     observed = [_means(index, len(at), (logs - reference)[used]) for _, at, index in groupings]

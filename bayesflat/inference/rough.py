@@ -38,8 +38,10 @@ OUTLIER, _OUTLIER_AT_FIRST = 5.0, 10.0
 # chance makes of that, in standard deviations); edges of rings are known to a part of a bin.  Where positions are this
 # many times as many as bins, the bins lie on no grid
 _MOST_MISSING, _BY_CHANCE, _SHELLS_PER_BIN, _MOST_EMPTY = 0.05, 3.0, 4, 4.0
-# a detector is odd beyond so many robust standard deviations from its vendor's others, and a part of its throughput
+# a detector or an amplifier is odd beyond so many robust standard deviations from its vendor's others, and a part of
+# its throughput
 ODD, _LEAST_ODD, _FEWEST_ALIKE = 6.0, 0.01, 5
+_FEWEST_ODD = 4  # bins of an odd amplifier: fewer may be dust
 _LEAST_SCATTER = 3e-4  # of bins about a first fit: flats without noise have no outliers
 _WHOLE = 0.8  # part of its pixels that a bin must have: where light or mask end, it may have some only
 _STEEPEST = 0.5  # what a plane may do at the rim, in a first fit
@@ -63,7 +65,7 @@ class Rough:
         Bins far from what the fit leaves of the others: dust and defects.
     smooth : float
         `FitData.smooth` of these bins.
-    odd : dict of int to float
+    odd : dict of (int, int) to float
         `FitData.odd` of these bins.
     """
 
@@ -73,7 +75,7 @@ class Rough:
     inside: NDArray[np.bool_]
     outlier: NDArray[np.bool_]
     smooth: float
-    odd: dict[int, float] = field(default_factory=dict)
+    odd: dict[tuple[int, int], float] = field(default_factory=dict)
 
 
 def rough_fit(data: FitData, config: FitConfig) -> Rough:
@@ -138,23 +140,39 @@ def rough_fit(data: FitData, config: FitConfig) -> Rough:
     )
 
 
-def _odd(data: FitData, residual: NDArray, alive: NDArray) -> dict[int, float]:
-    """Detectors whose median is far from those of their vendor's others, and how many times the others' scatter."""
+def _odd(data: FitData, residual: NDArray, alive: NDArray) -> dict[tuple[int, int], float]:
+    """Detectors and amplifiers whose median is far from those of others, and how many times the others' scatter.
+
+    A detector's others are those of its vendor.  An amplifier counts relative to its detector; its others are all of
+    the vendor, less what those at its place have in common.
+    """
+    residual = np.where(alive, residual, np.nan)
     numbers, index = np.unique(data.binned.detector, return_inverse=True)
-    medians = _medians(index, np.where(alive, residual, np.nan))
-    itl = np.zeros(len(numbers), dtype=bool)
+    medians, itl = _medians(index, residual), np.zeros(len(numbers), dtype=bool)
     itl[index] = data.itl
+    found = {(int(numbers[k]), -1): times for k, times in _far(medians, itl).items()}
+    amplifiers, index_of = np.unique(np.column_stack([index, data.binned.amplifier]), axis=0, return_inverse=True)
+    of, amplifier = amplifiers.T
+    relative = _medians(index_of, residual - medians[index])
+    relative[np.bincount(index_of[alive], minlength=len(relative)) < _FEWEST_ODD] = np.nan
+    _, place = np.unique(np.column_stack([itl[of], amplifier]), axis=0, return_inverse=True)
+    relative = relative - _medians(place, relative)[place]
+    found |= {(int(numbers[of[k]]), int(amplifier[k])): times for k, times in _far(relative, itl[of]).items()}
+    return found
+
+
+def _far(values: NDArray, itl: NDArray) -> dict[int, float]:
+    """Which values are far from those of their vendor, and how many times the others' scatter."""
     found: dict[int, float] = {}
     for group in (itl, ~itl):
-        there = group & np.isfinite(medians)
+        there = group & np.isfinite(values)
         n = int(there.sum())
         if n < _FEWEST_ALIKE:
             continue
-        away = np.abs(medians - np.median(medians[there]))
+        away = np.abs(values - np.median(values[there]))
         scatter = max(1.4826 * float(np.median(away[there])), _LEAST_SCATTER)
         limit = ODD * (1 + 10 / n) * scatter  # of few, the scatter is loosely known
-        for k in np.flatnonzero(there & (away > max(limit, _LEAST_ODD))):
-            found[int(numbers[k])] = float(away[k] / scatter)
+        found |= {int(k): float(away[k] / scatter) for k in np.flatnonzero(there & (away > max(limit, _LEAST_ODD)))}
     return found
 
 

@@ -72,22 +72,26 @@ def judge_fit(
 
 
 def _off(data: FitData, gradient: FlatGradient) -> list[str]:
-    """Detectors that are off as a whole, and those of which outliers are the most."""
-    found, camera = [], data.binned.camera
-    if data.odd and gradient.offsets is not None:
-        whole = gradient.offsets.amplifier < 0
-        ids, mean, sd = (getattr(gradient.offsets, key)[whole] for key in ("detector", "mean", "sd"))
-        odd = np.isin(ids, list(data.odd))
+    """Detectors and amplifiers that are off as a whole, and detectors of which outliers are the most."""
+    found, camera, offsets = [], data.binned.camera, gradient.offsets
+    if data.odd and offsets is not None:
+        is_odd = np.array([where in data.odd for where in zip(offsets.detector, offsets.amplifier, strict=True)])
         read = [
-            f"{camera[int(number)].name} ({m:.4f} ± {s:.4f})"
-            for number, m, s in zip(ids[odd], mean[odd], sd[odd], strict=True)
+            f"{camera[int(number)].name}{f' amplifier {amplifier}' if amplifier >= 0 else ''} ({m:.4f} ± {s:.4f})"
+            for number, amplifier, m, s in zip(
+                *(column[is_odd] for column in (offsets.detector, offsets.amplifier, offsets.mean, offsets.sd)),
+                strict=True,
+            )
         ]
+        whole = offsets.amplifier < 0
+        ids, mean, odd = offsets.detector[whole], offsets.mean[whole], is_odd[whole]
         itl = np.isin(ids, data.binned.detector[data.itl])
         level = mean[(~itl if (~itl).any() else itl) & ~odd].mean()
         others = f"the radial function is {100 * (level - 1):+.2f}%"
         if data.has_ratio:
             others = f"the ratio is {gradient.itl_ratio * mean[itl & ~odd].mean() / level:.5f}, and {others}"
-        found.append(f"off as a whole: {_named(read)}; without them {others}")
+        without = f"; without them {others}" if odd.any() else ""
+        found.append(f"off as a whole: {_named(read)}{without}")
     numbers, index = np.unique(data.binned.detector, return_inverse=True)
     spoilt = np.bincount(index, data.weight == 0) / np.bincount(index)
     many = [f"{camera[int(number)].name} ({100 * part:.0f}%)" for number, part in

@@ -72,6 +72,8 @@ class Effects:
     weight : numpy.ndarray, shape (n_bins,)
         0 for outliers.
     vendor : numpy.ndarray of int, shape (n_detectors,)
+    times : numpy.ndarray, shape (n_detectors, n_own)
+        How many times its vendor's scatter each own effect has: more than 1 where a detector or an amplifier is odd.
     """
 
     detector: NDArray[np.int64]
@@ -84,6 +86,7 @@ class Effects:
     shared: slice
     weight: NDArray[np.float64]
     vendor: NDArray[np.int64]
+    times: NDArray[np.float64]
 
     @property
     def size(self) -> int:

@@ -61,7 +61,7 @@ class HierarchicalNoise(NoiseModel):
     Attributes
     ----------
     effects : Effects
-        The detector (more of it where it is odd); its amplifiers, by the share of a bin that lies in each; a smooth
+        The detector; its amplifiers, by the share of a bin that lies in each; a smooth
         surface, of rms 1 a term; and, shared only, slopes along x and y and the four rims.
     detectors : numpy.ndarray of int, shape (n_detectors,)
         Ids, in the order of the effects.
@@ -72,7 +72,7 @@ class HierarchicalNoise(NoiseModel):
     """
 
     def __init__(self, data: FitData) -> None:
-        self.camera, self.smooth, self.odd = data.binned.camera, data.smooth, data.odd
+        self.camera, self.smooth = data.binned.camera, data.smooth
         self.detectors, index = np.unique(data.binned.detector, return_inverse=True)
         itl = np.zeros(len(self.detectors), dtype=bool)
         itl[index] = data.itl
@@ -166,7 +166,8 @@ class HierarchicalNoise(NoiseModel):
         out = np.zeros((n, n))
         vendor = self.effects.vendor
         for v in range(len(self.vendors)):
-            square = (covariance.by_detector[vendor == v] ** 2).sum(0)
+            times = self.effects.times[vendor == v]
+            square = ((times[:, :, None] * covariance.by_detector[vendor == v] * times[:, None, :]) ** 2).sum(0)
             total = covariance.shared_information[v]
             of_vendor = (total - total @ covariance.shared_conditional[v] @ total) ** 2
             for scale, variance, weight in (
@@ -198,7 +199,7 @@ class HierarchicalNoise(NoiseModel):
             detector = self.camera[int(number)]
             field = self.smooth * max(detector.nx, detector.ny)
             mx, my = (
-                _means(length, n, most, detector.pixel_size, field, self.odd.get(int(number), 1.0))
+                _means(length, n, most, detector.pixel_size, field)
                 for length, n, most in ((detector.nx, detector.amp_nx, amp_nx), (detector.ny, detector.amp_ny, amp_ny))
             )
             of_amplifiers = my[:, None, y_of] * mx[None, :, x_of]  # (amp_ny, amp_nx, size)
@@ -300,7 +301,7 @@ def _effects(data: FitData, detectors: NDArray, index: NDArray, vendor: NDArray,
     amp_ny, amp_nx = amp_shape
     # functions of column and row, in the order of `_functions`
     one, linear, smooth, amplifiers, (rims_x, rims_y) = 0, 1, 2, 3 + DEGREE, (3 + DEGREE + amp_nx, 3 + DEGREE + amp_ny)
-    names, terms = ["detector"], [(rims_x + 2, one)]
+    names, terms = ["detector"], [(one, one)]
     names += ["amplifier"] * (amp_nx * amp_ny)
     terms += [(amplifiers + i, amplifiers + j) for j in range(amp_ny) for i in range(amp_nx)]
     for degree in range(DEGREE + 1):
@@ -318,7 +319,7 @@ def _effects(data: FitData, detectors: NDArray, index: NDArray, vendor: NDArray,
     which = np.empty((2, len(data)), dtype=np.int64)
     known: dict[tuple, int] = {}  # where they begin that were made before: detectors are much alike
     for number, rows in zip(detectors, rows_of, strict=True):
-        detector, odd = camera[int(number)], data.odd.get(int(number), 1.0)
+        detector = camera[int(number)]
         field = data.smooth * max(detector.nx, detector.ny)
         pixels = detector.focal_plane_to_pixel(data.binned.xf[rows], data.binned.yf[rows])
         for axis, (length, n, most) in enumerate(
@@ -326,27 +327,29 @@ def _effects(data: FitData, detectors: NDArray, index: NDArray, vendor: NDArray,
         ):
             # columns and rows are told apart to a thousandth of a pixel
             at, first, which_here = np.unique(np.round(pixels[axis], 3), return_index=True, return_inverse=True)
-            key = (axis, length, n, field, detector.pixel_size, odd, at.tobytes())
+            key = (axis, length, n, field, detector.pixel_size, at.tobytes())
             if key not in known:
                 known[key] = sum(len(functions) for functions in tables[axis])
                 edge = pixels[axis][first] + 0.5
-                tables[axis].append(_functions(edge, length, n, most, data.bin_size, detector.pixel_size, field, odd))
+                tables[axis].append(_functions(edge, length, n, most, data.bin_size, detector.pixel_size, field))
             which[axis, rows] = which_here + known[key]
     x, y = (np.concatenate(functions) for functions in tables)
+    times = np.ones((len(detectors), n_own))
+    for (number, amplifier), more in data.odd.items():
+        # the array counts columns of amplifiers as the camera's widest detector has them
+        j, i = divmod(amplifier, camera[number].amp_nx)
+        times[detectors == number, 0 if amplifier < 0 else 1 + i + amp_nx * j] = more
     effects = Effects(
         index, which[0], which[1], x, y, np.array(terms), slice(0, n_own),
-        slice(1, len(terms)), data.weight, vendor,
+        slice(1, len(terms)), data.weight, vendor, times,
     )  # fmt: skip
     return effects, names
 
 
 def _functions(
-    edge: NDArray, length: int, n_amplifiers: int, most: int, size: float, pixel_size: float, field: float, odd: float
+    edge: NDArray, length: int, n_amplifiers: int, most: int, size: float, pixel_size: float, field: float
 ) -> NDArray[np.float64]:
-    """Functions of the column, or the row.
-
-    They are 1, a slope of rms 1, smooth modes, the share in each amplifier, the two rims, and the detector's own: 1, or
-    more in an odd one.
+    """Functions of the column, or the row: 1, a slope of rms 1, smooth modes, the share in each amplifier, two rims.
 
     ``edge`` counts pixels from the detector's edge; ``field`` is the scale of smooth fields (pixels).
     """
@@ -364,16 +367,14 @@ def _functions(
     width = RIM_WIDTH / pixel_size
     rims = [np.exp(-distance / width) - width / length for distance in (edge, length - edge)]
     smooth = modes(u, field / length)
-    return np.stack([np.ones_like(u), np.sqrt(3) * u, *smooth, *shares, *rims, np.full_like(u, odd)], axis=1)
+    return np.stack([np.ones_like(u), np.sqrt(3) * u, *smooth, *shares, *rims], axis=1)
 
 
-def _means(
-    length: int, n_amplifiers: int, most: int, pixel_size: float, field: float, odd: float
-) -> NDArray[np.float64]:
+def _means(length: int, n_amplifiers: int, most: int, pixel_size: float, field: float) -> NDArray[np.float64]:
     """Means of `_functions` over each amplifier's extent: shape (most, n_functions)."""
     steps = 40
     edge = (np.arange(n_amplifiers * steps) + 0.5) * length / (n_amplifiers * steps)
-    functions = _functions(edge, length, n_amplifiers, most, 0.0, pixel_size, field, odd)
+    functions = _functions(edge, length, n_amplifiers, most, 0.0, pixel_size, field)
     out = np.zeros((most, functions.shape[1]))
     out[:n_amplifiers] = functions.reshape(n_amplifiers, steps, -1).mean(1)
     return out

@@ -132,6 +132,8 @@ class Covariance:
 
     Attributes
     ----------
+    own_of_each : numpy.ndarray, shape (n_detectors, n_own)
+        Variances of the own effects: those of the vendor, but for what is odd.
     own_conditional : numpy.ndarray, shape (n_detectors, n_own, n_own)
         Covariance of the own effects given residuals and shared effects, over ``white``: ``(white D**-1 + G)**-1``.
     roots : numpy.ndarray, shape (n_detectors, n_own, n_own)
@@ -150,7 +152,8 @@ class Covariance:
         self, effects: Effects, own: NDArray, shared: NDArray, white: float, workspace: dict[str, NDArray] | None = None
     ) -> None:
         self.effects, self.own, self.shared, self.white = effects, own, shared, white
-        gram, vendor, o, s = effects.gram, effects.vendor, effects.own, effects.shared
+        self.own_of_each = own[effects.vendor] * effects.times**2
+        gram, o, s = effects.gram, effects.own, effects.shared
         n, n_own, n_shared, size = effects.n_detectors, own.shape[1], shared.shape[1], effects.size
         workspace = {} if workspace is None else workspace
         if not workspace:
@@ -161,11 +164,11 @@ class Covariance:
         # B**-1 of B = 1 + root G root, with root = (D / white)**0.5
         self.roots = workspace["roots"]
         self.own_log_determinant = np.empty(n)
-        _inverse_roots(gram, np.sqrt(own[vendor] / white), self.roots, self.own_log_determinant)
+        _inverse_roots(gram, np.sqrt(self.own_of_each / white), self.roots, self.own_log_determinant)
         self.own_conditional = np.matmul(self.roots.transpose(0, 2, 1), self.roots, out=workspace["own_conditional"])
         # D**-1 own_conditional G: the same as U_o' C**-1 U, and no difference of large numbers
         self.own_information = np.matmul(self.own_conditional, gram[:, o], out=workspace["own_information"])
-        self.own_information *= (1 / own)[vendor][:, :, None]
+        self.own_information *= 1 / self.own_of_each[:, :, None]
         # and the same of the effects that are shared only
         rest = slice(n_own, None)
         of_rest = (gram[:, rest, rest] - gram[:, rest, o] @ self.own_conditional @ gram[:, o, rest]) / white
@@ -234,13 +237,14 @@ class Covariance:
         # what the effects leave of the residuals, and the effects themselves, each in its own sd: a sum of squares
         # cannot be negative, however absurd the scales that a sampler tries; differences would have no digits left
         of_shared = np.divide(c * c, self.shared, out=np.zeros_like(c), where=self.shared > 0)
-        quadratic = square_left / white + np.sum(own * own / self.own[vendor]) + np.sum(of_shared)
+        quadratic = square_left / white + np.sum(own * own / self.own_of_each) + np.sum(of_shared)
         through = self.own_information[:, :, s]
         own_pull = h[:, o] - np.einsum("dij,dj->di", through, c[vendor])
         shared_pull = pull - np.einsum("vij,vj->vi", self.shared_information, c)
         taken = np.matmul(through, self.shared_conditional[vendor], out=self._workspace["product"])
         in_own = self.by_vendor(
-            np.einsum("dii->di", self.own_information[:, :, o]) - np.einsum("dij,dij->di", taken, through)
+            (np.einsum("dii->di", self.own_information[:, :, o]) - np.einsum("dij,dij->di", taken, through))
+            * effects.times**2
         )
         in_shared = np.einsum("vii->vi", self.shared_information) - np.einsum(
             "vij,vjk,vki->vi", self.shared_information, self.shared_conditional, self.shared_information
@@ -251,7 +255,7 @@ class Covariance:
         return Marginal(
             log_likelihood=-0.5 * (quadratic + log_determinant + self.n_good * np.log(2 * np.pi)),
             by_residual=by_residual,
-            by_own=0.5 * (self.by_vendor(own_pull**2) - in_own),
+            by_own=0.5 * (self.by_vendor((own_pull * effects.times) ** 2) - in_own),
             by_shared=0.5 * (shared_pull**2 - in_shared),
             by_white=0.5 * (square_left / white**2 - in_white),
             own=own,
@@ -352,13 +356,13 @@ class Covariance:
         alone, pull = self._alone_and_pull(projected)
         pattern = self.shared_conditional @ pull
         # A of own effects is that without shared ones, in few columns, less what passes through these
-        direct, through = alone / self.own[vendor][:, :, None], self.own_information[:, :, s]
+        direct, through = alone / self.own_of_each[:, :, None], self.own_information[:, :, s]
         columns, by_pattern = projected.columns, inverse @ pattern.transpose(0, 2, 1)
         squares = np.sum(direct @ inverse[columns[:, :, None], columns[:, None, :]] * direct, axis=2)
         squares -= 2 * np.sum(direct @ by_pattern[vendor[:, None], columns] * through, axis=2)
         squares += np.sum(through @ (pattern @ by_pattern)[vendor] * through, axis=2)
         shared = pull - self.shared_information @ pattern
-        by_own = 0.5 * self.by_vendor(squares)
+        by_own = 0.5 * self.by_vendor(squares * self.effects.times**2)
         by_shared = 0.5 * np.einsum("vei,ij,vej->ve", shared, inverse, shared, optimize=True)
         total = 0.5 * np.sum(inverse * information)
         by_white = (total - np.sum(self.own * by_own) - np.sum(self.shared * by_shared)) / self.white

@@ -54,9 +54,9 @@ class FitData:
         Scale of the smooth fields that hierarchical noise describes (part of a detector's longer side).
     radial : RadialPrior or None
         Knots and prior of the log of the radial function, with hierarchical noise; None until a first fit has set them.
-    odd : dict of int to float
-        Detectors that are off as a whole: how many times the scatter of their vendor's others they have in hierarchical
-        noise.
+    odd : dict of (int, int) to float
+        Detectors (amplifier -1) and amplifiers that are off as a whole: how many times the scatter of their vendor's
+        others they have in hierarchical noise.
     """
 
     binned: BinnedFlat
@@ -71,7 +71,7 @@ class FitData:
     bin_size: float
     smooth: float = TYPICAL
     radial: RadialPrior | None = None
-    odd: dict[int, float] = field(default_factory=dict)
+    odd: dict[tuple[int, int], float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.value)
@@ -96,6 +96,14 @@ class FitData:
     def radius(self) -> NDArray[np.float64]:
         """Radius from the fixed pivot (mm), shape (n_bins,)."""
         return np.hypot(self.dx, self.dy)
+
+    @property
+    def is_odd(self) -> NDArray[np.bool_]:
+        """Whether a bin belongs to a detector or an amplifier that is off as a whole, shape (n_bins,)."""
+        found, detector, of_bin = np.zeros(len(self), dtype=bool), self.binned.detector, self.binned.amplifier
+        for number, amplifier in self.odd:
+            found |= (detector == number) & ((of_bin == amplifier) | (amplifier < 0))
+        return found
 
     @property
     def itl(self) -> NDArray[np.bool_]:

@@ -10,7 +10,7 @@ import numpy as np
 from bayesflat.gradient.correlations import strongest_correlations
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.model.prepare import FitData
-from bayesflat.report.numbers import TERMS, effects, radial_profile, robust_rms
+from bayesflat.report.numbers import TERMS, effects, radial_profile
 from bayesflat.report.page import Verdict
 from bayesflat.report.text import percent
 
@@ -21,7 +21,6 @@ WELL = 2e-3  # largest error of a well measured quantity (fraction of the flat):
 MISFIT = 5e-3  # largest residual of a radial function that follows the flat (fraction)
 ALIKE = 0.9  # correlation above which two parameters can hardly be told apart
 AGREES = 2.0  # standard deviations from zero within which a term may not be needed
-OUTLIER = 5.0  # robust standard deviations beyond which a detector's throughput is an outlier
 
 _NOTE = "Each percentage is the largest change of the flat that one standard deviation of the quantity causes."
 
@@ -75,9 +74,6 @@ def judge(result: FitResult, warnings: Sequence[str] = ()) -> Verdict:
     for one, other, value in strongest_correlations(gradient):
         if abs(value) > ALIKE:
             advice.append(f"{one} and {other} can hardly be told apart (correlation {value:+.2f}): see the posterior.")
-    outliers = _outliers(data, gradient)
-    if outliers:
-        advice.append(f"Detectors far from the others of their vendor: {', '.join(outliers)}; see the maps.")
     return Verdict(state, tuple(sentences), (*warnings, *advice), _NOTE)
 
 
@@ -113,24 +109,3 @@ def _with_errors(names: Sequence[str], known: dict[str, float]) -> str:
 
 def _and(words: Sequence[str]) -> str:
     return " and the ".join([", the ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-
-
-def _outliers(data: FitData, gradient: FlatGradient, most: int = 5) -> list[str]:
-    """Detectors more than `OUTLIER` robust standard deviations from their vendor's median, the farthest first."""
-    if gradient.offsets is None:
-        return []
-    whole = gradient.offsets.amplifier < 0
-    number, mean = gradient.offsets.detector[whole], gradient.offsets.mean[whole]
-    camera = data.binned.camera
-    itl = np.isin(number, data.binned.detector[data.itl])
-    found = []
-    for group in (itl, ~itl):
-        if group.sum() < 5:
-            continue
-        away = mean[group] - np.median(mean[group])
-        for k in np.flatnonzero(np.abs(away) > OUTLIER * robust_rms(away)):
-            throughput = 100 * (mean[group][k] - 1)
-            found.append((abs(away[k]), f"{camera[int(number[group][k])].name} ({throughput:+.1f}%)"))
-    found.sort(reverse=True)
-    more = [f"{len(found) - most} more"] if len(found) > most else []
-    return [name.replace("-", "−") for _, name in found[:most]] + more

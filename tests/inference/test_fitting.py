@@ -234,7 +234,7 @@ def test_bins_that_are_ready_for_another_noise_model_are_refused(small_camera, f
 def test_terms_are_compared_with_nodes_of_their_own(small_camera, caplog):
     """A flat with a plane and a moved centroid; no fit is told of nodes that another one placed."""
     with caplog.at_level(logging.WARNING, "bayesflat"):
-        table = compare_terms(flat(small_camera), config(outer_gradient_radius=40.0), draws=50)
+        table = compare_terms(flat(small_camera), config(outer_gradient_radius=40.0))
     assert not [r for r in caplog.records if "radial_spline_nodes" in r.getMessage()]
     terms = [row["terms"].split(" + ") for row in table]
     assert {"centroid", "gradient"} <= set(terms[0])

@@ -31,6 +31,7 @@ def case(request, rng):
         shared=SHARED,
         weight=rng.choice([0.0, 1.0, 0.5], N, p=[0.1, 0.7, 0.2]),
         vendor=np.array(vendor),
+        times=rng.choice([1.0, 3.0], (len(vendor), 5), p=[0.7, 0.3]),  # some are odd
     )
     n_vendors = max(vendor) + 1
     variances = {
@@ -61,7 +62,8 @@ def dense(effects, own, shared, white):
             if vendor[i] == vendor[j]:
                 covariance[i, j] += np.sum(u[i, SHARED] * shared[vendor[i]] * u[j, SHARED])
             if effects.detector[i] == effects.detector[j]:
-                covariance[i, j] += np.sum(u[i, OWN] * own[vendor[i]] * u[j, OWN])
+                times = effects.times[effects.detector[i]]
+                covariance[i, j] += np.sum(u[i, OWN] * own[vendor[i]] * times**2 * u[j, OWN])
     return covariance[np.ix_(good, good)], good
 
 
@@ -105,7 +107,8 @@ def test_conditional_means_equal_the_dense_ones(case):
     solved = np.linalg.solve(covariance, r[good])
     u, detector = design(effects)[good], effects.detector[good]
     for d, vendor in enumerate(effects.vendor):
-        expected = variances["own"][vendor] * (u[detector == d][:, OWN].T @ solved[detector == d])
+        own = variances["own"][vendor] * effects.times[d] ** 2
+        expected = own * (u[detector == d][:, OWN].T @ solved[detector == d])
         np.testing.assert_allclose(found.own[d], expected, atol=1e-10)
     for v in np.unique(effects.vendor):
         here = effects.vendor[detector] == v
@@ -200,18 +203,19 @@ def test_a_detector_given_the_shared_pattern(case, rng):
         np.testing.assert_allclose(drawn.mean(0), mean, atol=5 * sd.max() / 4000**0.5)
         np.testing.assert_allclose(np.cov(drawn.T), spread, atol=6 * sd.max() ** 2 / 4000**0.5)
     for d, v in enumerate(vendor):
-        to_own = variances["own"][v] * (u[:, OWN] * (detector == d)[:, None])
+        own = variances["own"][v] * effects.times[d] ** 2
+        to_own = own * (u[:, OWN] * (detector == d)[:, None])
         mean = to_own.T @ np.linalg.solve(covariance, r[good])
-        spread = np.diag(variances["own"][v]) - to_own.T @ np.linalg.solve(covariance, to_own)
+        spread = np.diag(own) - to_own.T @ np.linalg.solve(covariance, to_own)
         drawn = np.array([x.own[d] for x in draws])
         sd = np.sqrt(np.diag(spread))
         np.testing.assert_allclose(drawn.mean(0), mean, atol=5 * sd.max() / 4000**0.5)
         np.testing.assert_allclose(np.cov(drawn.T), spread, atol=6 * sd.max() ** 2 / 4000**0.5)
         here = detector == d
-        own = (u[here][:, OWN] * variances["own"][v]) @ u[here][:, OWN].T
-        own += np.diag(variances["white"] / effects.weight[good][here])
+        spread = (u[here][:, OWN] * own) @ u[here][:, OWN].T
+        spread += np.diag(variances["white"] / effects.weight[good][here])
         left = r[good][here] - u[here][:, SHARED] @ draws[0].shared[v]
-        expected = multivariate_normal(np.zeros(here.sum()), own).logpdf(left) if here.any() else 0.0
+        expected = multivariate_normal(np.zeros(here.sum()), spread).logpdf(left) if here.any() else 0.0
         assert draws[0].log_likelihood[d] == pytest.approx(expected, rel=1e-9)
 
 
