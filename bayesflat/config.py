@@ -16,6 +16,7 @@ import tomlkit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bayesflat.errors import InputError
+from bayesflat.quantities import TOLERANCE_MMAG
 
 
 def _not_boolean(value: Any) -> Any:
@@ -135,6 +136,10 @@ class FitConfig(_Strict):
     fit_gtol: Number = Field(1e-10, gt=0, description="gradient norm at which a pass of the optimiser ends (whitened)")
     fit_eps: Number = Field(1e-8, gt=0, description="has no use here: gradients are exact")
     seed: Whole = Field(0, ge=0, description="seed of all random numbers; recorded in the product")
+
+    tolerance_mmag: Number = Field(
+        TOLERANCE_MMAG, gt=0, description="size from which on it matters what the model has no term for (mmag)"
+    )
 
     draws: Whole = Field(2000, ge=1, description="most draws of each chain that NUTS keeps; it ends where they suffice")
     tune: Whole = Field(100, ge=1, description="draws before, spent on the step size")

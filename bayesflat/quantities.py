@@ -8,7 +8,6 @@ from dataclasses import dataclass
 REFERENCE_RADIUS = 310.0
 SHOWN_RADII = (0.0, 200.0, 300.0, REFERENCE_RADIUS, 330.0)  # mm, of the radial function in tables and pages
 TOLERANCE_MMAG = 2.0  # mmag: Rubin's share for the uniformity of throughput
-TOLERANCE = 1 - 10 ** (-0.4e-3 * TOLERANCE_MMAG)  # the same as a fraction
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,11 @@ QUANTITIES = {
 SCALARS = tuple(QUANTITIES)
 # the scalars that a comparison of sky and dome reports
 COMPARED = SCALARS[:5]
+
+
+def as_fraction(mmag: float) -> float:
+    """By what part of itself a flat that is so much fainter (mmag) is lower."""
+    return 1 - 10 ** (-0.4e-3 * mmag)
 
 
 def unit_of(name: str) -> str:

@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import eval_jacobi
+
+from bayesflat.model.zernike import zernike
 
 DEGREE = 8  # details of a quarter of the radius
 SCALES = np.geomspace(1e-6, 3e-2, 80)  # prior sd of a coefficient: those that are tried
@@ -57,19 +58,4 @@ class Surface:
         return self.taken.shape[1]
 
     def _polynomials(self, x: NDArray, y: NDArray) -> NDArray[np.float64]:
-        dx, dy = x - self.centre[0], y - self.centre[1]
-        rho, theta = np.hypot(dx, dy) / self.edge, np.arctan2(dy, dx)
-        return np.column_stack(
-            [
-                np.sqrt(2 * (n + 1)) * _radial(n, m, rho) * turn(m * theta)
-                for n in range(2, DEGREE + 1)
-                for m in range(n, 0, -2)
-                for turn in (np.cos, np.sin)
-            ]
-        )
-
-
-def _radial(n: int, m: int, rho: NDArray) -> NDArray[np.float64]:
-    """Zernike's radial polynomial, 1 at the edge (Born & Wolf, Principles of Optics, 9.2.1), by Jacobi's."""
-    k = (n - m) // 2
-    return (-1) ** k * rho**m * eval_jacobi(k, m, 0, 1 - 2 * rho**2)
+        return zernike(x - self.centre[0], y - self.centre[1], self.edge, DEGREE)

@@ -54,13 +54,7 @@ def azimuth(objective: Objective, approximation: Laplace) -> Azimuth | None:
         found = objective.score(approximation.centre, columns)
         if found is None:
             return None
-        score, information = found
-        scale = 1 / np.sqrt(np.diag(information))
-        values, vectors = np.linalg.eigh(scale[:, None] * information * scale)
-        told = values > _DETERMINED
-        root = scale[:, None] * vectors[:, told] / np.sqrt(values[told])
-        covariance = root @ root.T
-    coefficients = covariance @ score
+        coefficients, covariance, dof = solve_scores(*found)
     amplitude, sd, phase, p = (np.empty(len(TERMS)) for _ in range(4))
     for k, (_, m, _) in enumerate(TERMS):
         pair = slice(2 * k, 2 * k + 2)
@@ -74,8 +68,25 @@ def azimuth(objective: Objective, approximation: Laplace) -> Azimuth | None:
         term=tuple(name for name, _, _ in TERMS),
         m=np.array([m for _, m, _ in TERMS]),
         amplitude=amplitude, sd=sd, phase=phase, p=p,
-        chi2=float(score @ coefficients), dof=int(told.sum()),
+        chi2=float(found[0] @ coefficients), dof=dof,
     )  # fmt: skip
+
+
+def solve_scores(score: NDArray, information: NDArray) -> tuple[NDArray, NDArray, int]:
+    """Coefficients of terms, their covariance, and of how many combinations the bins tell.
+
+    Parameters
+    ----------
+    score : numpy.ndarray, shape (n,)
+    information : numpy.ndarray, shape (n, n)
+        As `Objective.score` gives them.
+    """
+    scale = 1 / np.sqrt(np.diag(information))
+    values, vectors = np.linalg.eigh(scale[:, None] * information * scale)
+    told = values > _DETERMINED
+    root = scale[:, None] * vectors[:, told] / np.sqrt(values[told])
+    covariance = root @ root.T
+    return covariance @ score, covariance, int(told.sum())
 
 
 def design(data: FitData, centroid: NDArray) -> NDArray[np.float64]:

@@ -18,6 +18,7 @@ from bayesflat.gradient.files import FIXED_METADATA
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.inference.azimuth import azimuth
 from bayesflat.inference.diagnostics import Diagnostics, diagnose, r_hat_and_ess
+from bayesflat.inference.field import SmoothField, smooth_field
 from bayesflat.inference.laplace import Laplace
 from bayesflat.inference.map import MapResult
 from bayesflat.inference.objective import Objective
@@ -61,6 +62,7 @@ def make_gradient(
         x, y = found.parameters.get(name, (0.0, 0.0))
         scalars[f"{name}_x"], scalars[f"{name}_y"] = float(x), float(y)
     other = None if approximation is None else azimuth(objective, approximation)
+    field = None if approximation is None else smooth_field(objective, approximation)
     return FlatGradient(
         radial_spline_nodes=nodes,
         radial_spline_values=values,
@@ -70,7 +72,7 @@ def make_gradient(
         outer_gradient_radius=config.outer_gradient_radius,
         normalization_factor=data.normalization,
         metadata=_metadata(data.binned.instrument or data.binned.camera.name, data.binned.physical_filter),
-        estimates=_estimates(objective, found, approximation, projection, other),
+        estimates=_estimates(objective, found, approximation, projection, _azimuth_cards(other) | _field_cards(field)),
         knots=None if data.radial is None else data.radial.spline.knots,
         bend_sd=_bend_sd(objective),
         offsets=_offsets(objective, approximation),
@@ -178,7 +180,7 @@ def _estimates(
     found: MapResult,
     approximation: Laplace | None,
     projection: Projection | None,
-    other: Azimuth | None,
+    tested: dict[str, tuple[Any, str]],
 ) -> Estimates:
     """A row for every parameter; what is off or held fixed has an sd of 0."""
     data, config = objective.data, objective.config
@@ -224,7 +226,7 @@ def _estimates(
             "NSPOILT": (int(np.sum(data.weight == 0)), "bins among them that weigh nothing"),
             "NDETECT": (len(np.unique(data.binned.detector)), "detectors with bins in the fit"),
             **_misfit(projection),
-            **_azimuth_cards(other),
+            **tested,
             "SMOOTH": (data.smooth, "scale of smooth fields (part of a side)"),
             "LOGPOST": (found.log_posterior, "log-posterior at the maximum"),
             "GRADNORM": (found.gradient_norm, "its whitened gradient (standard deviations)"),
@@ -272,6 +274,15 @@ def _azimuth_cards(other: Azimuth | None) -> dict[str, tuple[Any, str]]:
         "AZCHI2": (np.nan if other is None else other.chi2, "chi2 of what is neither radial nor planar"),
         "AZDOF": (0 if other is None else other.dof, "its degrees of freedom"),
         "AZPVAL": (np.nan if other is None else other.p_value, "its probability by chance"),
+    }
+
+
+def _field_cards(field: SmoothField | None) -> dict[str, tuple[Any, str]]:
+    return {
+        "FLDCHI2": (np.nan if field is None else field.chi2, "chi2 of a smooth field"),
+        "FLDDOF": (0 if field is None else field.dof, "its degrees of freedom"),
+        "FLDPVAL": (np.nan if field is None else field.p_value, "its probability by chance"),
+        "FLDRMS": (np.nan if field is None else field.rms_mmag, "its rms, less that of noise (mmag)"),
     }
 
 

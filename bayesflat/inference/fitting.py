@@ -199,15 +199,19 @@ def fit_data(
     if "CORRMAX" in gradient.require_estimates().header:
         pairs = [f"{one} and {other} ({value:+.2f})" for one, other, value in strongest_correlations(gradient)]
         log.info("hardest to tell apart, by their correlation: %s", ", ".join(pairs))
-    gradient = _judged(gradient, data, projection, () if found.converged else (found.message,))
+    gradient = _judged(gradient, data, projection, () if found.converged else (found.message,), config.tolerance_mmag)
     return FitResult(data, config, objective, found, approximation, gradient, projection, rough)
 
 
 def _judged(
-    gradient: FlatGradient, data: FitData, projection: Projection | None, failures: Sequence[str]
+    gradient: FlatGradient,
+    data: FitData,
+    projection: Projection | None,
+    failures: Sequence[str],
+    tolerance_mmag: float,
 ) -> FlatGradient:
     """The product with its verdict in the header and the reasons in its config; both are logged."""
-    found, other = judge_fit(data, gradient, projection, tuple(failures)), gradient.azimuth
+    found, other = judge_fit(data, gradient, projection, tuple(failures), tolerance_mmag), gradient.azimuth
     if other is not None:
         log.info(
             "neither radial nor planar: chi-squared %.1f of %d terms (p = %.2g)", other.chi2, other.dof, other.p_value
@@ -309,7 +313,8 @@ def sample(
         log.warning("%s", text)
     gradient = replace(gradient, config={**gradient.config, **config.model_dump(mode="json")})
     failures = () if result.map.converged else (result.map.message,)
-    gradient = _judged(gradient, result.data, result.projection, (*failures, *found.failures))
+    failures = (*failures, *found.failures)
+    gradient = _judged(gradient, result.data, result.projection, failures, result.config.tolerance_mmag)
     return replace(result, config=config, gradient=gradient, posterior=posterior, diagnostics=found)
 
 

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayesflat.gradient.product import FlatGradient
+from bayesflat.inference.field import SmoothField
 from bayesflat.inference.projection import Projection
 from bayesflat.model.prepare import FitData
-from bayesflat.quantities import TOLERANCE
+from bayesflat.quantities import TOLERANCE_MMAG, as_fraction
 
 MISSED = "the spline through the nodes misses the fitted curve by"  # of which placing the nodes has warned already
 MOSTLY = 0.5  # part of a detector's bins that are outliers, from which on it is named
@@ -35,7 +36,11 @@ class FitVerdict:
 
 
 def judge_fit(
-    data: FitData, gradient: FlatGradient, projection: Projection | None, failures: tuple[str, ...]
+    data: FitData,
+    gradient: FlatGradient,
+    projection: Projection | None,
+    failures: tuple[str, ...],
+    tolerance_mmag: float = TOLERANCE_MMAG,
 ) -> FitVerdict:
     """The verdict.
 
@@ -48,6 +53,8 @@ def judge_fit(
         Its nodes, where they describe a curve.
     failures : tuple of str
         What convergence or diagnostics of draws failed by; then nothing else counts but what may be the cause.
+    tolerance_mmag : float
+        Size from which on matters what the model has no term for (mmag).
     """
     same = _one_by_one(data)
     if failures:
@@ -59,9 +66,16 @@ def judge_fit(
     if same:
         found.append(same)
     other = gradient.azimuth
-    if other is not None and other.matters(TOLERANCE):
-        clearest = other.in_words(other.clearest(TOLERANCE), gradient.outermost_bin)
+    tolerance = as_fraction(tolerance_mmag)
+    field = SmoothField(*(header[key][0] for key in ("FLDCHI2", "FLDDOF", "FLDRMS")))
+    if other is not None and other.matters(tolerance):
+        clearest = other.in_words(other.clearest(tolerance), gradient.outermost_bin)
         found.append(f"{clearest}: the model has no term for it")
+    elif field.matters(tolerance_mmag):
+        found.append(
+            f"the flat has a smooth field of {field.rms_mmag:.1f} mmag rms that is neither radial nor planar "
+            f"(p = {field.p_value:.1g}): the model has no term for it"
+        )
     missed = None if projection is None else projection.missed
     if missed is not None:
         found.append(f"{MISSED} {missed[0]:.2g} mmag at {missed[1]:.0f} mm")

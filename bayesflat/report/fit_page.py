@@ -19,6 +19,7 @@ from bayesflat.gradient.correlations import correlations
 from bayesflat.gradient.estimates import Azimuth, Estimates
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.inference.diagnostics import LEAST_BFMI, LEAST_ESS, MOST_R_HAT
+from bayesflat.inference.field import SmoothField
 from bayesflat.inference.map import AGREEMENT, COST_AGREEMENT, TOLERANCE
 from bayesflat.model.prepare import FitData
 from bayesflat.quantities import QUANTITIES, label_of, long_label
@@ -263,6 +264,14 @@ def _diagnostics(result: FitResult, warnings: Sequence[str], check: PredictiveCh
             ("neither radial nor planar", f"p = {probability(other.p_value)}", "above 0.001",
              _mark(other.p_value > 1e-3),
              f"Chance of a chi-squared of {other.chi2:.0f} with {other.dof} terms that the model does not have.")
+        )  # fmt: skip
+    header = result.gradient.require_estimates().header
+    field = SmoothField(*(header[key][0] for key in ("FLDCHI2", "FLDDOF", "FLDRMS")))
+    if field.dof:
+        rows.append(
+            ("a smooth field", f"p = {probability(field.p_value)}", "above 0.001", _mark(field.p_value > 1e-3),
+             f"Chance of a chi-squared of {field.chi2:.0f} with {field.dof} smooth terms, neither radial nor planar; "
+             f"less noise their rms is {field.rms_mmag:.1f} mmag.")
         )  # fmt: skip
     if check is not None:
         rows.append(
