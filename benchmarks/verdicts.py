@@ -2,10 +2,10 @@
 
     python benchmarks/verdicts.py -n 20 -j 2
     python benchmarks/verdicts.py -n 100 -j 2 --effects none     # false alarms
+    python benchmarks/verdicts.py -n 6 -j 2 --curves             # detection against strength, with a figure
 
-Sky and dome of all of LSSTCam, as in `calibration.py`, in bins of 256 pixels; each effect is put into the dome alone.
-`RIGHT` says what the right word is; ``-`` where a single flat cannot tell, for its detectors scatter as much, or
-because the effect looks like vignetting.
+Sky and dome of all of LSSTCam, as in `calibration.py`, in bins of 256 pixels; each effect of `effects.py` is put into
+the dome alone.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from calibration import CODE, SETTINGS, draw_light, parser, run
-from numpy.typing import NDArray
+from effects import CASES, CURVES, curve_cases, factor
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import kstest
@@ -27,58 +28,14 @@ from scipy.stats import kstest
 import bayesflat
 from bayesflat.comparison.comparison import compare
 from bayesflat.config import FitConfig
-from bayesflat.data.binned import BinnedFlat
 from bayesflat.data.camera import lsstcam
 from bayesflat.inference.fitting import fit
+from bayesflat.report.plots_fit import save_figure
 from bayesflat.simulation.detectors import simulate_binned
-from bayesflat.simulation.truth import Light
 
 BIN_FACTOR = 256
-RIM = 350.0
-# effect: right word of the fit of the dome, and of the comparison
-RIGHT = {
-    "none": ("good", "agree"),
-    "ghost off centre 2%": ("-", "differ"),
-    "ghost concentric 2%": ("-", "differ"),
-    "rim shadow 5%": ("-", "differ"),
-    "smooth field 0.3%": ("-", "differ"),
-    "quadrupole 0.3%": ("-", "differ"),
-    "quadrupole 1%": ("look", "differ"),
-    "coma 0.5%": ("look", "differ"),
-    "elliptical by 1 mm": ("look", "differ"),
-    "detector -30%": ("look", "-"),
-    "normalized one by one": ("look", "-"),
-}
-
-
-def factor(effect: str, binned: BinnedFlat, light: Light) -> NDArray[np.float64]:
-    """What the effect multiplies the bins by."""
-    x, y = binned.xf, binned.yf
-    r, theta = np.hypot(x, y), np.arctan2(y, x)
-    share = r / RIM
-    by_effect: dict[str, Callable[[], NDArray]] = {
-        "none": lambda: np.ones_like(x),
-        "ghost off centre 2%": lambda: 1 + 0.02 * np.exp(-0.5 * ((np.hypot(x - 60, y + 40) - 120) / 25) ** 2),
-        "ghost concentric 2%": lambda: 1 + 0.02 * np.exp(-0.5 * ((r - 120) / 25) ** 2),
-        "rim shadow 5%": lambda: np.where((r > 330) & (np.abs(theta - 0.7) < 0.5), 0.95, 1.0),
-        "smooth field 0.3%": lambda: 1 + 0.003 * np.sin(x / 90 + 0.3) * np.cos(y / 110),
-        "quadrupole 0.3%": lambda: 1 + 0.003 * share**2 * np.cos(2 * (theta - 0.5)),
-        "quadrupole 1%": lambda: 1 + 0.01 * share**2 * np.cos(2 * (theta - 0.5)),
-        "coma 0.5%": lambda: 1 + 0.005 * (3 * share**3 - 2 * share) * np.cos(theta - 1.0),
-        "elliptical by 1 mm": lambda: (
-            light.radial_function(r + share * np.cos(2 * theta)) / np.maximum(light.radial_function(r), 1e-9)
-        ),
-        "detector -30%": lambda: np.where(binned.detector == 100, 0.7, 1.0),
-        "normalized one by one": lambda: 1 / _medians(binned)[binned.detector],
-    }
-    return by_effect[effect]()
-
-
-def _medians(binned: BinnedFlat) -> NDArray[np.float64]:
-    out = np.ones(int(binned.detector.max()) + 1)
-    for number in np.unique(binned.detector):
-        out[number] = np.median(binned.value[binned.detector == number])
-    return out
+MOST_WRONG = 0.15  # of the words for an effect
+_MAGNITUDES = 2.5e3 / np.log(10)
 
 
 def judge_pair(seed: int, effects: Sequence[str]) -> dict[str, Any]:
@@ -95,14 +52,18 @@ def judge_pair(seed: int, effects: Sequence[str]) -> dict[str, Any]:
     sky = fit(flats["sky"], FitConfig(**SETTINGS, do_reference_gradient=True))
     found: dict[str, dict[str, Any]] = {}
     for effect in effects:
-        bins = replace(flats["dome"], value=flats["dome"].value * factor(effect, flats["dome"], light))
-        dome = fit(bins, config)
+        case = (CASES | curve_cases())[effect]
+        times = factor(case, flats["dome"], light)
+        dome = fit(replace(flats["dome"], value=flats["dome"].value * times), config)
+        header = dome.gradient.require_estimates().header
         found[effect] = {
             "fit": dome.judgement.word,
             "reasons": list(dome.judgement.reasons),
-            "p": dome.gradient.azimuth.p_value if dome.gradient.azimuth else None,
+            "p": header["AZPVAL"][0],
+            "p of field": header["FLDPVAL"][0],
+            "rms_mmag": float(_MAGNITUDES * np.nanstd(np.log(times))),
         }
-        if RIGHT[effect][1] != "-":
+        if case.compare != "-" or effect not in CASES:
             c = compare(sky, dome)
             found[effect] |= {"compare": c.verdict.word, "compare reasons": list(c.verdict.reasons)}
     return {
@@ -116,33 +77,75 @@ def setup(effects: Sequence[str]) -> dict[str, Any]:
     return {"version": bayesflat.__version__, "verdicts": list(effects)}
 
 
+def _print_words(rows: Sequence[Mapping[str, Any]], effects: Sequence[str], console: Console) -> bool:
+    """The table of words; whether they are right."""
+    table = Table("effect", "fit: right", "found", "compare: right", "found", "p of azimuth", "p of field")
+    good = bool(rows)
+    for effect in effects:
+        found, case = [row["found"][effect] for row in rows], CASES[effect]
+        words = [Counter(one[key] for one in found if key in one) for key in ("fit", "compare")]
+        for right, counted in zip((case.fit, case.compare), words, strict=True):
+            good &= right == "-" or counted[right] >= (1 - MOST_WRONG) * len(rows)
+        chances = [np.array([one[key] for one in found]) for key in ("p", "p of field")]
+        shown = [", ".join(f"{word} {n}" for word, n in counted.most_common()) for counted in words]
+        medians = [f"{np.median(p):.2g}" for p in chances]
+        table.add_row(effect, case.fit, shown[0], case.compare, shown[1], *medians)
+        if effect == "none" and len(rows) > 1:
+            for name, p in zip(("azimuth", "smooth field"), chances, strict=True):
+                test = kstest(p, "uniform").pvalue
+                console.print(
+                    f"{name}: {len(p)} controls, {100 * np.mean(p < 0.05):.1f}% rejected at 5%, Kolmogorov-Smirnov "
+                    f"p = {test:.3f}", highlight=False,
+                )  # fmt: skip
+                good &= test > 0.01
+    console.print(table)
+    return good
+
+
+def _print_curves(rows: Sequence[Mapping[str, Any]], console: Console) -> Figure:
+    """Detection against strength: the table, and the figure."""
+    table = Table("effect", "strength", "rms (mmag)", "fit: not good", "compare: differ", "agree")
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for kind, strengths in CURVES.items():
+        points = []
+        for strength in strengths:
+            found = [row["found"][f"{kind} {strength:g}"] for row in rows]
+            rms = float(np.median([one["rms_mmag"] for one in found]))
+            shares = [
+                float(np.mean([one["fit"] != "good" for one in found])),
+                *(float(np.mean([one["compare"] == word for one in found])) for word in ("differ", "agree")),
+            ]
+            points.append((rms, *shares))
+            table.add_row(kind, f"{strength:g}", f"{rms:.2g}", *(f"{100 * share:.0f}%" for share in shares))
+        rms, looks, differ, _ = np.array(points).T
+        for panel, shares in zip(panels, (looks, differ), strict=True):
+            panel.semilogx(rms, 100 * shares, ".-", label=kind)
+    for panel, title in zip(panels, ("one dome: look", "sky and dome: differ"), strict=True):
+        panel.set_title(title)
+        panel.set_xlabel("rms of the effect over the focal plane (mmag)")
+    panels[0].set_ylabel("detected (%)")
+    panels[1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    console.print(table)
+    return figure
+
+
 def main() -> int:
     options = parser(__doc__, "verdicts.jsonl")
-    options.add_argument("--effects", nargs="+", choices=list(RIGHT), default=list(RIGHT), help="default: all")
+    options.add_argument("--effects", nargs="+", choices=list(CASES), default=list(CASES), help="default: all")
+    options.add_argument("--curves", action="store_true", help="detection against strength instead")
     options = options.parse_args()
-    path = options.results or options.o.resolve().parent / "verdicts.jsonl"
+    effects = list(curve_cases()) if options.curves else options.effects
+    name = "detection.jsonl" if options.curves else "verdicts.jsonl"
+    path = options.results or options.o.resolve().parent / name
     seeds = range(options.seed, options.seed + options.n)
-    rows, failed = run(judge_pair, seeds, (options.effects,), path, setup(options.effects), options.j)
-    console = Console(width=110)
-    table = Table("effect", "fit: right", "found", "compare: right", "found", "p of azimuth, median")
-    good = bool(rows) and not failed
-    for effect in options.effects:
-        found = [row["found"][effect] for row in rows]
-        words = [Counter(one[key] for one in found if key in one) for key in ("fit", "compare")]
-        for right, counted in zip(RIGHT[effect], words, strict=True):
-            good &= right == "-" or counted[right] >= 0.85 * len(rows)
-        p = np.array([one["p"] for one in found if one["p"] is not None])
-        shown = [", ".join(f"{word} {n}" for word, n in counted.most_common()) for counted in words]
-        table.add_row(effect, RIGHT[effect][0], shown[0], RIGHT[effect][1], shown[1], f"{np.median(p):.2g}")
-        if effect == "none" and len(p) > 1:
-            test = kstest(p, "uniform").pvalue
-            console.print(
-                f"score test on {len(p)} controls: {100 * np.mean(p < 0.05):.1f}% rejected at 5%, "
-                f"Kolmogorov-Smirnov p = {test:.3f}", highlight=False,
-            )  # fmt: skip
-            good &= test > 0.01
-    console.print(table)
-    return 0 if good else 1
+    rows, failed = run(judge_pair, seeds, (effects,), path, setup(effects), options.j)
+    console = Console(width=130)
+    if not options.curves:
+        return 0 if _print_words(rows, effects, console) and not failed else 1
+    options.o.mkdir(parents=True, exist_ok=True)
+    save_figure(_print_curves(rows, console), options.o / "detection.png")
+    return 0 if rows and not failed else 1
 
 
 if __name__ == "__main__":
