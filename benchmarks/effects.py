@@ -92,7 +92,7 @@ KINDS: dict[str, Callable[[Bins, float], NDArray]] = {
     "doughnuts": _doughnuts,
     "pedestal": lambda b, s: 1 + s / b.vignetting(),
     "stray light": lambda b, s: 1 + s * b.x / RIM / b.vignetting(),
-    "dead raft": lambda b, s: np.where(b.raft == 10, np.nan, 1.0),
+    "dead raft": lambda b, s: np.where(b.raft == 7, np.nan, 1.0),
     "normalized one by one": _one_by_one,
 }
 
