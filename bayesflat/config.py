@@ -142,7 +142,7 @@ class FitConfig(_Strict):
     )
 
     draws: Whole = Field(2000, ge=1, description="most draws of each chain that NUTS keeps; it ends where they suffice")
-    tune: Whole = Field(100, ge=1, description="draws before, spent on the step size")
+    tune: Whole = Field(50, ge=1, description="draws before, spent on the step size")
     chains: Whole = Field(4, ge=1, description="chains")
 
     do_reference_gradient: bool = Field(False, description="the product is the reference (sky)")
