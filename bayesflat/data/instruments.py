@@ -1,8 +1,8 @@
 """What instruments are called, and which header cards of theirs name detector and filter: one table.
 
 astro_metadata_translator, which knows such things too, was not taken: it translates headers of raw exposures, lacks
-LSST's own cameras, OmegaCAM and KMTNet, does not say what the HDUs of a processed file hold, and needs lsst-resources and
-lsst-utils.  What it and LSST's obs packages say of DECam, HSC and MegaPrime is what stands here.
+LSST's own cameras, OmegaCAM and KMTNet, does not say what the HDUs of a processed file hold, and needs lsst-utils and
+lsst-resources.  What it and LSST's obs packages say of DECam, HSC and MegaPrime is what stands here.
 """
 
 from __future__ import annotations
@@ -130,6 +130,12 @@ INSTRUMENTS = (
 def instruments_called(name: str) -> list[Instrument]:
     """Those of the table that have such a name: none, one, or those that share it."""
     return [one for one in INSTRUMENTS if name and one.is_called(name)]
+
+
+def usual_name(name: str) -> str:
+    """The name as LSST's data ids have it, where it is one of the table; else the name itself."""
+    found = instruments_called(name)
+    return found[0].name if len(found) == 1 else name
 
 
 def _plain(name: str) -> str:
