@@ -17,10 +17,12 @@ from rich.logging import RichHandler
 from bayesflat import __version__
 from bayesflat.commands.options import (
     Common,
+    Keys,
     Sampling,
     Settings,
     common,
     configured,
+    key_options,
     sampling_options,
     settings_options,
 )
@@ -96,6 +98,7 @@ def cli() -> None:
 @click.option("-o", "out", type=click.Path(path_type=Path), metavar="DIR", help="Folder to write.")
 @click.option("--defects", metavar="PATH", help="Defect tables: a folder, a glob or a file.")
 @settings_options("Physical filter, where the input does not say; with --butler which ones to fit (default: all).")
+@key_options
 @source_and_output_options
 @sampling_options
 @click.option("--compare-terms", is_flag=True, help="Which of centroid, plane, outer plane does the flat need?")
@@ -107,6 +110,7 @@ def fit_command(
     out: Path | None,
     defects: str | None,
     settings: Settings,
+    keys: Keys,
     source: SourceAndOutput,
     sampling: Sampling,
     compare_terms: bool,
@@ -126,7 +130,9 @@ def fit_command(
     """  # noqa: D301
     fields = asdict(sampling)
     sample = fields.pop("sample")
-    config, filters = configured(settings, common.camera, several=source.repo is not None, options=fields)
+    config, filters = configured(
+        settings, common.camera, several=source.repo is not None, options=fields | asdict(keys)
+    )
     query = query_of(source, inputs, out, filters)
     if query is not None and defects is not None:
         raise InputError("--defects: with --butler they come from the repository (connections.input_defects)")
@@ -178,6 +184,7 @@ fit_command.help = inspect.cleandoc(fit_command.help or "") + "\n" + _describe_f
 @click.option("--reference", metavar="SKY.fits", help="Reference gradient, of the sky flat.")
 @click.option("-o", "out", type=click.Path(path_type=Path), metavar="DIR", help="Folder to write.")
 @settings_options("Physical filter, where the flats do not say; with --butler which ones to correct (default: all).")
+@key_options
 @source_and_output_options
 @common
 def apply_command(
@@ -186,6 +193,7 @@ def apply_command(
     reference: str | None,
     out: Path | None,
     settings: Settings,
+    keys: Keys,
     source: SourceAndOutput,
     common: Common,
 ) -> int:
@@ -198,7 +206,7 @@ def apply_command(
     --reference are not given; folders in DIR are as for fit. Of the config, only the camera and the dataset type names
     are used: connections.input_flat, gradient, reference_gradient, output_flat.
     """
-    config, filters = configured(settings, common.camera, several=source.repo is not None)
+    config, filters = configured(settings, common.camera, several=source.repo is not None, options=asdict(keys))
     query = query_of(source, flats, out, filters)
     if query is not None:
         with _running(common) as progress:
@@ -217,9 +225,10 @@ def apply_command(
 
         written = run_apply(
             flats, folder, dome, sky, camera=config.camera, physical_filter=config.physical_filter,
+            detector_key=config.detector_key, filter_key=config.filter_key,
             processes=common.processes, overwrite=common.overwrite, progress=progress,
         )  # fmt: skip
-    return show_flats(len(written), f"written to {folder}", common.quiet)
+    return show_flats(sum(written.values()), f"written to {folder}", common.quiet)
 
 
 @cli.command(name="compare", short_help="Do sky and dome differ?")

@@ -258,12 +258,19 @@ class RunConfig(FitConfig):
 
     camera: str = Field("lsstcam", description="lsstcam, lsstcomcam, decam, hsc or a camera table")
     physical_filter: str | None = Field(None, description="physical filter, where the input does not say")
+    detector_key: str | None = Field(
+        None, description="header card that names the detector; A+B joins two; unset: as known of the instrument"
+    )
+    filter_key: str | None = Field(
+        None, description="header card that names the filter; unset: as known of the instrument"
+    )
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
     """Read TOML, with mistakes as `InputError`."""
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        # editors put a mark at the beginning, which TOML does not know
+        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"config {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     except tomllib.TOMLDecodeError as error:

@@ -152,7 +152,7 @@ def load(
         return _with_filter(binned, config.physical_filter, tables[0]), [record(tables[0])]
     flats = find_flats(paths)
     boxes = find_defects(defects, camera) if defects is not None else None
-    log.info("binning %d flats by %d pixels", len(flats), config.bin_factor)
+    log.info("binning flats of %d files by %d pixels", len(flats), config.bin_factor)
     binned = bin_files(
         flats,
         camera,
@@ -161,9 +161,11 @@ def load(
         detector_boundary=config.detector_boundary,
         mask_planes=config.mask_planes,
         physical_filter=config.physical_filter,
+        detector_key=config.detector_key,
+        filter_key=config.filter_key,
         use_non_science=config.do_use_non_science_detectors,
         processes=processes,
-        progress=progress(len(flats)) if progress else None,
+        start=progress,
     )
     return binned, [record(path) for path in flats]
 

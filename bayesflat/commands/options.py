@@ -90,6 +90,22 @@ def settings_options(filter_help: str) -> Decorator:
 
 
 @dataclass(frozen=True)
+class Keys:
+    """Options that name header cards; both are fields of the config."""
+
+    detector_key: str | None
+    filter_key: str | None
+
+
+key_options = group(
+    "keys",
+    Keys,
+    click.option("--detector-key", metavar="KEY", help="Header card with a detector's id or name; A+B joins two."),
+    click.option("--filter-key", metavar="KEY", help="Header card with the physical filter."),
+)
+
+
+@dataclass(frozen=True)
 class Sampling:
     """Options of NUTS; all but ``sample`` are fields of the config."""
 

@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayesflat.data.camera import Camera, Detector
-from bayesflat.data.flats import FITS_ENDINGS, find_detector, find_files, opened_fits
+from bayesflat.data.finding import FITS_ENDINGS, find_files
+from bayesflat.data.fitsfile import opened_fits
+from bayesflat.data.headers import find_detector
 from bayesflat.errors import InputError, first_line
 
 log = logging.getLogger(__name__)
@@ -112,7 +114,7 @@ def read_defects(path: str | Path, camera: Camera) -> tuple[Detector | None, lis
         No such file, no table, other columns, values that are missing or no numbers, a detector that the camera lacks.
     """
     headers, columns = _read_table(path)
-    return find_detector(headers, path, camera, DETECTOR_KEYS), _read_boxes(columns, path)
+    return find_detector(headers, path, camera, DETECTOR_KEYS, Path(path).name), _read_boxes(columns, path)
 
 
 def read_boxes(path: str | Path) -> list[Box]:
