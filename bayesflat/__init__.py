@@ -22,12 +22,14 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from bayesflat.data.binning import bin_files as bin_files
     from bayesflat.data.binning import bin_focal_plane as bin_focal_plane
     from bayesflat.data.camera import Camera as Camera
-    from bayesflat.data.camera import Detector as Detector
+    from bayesflat.data.camera import decam as decam
     from bayesflat.data.camera import get_camera as get_camera
+    from bayesflat.data.camera import hsc as hsc
     from bayesflat.data.camera import lsstcam as lsstcam
     from bayesflat.data.camera import lsstcomcam as lsstcomcam
     from bayesflat.data.defects import Box as Box
     from bayesflat.data.defects import find_defects as find_defects
+    from bayesflat.data.detector import Detector as Detector
     from bayesflat.data.flats import Flat as Flat
     from bayesflat.data.flats import find_flats as find_flats
     from bayesflat.data.flats import read_flat as read_flat
@@ -70,7 +72,7 @@ _HOMES = {
     "Box": "data.defects",
     "Camera": "data.camera",
     "Comparison": "comparison.comparison",
-    "Detector": "data.camera",
+    "Detector": "data.detector",
     "Estimates": "gradient.estimates",
     "FitConfig": "config",
     "FitResult": "inference.fitting",
@@ -91,12 +93,14 @@ _HOMES = {
     "compare_terms": "inference.loo",
     "comparison_lines": "commands.tables",
     "comparison_report": "report.comparison_page",
+    "decam": "data.camera",
     "default_light": "simulation.truth",
     "find_defects": "data.defects",
     "find_flats": "data.flats",
     "fit": "inference.fitting",
     "fit_report": "report.fit_page",
     "get_camera": "data.camera",
+    "hsc": "data.camera",
     "leave_one_out": "inference.loo",
     "lsstcam": "data.camera",
     "lsstcomcam": "data.camera",

@@ -250,7 +250,7 @@ def apply_command(
     "--radius",
     type=float,
     metavar="MM",
-    help=f"Where differences are judged in mmag (mm).  [default: {REFERENCE_RADIUS:g}]",
+    help=f"Where differences are judged in mmag (mm).  [default: {REFERENCE_RADIUS:g}, or 0.85 of the bins' radius]",
 )
 @settings_options("With --butler: which filters to compare.  [default: all]")
 @source_options
@@ -308,8 +308,9 @@ def compare_command(
     "--coarse", type=click.IntRange(1), default=1, show_default=True, metavar="F", help="Pixels F times as large."
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same detectors.")
-@click.option("--physical-filter", default="i_39", show_default=True, metavar="NAME", help="Sets ratio and scatters.")
+@click.option("--physical-filter", metavar="NAME", help="Sets ratio and scatters.  [default: the camera's in i]")
 @click.option("--compress", is_flag=True, help="Tile-compress the flats (GZIP_2), as LSST does.")
+@click.option("--mef", is_flag=True, help="One file with an HDU a detector, in place of a file a detector.")
 @click.option("--light", "light_fields", multiple=True, metavar="KEY=VALUE", help="Truth: see below.")
 @click.option("--noise", "noise_fields", multiple=True, metavar="KEY=VALUE", help="Amplitude: see below.")
 @common
@@ -318,26 +319,32 @@ def simulate_command(
     kind: str,
     coarse: int,
     seed: int,
-    physical_filter: str,
+    physical_filter: str | None,
     compress: bool,
+    mef: bool,
     light_fields: tuple[str, ...],
     noise_fields: tuple[str, ...],
     common: Common,
 ) -> int:
     """Simulate flats and defect tables with a known truth: DIR/flats, DIR/defects, DIR/camera.ecsv, DIR/truth.json.
 
+    Headers are as those of the camera's files. The light has LSSTCam's vignetting, scaled to other cameras.
+
     \b
     --light  centroid_delta (mm, x,y), gradient and outer_gradient (1/mm, x,y), outer_gradient_radius (mm),
-             itl_ratio, bend (fraction at 350 mm, grows as radius squared), level (counts at the centre)
+             itl_ratio, bend (fraction at 350 mm, grows as radius squared), level (counts at the centre),
+             scale (size of vignetting and bend relative to LSSTCam's)
     --noise  detector_scatter, amplifier_scatter, shared_amplifier, shared_smooth, shared_slope (fractions;
              one number, or ITL,rest), own_field, field_scale (mm), rim, dust (fraction of the bins), white
              (fraction in a bin of 1.28 mm), dead_columns (number a detector); defaults are the filter's
     """  # noqa: D301
     from bayesflat.data.camera import get_camera
     from bayesflat.simulation.flats import write_simulation
-    from bayesflat.simulation.truth import Noise, band_of, default_light
+    from bayesflat.simulation.truth import Noise, band_of, default_filter, default_light, light_scale
 
-    light = _with_fields(default_light(kind, physical_filter), light_fields, "--light")
+    camera = get_camera(common.camera or "lsstcam")
+    physical_filter = physical_filter or default_filter(camera)
+    light = _with_fields(default_light(kind, physical_filter, light_scale(camera)), light_fields, "--light")
     noise = _with_fields(Noise.for_band(band_of(physical_filter)), noise_fields, "--noise")
     with _running(common) as progress:
         advance: Callable[..., None] | None = None
@@ -355,10 +362,11 @@ def simulate_command(
             coarse=coarse,
             seed=seed,
             physical_filter=physical_filter,
-            camera=get_camera(common.camera or "lsstcam"),
+            camera=camera,
             light=light,
             noise=noise,
             compress=compress,
+            mef=mef,
             overwrite=common.overwrite,
             processes=common.processes,
             progress=report,
@@ -398,7 +406,7 @@ def _with_fields[T: (Light, Noise)](defaults: T, texts: Sequence[str], option: s
 )
 @common
 def demo_command(out: Path, seed: int, coarse: int, common: Common) -> int:
-    """Simulate sky and dome flats of LSSTCam, fit both, compare them, correct the dome, and fit it again.
+    """Simulate sky and dome flats of a camera, fit both, compare them, correct the dome, and fit it again.
 
     Estimates are compared with the truth.
     """

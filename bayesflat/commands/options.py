@@ -47,7 +47,9 @@ class Common:
 common = group(
     "common",
     Common,
-    click.option("--camera", metavar="NAME|TABLE", help="lsstcam (default), lsstcomcam, or a camera table (ECSV)."),
+    click.option(
+        "--camera", metavar="NAME|TABLE", help="lsstcam (default), lsstcomcam, decam, hsc or a camera table (ECSV)."
+    ),
     click.option("-j", "processes", type=click.IntRange(1), default=1, show_default=True, help="Processes."),
     click.option("--overwrite", is_flag=True, help="Replace what an earlier run left in DIR."),
     click.option("-v", "--verbose", count=True, help="Say more."),

@@ -129,7 +129,7 @@ def test_detectors_and_zones(paired, unpaired, small_camera):
             assert abs(d.mean_mmag - expected) < 4.5 * d.sd_mmag
             assert d.mean_mmag == pytest.approx(c.map_mmag[here].mean(), abs=1e-9)
             assert d.name == small_camera[d.detector].name
-        assert {d.zone for d in c.detectors} == {"inside 317"}
+        assert {d.zone for d in c.detectors} == {"inside 66.6"}  # 317 / 350 of the outermost corner
 
 
 def test_zones_of_lsstcam():
