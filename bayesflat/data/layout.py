@@ -144,7 +144,8 @@ def find_flat_hdus(
         flats = _companions(flats, images, own_detector, path)
     for flat in flats:
         image = images.numbered[flat.image]
-        find_window(image.header, image.shape, flat.detector, flat.where)
+        if flat.alone or flat.detector.is_science:  # others are not read, whatever their size
+            find_window(image.header, image.shape, flat.detector, flat.where)
     return flats
 
 
