@@ -332,7 +332,8 @@ def _assigned(
             following.append(image)
     science = [image.number for image in images.science]
     leaders = [max((n for n in science if n < image.number), default=-1) for image in following]
-    if following and sorted(leaders) != science:
+    leading = {flat.image for flat in flats if flat.detector.is_science}
+    if following and (len(set(leaders)) < len(leaders) or not leading <= set(leaders)):
         raise InputError(
             f"{following[0].where(path)}: it cannot be told which detector's it is; its header must name the detector"
         )

@@ -340,7 +340,7 @@ def test_named_cameras(tmp_path):
 
 
 def test_no_such_file(tmp_path):
-    expected = "camera lsstcan: no such file; accepted are lsstcam, lsstcomcam, decam, hsc or a table in ECSV"
+    expected = "camera lsstcan: no such file; accepted are lsstcam, lsstcomcam, decam, hsc or a table in ECSV or CSV"
     assert message(get_camera, "lsstcan") == expected
     path = tmp_path / "no.ecsv"
     assert message(Camera.read, path) == expected.replace("lsstcan", str(path))
