@@ -30,9 +30,10 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from bayesflat.data.defects import Box as Box
     from bayesflat.data.defects import find_defects as find_defects
     from bayesflat.data.detector import Detector as Detector
+    from bayesflat.data.finding import find_flats as find_flats
     from bayesflat.data.flats import Flat as Flat
-    from bayesflat.data.flats import find_flats as find_flats
     from bayesflat.data.flats import read_flat as read_flat
+    from bayesflat.data.flats import read_flats as read_flats
     from bayesflat.errors import InputError as InputError
     from bayesflat.gradient.correction import apply_gradients as apply_gradients
     from bayesflat.gradient.correlations import strongest_correlations as strongest_correlations
@@ -96,7 +97,7 @@ _HOMES = {
     "decam": "data.camera",
     "default_light": "simulation.truth",
     "find_defects": "data.defects",
-    "find_flats": "data.flats",
+    "find_flats": "data.finding",
     "fit": "inference.fitting",
     "fit_report": "report.fit_page",
     "get_camera": "data.camera",
@@ -114,6 +115,7 @@ _HOMES = {
     "posterior_predictive": "inference.predictive",
     "prior_predictive": "inference.predictive",
     "read_flat": "data.flats",
+    "read_flats": "data.flats",
     "sample": "inference.fitting",
     "save_figure": "report.figures",
     "simulate_binned": "simulation.detectors",

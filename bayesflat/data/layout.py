@@ -21,12 +21,13 @@ Identity = tuple[Detector, str, str]  # detector, physical filter, instrument
 
 # words in the name of an HDU that tell what it holds
 _MASKS = {"MASK", "MSK", "DQ", "BPM"}
-_SPREADS = {"VARIANCE", "VAR", "UNCERT"}
+# with the power of a factor by which they go with an image that is multiplied by it
+_SPREADS = {"VARIANCE": 2, "VAR": 2, "ERR": 1, "ERROR": 1, "SIGMA": 1, "STDDEV": 1, "IVAR": -2, "INVVAR": -2}
+_UNCERT = "UNCERT"  # of astropy's CCDData, which says its kind
 _OTHERS = {
-    "ERR", "ERROR", "SIGMA", "STDDEV", "WEIGHT", "WHT", "WGT", "IVAR", "INVVAR", "PSF", "PSFIMAGE", "BKG", "BACKGROUND",
-    "SKY", "OVERSCAN", "PREVIEW", "THUMBNAIL",
+    "WEIGHT", "WHT", "WGT", "PSF", "PSFIMAGE", "BKG", "BACKGROUND", "SKY", "OVERSCAN", "PREVIEW", "THUMBNAIL",
 }  # fmt: skip
-# astropy's CCDData: the power of the factor by which an uncertainty of this kind goes with its image
+_KNOWN = {*_MASKS, *_SPREADS, _UNCERT, *_OTHERS}
 _UTYPES = {"StdDevUncertainty": 1, "VarianceUncertainty": 2, "InverseVariance": -2}
 
 
@@ -122,7 +123,7 @@ def find_flat_hdus(
             found = find_filter(headers, keys, path, physical_filter)
             identity = _only_detector(headers, path, camera, keys), found, instrument
         flat = FlatHDUs(*identity, where=str(path), image=main.number)
-        flats = [_with_companions(flat, images.named(_MASKS), images.named(_SPREADS), path)]
+        flats = [_with_companions(flat, images.named(_MASKS), images.named({*_SPREADS, _UNCERT}), path)]
     else:
         flats = []
         for image in science:
@@ -195,7 +196,7 @@ class _Images:
 
     @property
     def science(self) -> list[_Image]:
-        return [image for image in self.numbered.values() if not image.words & (_MASKS | _SPREADS | _OTHERS)]
+        return [image for image in self.numbered.values() if not image.words & _KNOWN]
 
     def named(self, words: set[str]) -> list[_Image]:
         return [image for image in self.numbered.values() if image.words & words]
@@ -292,8 +293,8 @@ def _best(images: Sequence[_Image], name: str, path: str | Path) -> _Image | Non
 
 
 def _power(spread: _Image, path: str | Path) -> int | None:
-    if "UNCERT" not in spread.words:
-        return 2
+    if _UNCERT not in spread.words:
+        return next(power for word, power in _SPREADS.items() if word in spread.words)
     power = _UTYPES.get(str(spread.header.get("UTYPE", "StdDevUncertainty")))
     if power is None:
         log.warning("%s: UTYPE %s is not known; it is left as it is", spread.where(path), spread.header["UTYPE"])
@@ -305,7 +306,7 @@ def _companions(
 ) -> list[FlatHDUs]:
     """Masks and uncertainties, each with the flat that it belongs to."""
     masks = _assigned(images.named(_MASKS), flats, images, own_detector, path)
-    spreads = _assigned(images.named(_SPREADS), flats, images, own_detector, path)
+    spreads = _assigned(images.named({*_SPREADS, _UNCERT}), flats, images, own_detector, path)
     return [_with_companions(flat, masks.get(flat.image, []), spreads.get(flat.image, []), path) for flat in flats]
 
 
