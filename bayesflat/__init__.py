@@ -22,15 +22,18 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from bayesflat.data.binning import bin_files as bin_files
     from bayesflat.data.binning import bin_focal_plane as bin_focal_plane
     from bayesflat.data.camera import Camera as Camera
-    from bayesflat.data.camera import Detector as Detector
+    from bayesflat.data.camera import decam as decam
     from bayesflat.data.camera import get_camera as get_camera
+    from bayesflat.data.camera import hsc as hsc
     from bayesflat.data.camera import lsstcam as lsstcam
     from bayesflat.data.camera import lsstcomcam as lsstcomcam
     from bayesflat.data.defects import Box as Box
     from bayesflat.data.defects import find_defects as find_defects
+    from bayesflat.data.detector import Detector as Detector
+    from bayesflat.data.finding import find_flats as find_flats
     from bayesflat.data.flats import Flat as Flat
-    from bayesflat.data.flats import find_flats as find_flats
     from bayesflat.data.flats import read_flat as read_flat
+    from bayesflat.data.flats import read_flats as read_flats
     from bayesflat.errors import InputError as InputError
     from bayesflat.gradient.correction import apply_gradients as apply_gradients
     from bayesflat.gradient.correlations import strongest_correlations as strongest_correlations
@@ -70,7 +73,7 @@ _HOMES = {
     "Box": "data.defects",
     "Camera": "data.camera",
     "Comparison": "comparison.comparison",
-    "Detector": "data.camera",
+    "Detector": "data.detector",
     "Estimates": "gradient.estimates",
     "FitConfig": "config",
     "FitResult": "inference.fitting",
@@ -91,12 +94,14 @@ _HOMES = {
     "compare_terms": "inference.loo",
     "comparison_lines": "commands.tables",
     "comparison_report": "report.comparison_page",
+    "decam": "data.camera",
     "default_light": "simulation.truth",
     "find_defects": "data.defects",
-    "find_flats": "data.flats",
+    "find_flats": "data.finding",
     "fit": "inference.fitting",
     "fit_report": "report.fit_page",
     "get_camera": "data.camera",
+    "hsc": "data.camera",
     "leave_one_out": "inference.loo",
     "lsstcam": "data.camera",
     "lsstcomcam": "data.camera",
@@ -110,6 +115,7 @@ _HOMES = {
     "posterior_predictive": "inference.predictive",
     "prior_predictive": "inference.predictive",
     "read_flat": "data.flats",
+    "read_flats": "data.flats",
     "sample": "inference.fitting",
     "save_figure": "report.figures",
     "simulate_binned": "simulation.detectors",

@@ -17,10 +17,12 @@ from rich.logging import RichHandler
 from bayesflat import __version__
 from bayesflat.commands.options import (
     Common,
+    Keys,
     Sampling,
     Settings,
     common,
     configured,
+    key_options,
     sampling_options,
     settings_options,
 )
@@ -94,8 +96,10 @@ def cli() -> None:
 @cli.command(name="fit", short_help="Fit flats, or a binned table.")
 @click.argument("inputs", nargs=-1, metavar="INPUT...")
 @click.option("-o", "out", type=click.Path(path_type=Path), metavar="DIR", help="Folder to write.")
-@click.option("--defects", metavar="PATH", help="Defect tables: a folder, a glob or a file.")
+@click.option("--defects", metavar="PATH", help="Defect tables: a folder, a folder of folders, a glob or a file.")
+@click.option("--defects-date", metavar="DATE", help="Of several tables of a detector, the last one until DATE (UTC).")
 @settings_options("Physical filter, where the input does not say; with --butler which ones to fit (default: all).")
+@key_options
 @source_and_output_options
 @sampling_options
 @click.option("--compare-terms", is_flag=True, help="Which of centroid, plane, outer plane does the flat need?")
@@ -106,7 +110,9 @@ def fit_command(
     inputs: tuple[str, ...],
     out: Path | None,
     defects: str | None,
+    defects_date: str | None,
     settings: Settings,
+    keys: Keys,
     source: SourceAndOutput,
     sampling: Sampling,
     compare_terms: bool,
@@ -126,7 +132,9 @@ def fit_command(
     """  # noqa: D301
     fields = asdict(sampling)
     sample = fields.pop("sample")
-    config, filters = configured(settings, common.camera, several=source.repo is not None, options=fields)
+    config, filters = configured(
+        settings, common.camera, several=source.repo is not None, options=fields | asdict(keys)
+    )
     if compare_terms:
         from bayesflat.inference.loo import require_scatter
 
@@ -134,6 +142,8 @@ def fit_command(
     query = query_of(source, inputs, out, filters)
     if query is not None and defects is not None:
         raise InputError("--defects: with --butler they come from the repository (connections.input_defects)")
+    if defects_date is not None and defects is None:
+        raise InputError("--defects-date chooses among the tables of --defects, which is not given")
     with _running(common) as progress, workers_of(common.processes, dask) as workers:
         work: dict[str, Any] = {"processes": workers, "overwrite": common.overwrite, "progress": progress}
         work |= {"sampling": sample, "terms": compare_terms, "report": not no_report}
@@ -144,7 +154,7 @@ def fit_command(
         from bayesflat.commands.fit import run_fit
 
         folder = _required(out, "-o must say which folder to write")
-        result = run_fit(inputs, folder, config, defects=defects, **work)
+        result = run_fit(inputs, folder, config, defects=defects, defects_date=defects_date, **work)
     if compare_terms and not common.quiet:
         from bayesflat.commands.tables import terms_table
 
@@ -182,6 +192,7 @@ fit_command.help = inspect.cleandoc(fit_command.help or "") + "\n" + _describe_f
 @click.option("--reference", metavar="SKY.fits", help="Reference gradient, of the sky flat.")
 @click.option("-o", "out", type=click.Path(path_type=Path), metavar="DIR", help="Folder to write.")
 @settings_options("Physical filter, where the flats do not say; with --butler which ones to correct (default: all).")
+@key_options
 @source_and_output_options
 @common
 def apply_command(
@@ -190,6 +201,7 @@ def apply_command(
     reference: str | None,
     out: Path | None,
     settings: Settings,
+    keys: Keys,
     source: SourceAndOutput,
     common: Common,
 ) -> int:
@@ -202,7 +214,7 @@ def apply_command(
     --reference are not given; folders in DIR are as for fit. Of the config, only the camera and the dataset type names
     are used: connections.input_flat, gradient, reference_gradient, output_flat.
     """
-    config, filters = configured(settings, common.camera, several=source.repo is not None)
+    config, filters = configured(settings, common.camera, several=source.repo is not None, options=asdict(keys))
     query = query_of(source, flats, out, filters)
     if query is not None:
         with _running(common) as progress:
@@ -221,9 +233,10 @@ def apply_command(
 
         written = run_apply(
             flats, folder, dome, sky, camera=config.camera, physical_filter=config.physical_filter,
+            detector_key=config.detector_key, filter_key=config.filter_key,
             processes=common.processes, overwrite=common.overwrite, progress=progress,
         )  # fmt: skip
-    return show_flats(len(written), f"written to {folder}", common.quiet)
+    return show_flats(sum(written.values()), f"written to {folder}", common.quiet)
 
 
 @cli.command(name="compare", short_help="Do sky and dome differ?")
@@ -241,7 +254,7 @@ def apply_command(
     "--radius",
     type=float,
     metavar="MM",
-    help=f"Where differences are judged in mmag (mm).  [default: {REFERENCE_RADIUS:g}]",
+    help=f"Where differences are judged in mmag (mm).  [default: {REFERENCE_RADIUS:g}, or 0.85 of the bins' radius]",
 )
 @settings_options("With --butler: which filters to compare.  [default: all]")
 @source_options
@@ -299,8 +312,9 @@ def compare_command(
     "--coarse", type=click.IntRange(1), default=1, show_default=True, metavar="F", help="Pixels F times as large."
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same detectors.")
-@click.option("--physical-filter", default="i_39", show_default=True, metavar="NAME", help="Sets ratio and scatters.")
+@click.option("--physical-filter", metavar="NAME", help="Sets ratio and scatters.  [default: the camera's in i]")
 @click.option("--compress", is_flag=True, help="Tile-compress the flats (GZIP_2), as LSST does.")
+@click.option("--mef", is_flag=True, help="One file with an HDU a detector, in place of a file a detector.")
 @click.option("--light", "light_fields", multiple=True, metavar="KEY=VALUE", help="Truth: see below.")
 @click.option("--noise", "noise_fields", multiple=True, metavar="KEY=VALUE", help="Amplitude: see below.")
 @common
@@ -309,26 +323,32 @@ def simulate_command(
     kind: str,
     coarse: int,
     seed: int,
-    physical_filter: str,
+    physical_filter: str | None,
     compress: bool,
+    mef: bool,
     light_fields: tuple[str, ...],
     noise_fields: tuple[str, ...],
     common: Common,
 ) -> int:
     """Simulate flats and defect tables with a known truth: DIR/flats, DIR/defects, DIR/camera.ecsv, DIR/truth.json.
 
+    Headers are as those of the camera's files. The light has LSSTCam's vignetting, scaled to other cameras.
+
     \b
     --light  centroid_delta (mm, x,y), gradient and outer_gradient (1/mm, x,y), outer_gradient_radius (mm),
-             itl_ratio, bend (fraction at 350 mm, grows as radius squared), level (counts at the centre)
+             itl_ratio, bend (fraction at 350 mm, grows as radius squared), level (counts at the centre),
+             scale (size of vignetting and bend relative to LSSTCam's)
     --noise  detector_scatter, amplifier_scatter, shared_amplifier, shared_smooth, shared_slope (fractions;
              one number, or ITL,rest), own_field, field_scale (mm), rim, dust (fraction of the bins), white
              (fraction in a bin of 1.28 mm), dead_columns (number a detector); defaults are the filter's
     """  # noqa: D301
     from bayesflat.data.camera import get_camera
     from bayesflat.simulation.flats import write_simulation
-    from bayesflat.simulation.truth import Noise, band_of, default_light
+    from bayesflat.simulation.truth import Noise, band_of, default_filter, default_light, light_scale
 
-    light = _with_fields(default_light(kind, physical_filter), light_fields, "--light")
+    camera = get_camera(common.camera or "lsstcam")
+    physical_filter = physical_filter or default_filter(camera)
+    light = _with_fields(default_light(kind, physical_filter, light_scale(camera)), light_fields, "--light")
     noise = _with_fields(Noise.for_band(band_of(physical_filter)), noise_fields, "--noise")
     with _running(common) as progress:
         advance: Callable[..., None] | None = None
@@ -346,10 +366,11 @@ def simulate_command(
             coarse=coarse,
             seed=seed,
             physical_filter=physical_filter,
-            camera=get_camera(common.camera or "lsstcam"),
+            camera=camera,
             light=light,
             noise=noise,
             compress=compress,
+            mef=mef,
             overwrite=common.overwrite,
             processes=common.processes,
             progress=report,
@@ -389,7 +410,7 @@ def _with_fields[T: (Light, Noise)](defaults: T, texts: Sequence[str], option: s
 )
 @common
 def demo_command(out: Path, seed: int, coarse: int, common: Common) -> int:
-    """Simulate sky and dome flats of LSSTCam, fit both, compare them, correct the dome, and fit it again.
+    """Simulate sky and dome flats of a camera, fit both, compare them, correct the dome, and fit it again.
 
     Estimates are compared with the truth.
     """

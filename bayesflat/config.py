@@ -43,6 +43,9 @@ PRIOR_NAMES = (
 )
 
 
+# lengths that fit LSSTCam (mm); for other cameras they are multiplied by the camera's scale where they are not set
+SCALED = ("centroid_max", "outer_gradient_radius")
+
 # fields of earlier versions, and why they are gone
 RETIRED = {"radial_spline_nodes_placed": "nodes describe the fitted curve and do not change its errors"}
 
@@ -120,10 +123,14 @@ class FitConfig(_Strict):
     )
     do_constrain_zero: bool = Field(False, description="hold the radial function at the last node of the product at 0")
     do_fit_centroid: bool = Field(False, description="fit the centroid of the radial function")
-    centroid_max: Number = Field(10.0, gt=0, description="largest distance of the centroid from the pivot (mm)")
+    centroid_max: Number = Field(
+        10.0, gt=0, description="largest distance of the centroid from the pivot (mm); other cameras: scaled"
+    )
     do_fit_gradient: bool = Field(False, description="fit a planar gradient")
     do_fit_outer_gradient: bool = Field(False, description="fit a second plane beyond outer_gradient_radius")
-    outer_gradient_radius: Number = Field(325.0, ge=0, description="where the outer plane begins (mm)")
+    outer_gradient_radius: Number = Field(
+        325.0, ge=0, description="where the outer plane begins (mm); other cameras: scaled"
+    )
 
     noise: Literal["independent", "hierarchical"] = Field("hierarchical", description="noise model")
     likelihood: Literal["normal", "student_t", "laplace"] | None = Field(
@@ -226,6 +233,13 @@ class FitConfig(_Strict):
             raise ValueError("radial_spline_nodes = auto: there are none yet")
         return LSST_NODES if self.radial_spline_nodes == "lsst" else self.radial_spline_nodes
 
+    def scaled_to(self, scale: float) -> FitConfig:
+        """The same, with the lengths of `SCALED` that are not set multiplied by a camera's scale (rounded)."""
+        found = {
+            name: float(f"{scale * getattr(self, name):.3g}") for name in SCALED if name not in self.model_fields_set
+        }
+        return self.model_copy(update=found) if scale != 1.0 and found else self
+
     @classmethod
     def make(cls, values: Mapping[str, Any], where: str = "config"):
         """A config from a mapping, with mistakes as one clear line."""
@@ -247,14 +261,21 @@ class FitConfig(_Strict):
 class RunConfig(FitConfig):
     """Configuration of the command line: that of the fit, camera and filter."""
 
-    camera: str = Field("lsstcam", description="lsstcam, lsstcomcam or a camera table")
+    camera: str = Field("lsstcam", description="lsstcam, lsstcomcam, decam, hsc or a camera table")
     physical_filter: str | None = Field(None, description="physical filter, where the input does not say")
+    detector_key: str | None = Field(
+        None, description="header card that names the detector; A+B joins two; unset: as known of the instrument"
+    )
+    filter_key: str | None = Field(
+        None, description="header card that names the filter; unset: as known of the instrument"
+    )
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
     """Read TOML, with mistakes as `InputError`."""
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        # editors put a mark at the beginning, which TOML does not know
+        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"config {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     except tomllib.TOMLDecodeError as error:

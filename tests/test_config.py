@@ -390,3 +390,27 @@ def test_unreadable_toml(tmp_path):
     assert re.match(rf"config {re.escape(str(path))}: not TOML \(.+line 1", message(read_toml, path))
     path.write_bytes(b"\xff\xfe\x00")
     assert message(read_toml, path).startswith(f"config {path}: cannot be read (")
+
+
+def test_a_mark_at_the_beginning_of_a_file(tmp_path):
+    """As some editors put it before UTF-8."""
+    (tmp_path / "c.toml").write_bytes(b"\xef\xbb\xbf" + b'bin_factor = 64\ndetector_key = "CHIP"\n')
+    config = RunConfig.read(tmp_path / "c.toml")
+    assert (config.bin_factor, config.detector_key, config.filter_key) == (64, "CHIP", None)
+    (tmp_path / "c.toml").write_text("bin_factor = 64", encoding="utf-16")
+    assert "c.toml: cannot be read" in message(RunConfig.read, tmp_path / "c.toml")
+
+
+# ---- lengths of other cameras ----
+
+
+def test_lengths_that_are_not_set_scale():
+    config = FitConfig(centroid_max=3.0).scaled_to(0.64091)
+    assert (config.centroid_max, config.outer_gradient_radius) == (3.0, 208.0)
+    assert FitConfig().scaled_to(0.64091).centroid_max == 6.41
+    # once is enough, and what is written down repeats the fit
+    again = FitConfig().scaled_to(0.5)
+    assert again.scaled_to(0.5) == again == FitConfig(**again.model_dump()).scaled_to(0.5)
+    assert FitConfig().scaled_to(1.0) == FitConfig()
+    # other fields keep theirs
+    assert config.model_dump() == FitConfig(centroid_max=3.0, outer_gradient_radius=208.0).model_dump()

@@ -10,11 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from bayesflat.data.camera import Camera, Detector, get_camera
-from bayesflat.data.flats import check_shape, find_flats, identify, image_hdu, named_hdu, opened_fits
+from bayesflat.data.camera import Camera, get_camera
+from bayesflat.data.finding import find_flats
+from bayesflat.data.fitsfile import copy_hdu, numbered_hdus, opened_fits, write_hdu, written_like
+from bayesflat.data.headers import warn_of_filter
+from bayesflat.data.layout import FlatHDUs, Identity, find_flat_hdus
+from bayesflat.data.pixels import check_shape, find_window, read_pixels
 from bayesflat.errors import InputError
 from bayesflat.files import checksum, filling
-from bayesflat.gradient.correction import check_products, corrections, floating, warn_of_unconverged
+from bayesflat.gradient.correction import check_products, corrections, warn_of_unconverged
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.processes import in_processes
 
@@ -25,6 +29,7 @@ Cards = dict[str, tuple[str, str]]  # keyword to value and comment
 _DONE = "CPPGRSUM"  # SHA-256 of the gradient that was applied: this card marks a flat as corrected
 BUTLER_CARDS = "LSST BUTLER"  # first words of the cards that name a dataset and its inputs
 _NO_DATA = "MP_NO_DATA"
+_LOSSLESS = ("GZIP_2", "GZIP_1", "NOCOMPRESS")  # compressions of floats that lose nothing
 
 
 def run_apply(
@@ -35,10 +40,12 @@ def run_apply(
     *,
     camera: str = "lsstcam",
     physical_filter: str | None = None,
+    detector_key: str | None = None,
+    filter_key: str | None = None,
     processes: int = 1,
     overwrite: bool = False,
     progress: Callable[[int], Callable[[], None]] | None = None,
-) -> list[Path]:
+) -> dict[Path, int]:
     """Correct dome flats, and write them under the same names to a folder.
 
     Parameters
@@ -53,16 +60,18 @@ def run_apply(
         As for `get_camera`.
     physical_filter : str, optional
         Filter of flats whose headers do not name it.
+    detector_key, filter_key : str, optional
+        As for `bayesflat.data.flats.read_flats`.
     processes : int
     overwrite : bool
         Whether files of an earlier run may be replaced.
     progress : callable, optional
-        Called with the number of flats; returns a function that is called after each flat.
+        Called with the number of files; returns a function that is called after each.
 
     Returns
     -------
-    list of Path
-        The corrected flats.
+    dict of Path to int
+        The corrected files, with the number of detectors that were corrected in each.
 
     Raises
     ------
@@ -85,15 +94,24 @@ def run_apply(
     geometry = get_camera(camera)
     cards = make_cards(dome, gradient, sky, reference)
     advance = progress(len(paths)) if progress else lambda: None
+    corrected: dict[Path, int] = {}
+    filters: dict[str, str] = {}
     with filling(out, sorted(names), overwrite) as folder:
         tasks = {
-            k: (path, folder / path.name, geometry, dome, sky, physical_filter, cards) for k, path in enumerate(paths)
-        }
+            path: (
+                path, folder / path.name, geometry, dome, sky, physical_filter, cards, None, detector_key, filter_key
+            )
+            for path in paths
+        }  # fmt: skip
         with closing(in_processes(correct_file, tasks, processes, "correcting flats")) as done:
-            for _ in done:
+            for path, flats in done:
+                corrected[out / path.name] = len(flats)
+                filters |= {flat.physical_filter: str(path) for flat in flats}
                 advance()
-    log.info("%d flats corrected", len(paths))
-    return [out / name for name in sorted(names)]
+    for name, where in filters.items():
+        warn_of_filter(name, geometry, where)
+    log.info("%d flats in %d files corrected", sum(corrected.values()), len(corrected))
+    return dict(sorted(corrected.items()))
 
 
 def make_cards(dome: FlatGradient, gradient: str | Path, sky: FlatGradient, reference: str | Path) -> Cards:
@@ -115,45 +133,130 @@ def correct_file(
     reference: FlatGradient,
     physical_filter: str | None,
     cards: Cards,
-    identity: tuple[Detector, str, str] | None = None,
-) -> None:
-    """Correct one flat: scale image and variance, and flag NO_DATA beyond the radial functions.
+    identity: Identity | None = None,
+    detector_key: str | None = None,
+    filter_key: str | None = None,
+) -> list[FlatHDUs]:
+    """Correct the flats of a file: scale image and variance, and flag NO_DATA beyond the radial functions.
 
-    With an ``identity``, as for `bayesflat.data.flats.read_flat`, detector and filter are not read from the headers.
+    HDUs that are not changed are copied byte by byte.  Of a file of several detectors those for science are corrected,
+    one in memory at a time; each gets the cards, and so does the primary header.
+
+    Parameters
+    ----------
+    path, target : Path
+    camera : Camera
+    gradient, reference : FlatGradient
+    physical_filter : str or None
+    cards : dict
+        As from `make_cards`.
+    identity : tuple, optional
+        As for `bayesflat.data.flats.read_flat`: detector and filter are not read from the headers then.
+    detector_key, filter_key : str, optional
+        As for `bayesflat.data.flats.read_flats`.
+
+    Returns
+    -------
+    list of FlatHDUs
+        What was corrected.
     """
     with opened_fits(path) as hdus:
-        header = hdus[0].header
-        if _DONE in header:
-            raise InputError(f"{path}: was corrected before (card {_DONE}); apply gradients to the flat as it was")
-        image = image_hdu(hdus, path)
-        detector, physical_filter, _ = identity or identify(header, image, path, camera, physical_filter)
-        check_shape(image.shape, detector, path)
-        check_products(gradient, reference, physical_filter)
-        mask, variance = named_hdu(hdus, "MASK", path), named_hdu(hdus, "VARIANCE", path)
-        pixels, spread = floating(image.data), None if variance is None else floating(variance.data)
-        flagged = mask is not None and _NO_DATA in mask.header
-        # a pixel without data is 0 in LSST's flats, which have a mask to flag it
-        empty = 0.0 if flagged else np.nan
-        for rows, correction in corrections(detector, gradient, reference):
-            pixels[rows] *= correction.factor
-            if spread is not None:
-                spread[rows] *= correction.factor * correction.factor
-            if not correction.nowhere.any():
-                continue
-            pixels[rows][correction.nowhere] = empty
-            if spread is not None:
-                spread[rows][correction.nowhere] = empty
-            if flagged:  # otherwise the mask is not even read from disk
-                mask.data[rows][correction.nowhere] |= mask.data.dtype.type(1 << mask.header[_NO_DATA])
-        image.data = pixels
-        if variance is not None:
-            variance.data = spread
-        if f"HIERARCH {BUTLER_CARDS} ID" in cards:  # these replace the cards of the uncorrected dataset
-            for key in [key for key in header if key.startswith(BUTLER_CARDS)]:
-                del header[key]
-        for key, (value, comment) in cards.items():
-            header[key] = (value, comment)
-        hdus.writeto(target)
+        for number, hdu in numbered_hdus(hdus, path):
+            if _DONE in hdu.header:
+                where = f" of HDU {number}" if number else ""
+                raise InputError(
+                    f"{path}: was corrected before (card {_DONE}{where}); apply gradients to the flat as it was"
+                )
+        flats = find_flat_hdus(
+            hdus, path, camera, physical_filter,
+            detector_key=detector_key, filter_key=filter_key, identity=identity,
+        )  # fmt: skip
+        todo = [flat for flat in flats if flat.alone or flat.detector.is_science]
+        if not todo:
+            raise InputError(f"{path}: none of its {len(flats)} detectors is a science detector of {camera.name}")
+        for flat in todo:
+            check_products(gradient, reference, flat.physical_filter, flat.instrument)
+        marked = {0} | {flat.image for flat in todo if not flat.alone}
+        waiting = {min(n for n in (flat.image, flat.mask, flat.spread) if n is not None): flat for flat in todo}
+        changed: set[int] = set()
+        with written_like(path, target) as out:
+            for number, hdu in enumerate(hdus):
+                if number in waiting:
+                    changed |= _correct(hdus, waiting[number], gradient, reference)
+                if number in marked:
+                    _mark(hdu.header, cards)
+                if number in marked or number in changed:
+                    write_hdu(hdu, out)
+                else:
+                    copy_hdu(hdu, out)
+                if number in changed:
+                    del hdu.data  # only the detector in work is held
+    return todo
+
+
+def _correct(hdus, flat: FlatHDUs, gradient: FlatGradient, reference: FlatGradient) -> set[int]:
+    """Correct one detector's flat in memory; returns the numbers of the HDUs whose data are changed."""
+    shape = hdus[flat.image].shape
+    window = find_window(hdus[flat.image].header, shape, flat.detector, flat.where)
+
+    def part(data: np.ndarray) -> np.ndarray:
+        """The detector's part of an image, mask or uncertainty, which may be trimmed where the image is not."""
+        if data.shape == shape:
+            return data[window]
+        check_shape(data.shape, flat.detector, flat.where)
+        return data
+
+    powers = {flat.image: 1} | ({flat.spread: flat.power} if flat.spread is not None else {})
+    pixels = {number: read_pixels(hdus[number]) for number in powers}
+    planes = [(part(pixels[number]), power) for number, power in powers.items()]
+    bit = None if flat.mask is None else _bit(hdus[flat.mask].header)
+    # a pixel without data is 0 in LSST's flats, which have a mask to flag it
+    empty = 0.0 if flat.mask is not None and _NO_DATA in hdus[flat.mask].header else np.nan
+    changed = set(powers)
+    for rows, correction in corrections(flat.detector, gradient, reference):
+        for plane, power in planes:
+            plane[rows] *= correction.factor**power
+        if not correction.nowhere.any():
+            continue
+        for plane, _ in planes:
+            plane[rows][correction.nowhere] = empty
+        if flat.mask is not None and bit is not None:  # otherwise the mask is not even read from disk
+            flags = part(hdus[flat.mask].data)
+            flags[rows][correction.nowhere] |= flags.dtype.type(bit)
+            changed.add(flat.mask)
+    for number in powers:
+        _replace(hdus[number], pixels[number])
+    return changed
+
+
+def _bit(header) -> int | None:
+    """What flags a pixel without data in a mask; None in one whose planes have no NO_DATA."""
+    if _NO_DATA in header:
+        return 1 << header[_NO_DATA]
+    return None if any(key.startswith("MP_") for key in header) else 1
+
+
+def _replace(hdu, pixels: np.ndarray) -> None:
+    """Put floating pixels into an HDU, with nothing lost when it is written.
+
+    Compressed integers, and floats that were compressed as scaled integers, would be quantised (again).
+    """
+    hdu.data = pixels
+    for key in ("BLANK", "BZERO", "BSCALE"):
+        hdu.header.remove(key, ignore_missing=True)
+    if hasattr(hdu, "compression_type"):
+        hdu.quantize_level = 0.0
+        if hdu.compression_type not in _LOSSLESS:
+            hdu.compression_type = _LOSSLESS[0]
+
+
+def _mark(header, cards: Cards) -> None:
+    """Put the cards into a header."""
+    if f"HIERARCH {BUTLER_CARDS} ID" in cards:  # these replace the cards of the uncorrected dataset
+        for key in [key for key in header if key.startswith(BUTLER_CARDS)]:
+            del header[key]
+    for key, (value, comment) in cards.items():
+        header[key] = (value, comment)
 
 
 def _name_of(product: FlatGradient, path: str | Path) -> str:

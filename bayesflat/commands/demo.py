@@ -21,11 +21,8 @@ from bayesflat.data.camera import get_camera
 from bayesflat.files import check_free
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.inference.fitting import FitResult
-from bayesflat.quantities import COMPARED, QUANTITIES, SHOWN_RADII, unit_of
+from bayesflat.quantities import COMPARED, QUANTITIES, SHOWN_RADII, shown_radii, unit_of
 from bayesflat.simulation.flats import CONTENTS, write_simulation
-
-PHYSICAL_FILTER = "i_39"
-_RADII = (100.0, *SHOWN_RADII[1:])  # mm; not the centre, where flats are normalized
 
 
 def run_demo(
@@ -82,10 +79,11 @@ def run_demo(
 
     results = []
     for kind in ("sky", "dome"):
-        say(f"{kind}: simulating flats of {coarse * 0.01:g} mm pixels, seed {seed}")
+        geometry = get_camera(camera)
+        size = coarse * next(iter(geometry)).pixel_size
+        say(f"{kind}: simulating flats of {size:g} mm pixels, seed {seed}")
         truth = write_simulation(
-            out / kind, kind=kind, coarse=coarse, seed=seed, physical_filter=PHYSICAL_FILTER,
-            camera=get_camera(camera), processes=processes, overwrite=overwrite,
+            out / kind, kind=kind, coarse=coarse, seed=seed, camera=geometry, processes=processes, overwrite=overwrite,
         )  # fmt: skip
         say(f"{kind}: fitting")
         result = fit(f"{kind}/flats", kind, f"{kind}_fit")
@@ -130,7 +128,7 @@ def closure_table(closure: Comparison, sky: FlatGradient, dome: FlatGradient, co
             name, *shown, f"{off:+.1e}" if abs(off) < 1e-4 else f"{off:+.2g}", f"{sd:.1g}" if sd else "", unit
         )
 
-    for radius in _RADII:
+    for radius in _radii(min(closure.grid[-1], *(p.reach for p in products))):
         k = int(np.argmin(np.abs(closure.grid - radius)))
         values = [-MMAG * float(np.log(p.compute_radial(radius) / p.compute_radial(0.0))) for p in products]
         add(f"radial, {radius:g} mm", values, closure.radial["mean"][k], closure.radial["sd"][k], "mmag")
@@ -147,6 +145,12 @@ def closure_table(closure: Comparison, sky: FlatGradient, dome: FlatGradient, co
     return table
 
 
+def _radii(reach: float) -> tuple[float, ...]:
+    """Radii to show (mm): not the centre, where flats are normalized, and none beyond the bins."""
+    radii = shown_radii(reach)
+    return (100.0, *radii[1:]) if radii == SHOWN_RADII else radii[1:]
+
+
 def truth_table(gradient: FlatGradient, truth: dict[str, Any], title: str) -> Table:
     """Truth and estimate of each parameter, with the standard deviation; for the radial function relative (%)."""
     columns = ("parameter", "truth", "estimate", "difference", "sd", "unit")
@@ -157,7 +161,7 @@ def truth_table(gradient: FlatGradient, truth: dict[str, Any], title: str) -> Ta
         sd = estimates[name]["sd"]
         table.add_row(name, f"{true:.6g}", f"{found:.6g}", f"{found - true:+.2g}", f"{sd:.2g}", unit_of(name))
     true_radius, true_value = (np.array(truth["radial_function"][key]) for key in ("radius", "value"))
-    for radius in _RADII:
+    for radius in _radii(gradient.reach):
         true = float(np.interp(radius, true_radius, true_value)) * truth["level"]
         found = float(gradient.compute_radial(radius)) * gradient.normalization_factor
         sd = float(gradient.compute_radial_sd(radius)) * gradient.normalization_factor / true

@@ -47,7 +47,9 @@ class Common:
 common = group(
     "common",
     Common,
-    click.option("--camera", metavar="NAME|TABLE", help="lsstcam (default), lsstcomcam, or a camera table (ECSV)."),
+    click.option(
+        "--camera", metavar="NAME|TABLE", help="lsstcam (default), lsstcomcam, decam, hsc or a camera table (ECSV)."
+    ),
     click.option("-j", "processes", type=click.IntRange(1), default=1, show_default=True, help="Processes."),
     click.option("--overwrite", is_flag=True, help="Replace what an earlier run left in DIR."),
     click.option("-v", "--verbose", count=True, help="Say more."),
@@ -85,6 +87,22 @@ def settings_options(filter_help: str) -> Decorator:
         click.option("-c", "overrides", multiple=True, metavar="KEY=VALUE", help="Set a config field; beats -C."),
         click.option("-C", "config_file", metavar="FILE", help="Config in TOML, such as an earlier fit's config.toml."),
     )
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Options that name header cards; both are fields of the config."""
+
+    detector_key: str | None
+    filter_key: str | None
+
+
+key_options = group(
+    "keys",
+    Keys,
+    click.option("--detector-key", metavar="KEY", help="Header card with a detector's id or name; A+B joins two."),
+    click.option("--filter-key", metavar="KEY", help="Header card with the physical filter."),
+)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from bayesflat.comparison.comparison import Comparison
 from bayesflat.comparison.differences import Difference
 from bayesflat.comparison.judgement import zones
 from bayesflat.gradient.product import FlatGradient
-from bayesflat.quantities import SCALARS, SHOWN_RADII
+from bayesflat.quantities import SCALARS
+from bayesflat.report.numbers import shown_radii
 
 
 def new_table(title: str | None, columns: Sequence[str], text: Collection[str], *, no_wrap: bool = False) -> Table:
@@ -28,17 +29,18 @@ def fit_table(gradient: FlatGradient) -> Table:
     estimates = gradient.require_estimates()
     title = f"{gradient.instrument} {gradient.physical_filter}".strip() or None
     table = new_table(title, ("parameter", "MAP", "sd", "unit"), ("parameter", "unit"))
+    groups = str(estimates.header.get("GROUPS", ("ITL", ""))[0])
     for name in SCALARS:
         row = estimates[name]
         unit = estimates.units[estimates.names.index(name)]
-        if row["sd"] == 0 and name != "itl_ratio":
-            continue  # the term was not fitted
-        table.add_row(name, f"{row['map']:.6g}", "" if np.isnan(row["sd"]) else f"{row['sd']:.2g}", unit)
-    for radius in SHOWN_RADII:
-        if gradient.radial_spline_nodes[0] <= radius <= gradient.radial_spline_nodes[-1]:
-            sd = float(gradient.compute_radial_sd(radius))
-            shown = "" if np.isnan(sd) else f"{sd:.2g}"
-            table.add_row(f"radial function at {radius:g} mm", f"{gradient.compute_radial(radius):.5f}", shown, "")
+        if row["sd"] == 0:
+            continue  # the term was not fitted, or there is one group of detectors
+        shown = f"{name} ({groups})" if name == "itl_ratio" and not groups.startswith("ITL") else name
+        table.add_row(shown, f"{row['map']:.6g}", "" if np.isnan(row["sd"]) else f"{row['sd']:.2g}", unit)
+    for radius in shown_radii(gradient):
+        sd = float(gradient.compute_radial_sd(radius))
+        shown = "" if np.isnan(sd) else f"{sd:.2g}"
+        table.add_row(f"radial function at {radius:g} mm", f"{gradient.compute_radial(radius):.5f}", shown, "")
     table.add_row("normalization_factor", f"{gradient.normalization_factor:.6g}", "", "")
     return table
 
@@ -77,10 +79,19 @@ def comparison_lines(c: Comparison) -> list[str]:
     for name, unit, scale in (
         ("centroid_delta", "mm", 1.0), ("gradient", "1e-6/mm", 1e6), ("itl_ratio", "", 1.0),
     ):  # fmt: skip
+        if name == "itl_ratio" and not 0 < c.positions.itl.sum() < len(c.positions):
+            continue
         names = [name] if name in c.differences else [f"{name}_x", f"{name}_y"]
         parts = [c.differences[key] for key in names]
         shown = ", ".join(_measured(part, "", scale) for part in parts)
-        lines.append(f"{name}{' (x, y)' if len(parts) == 2 else ''}: {shown} {unit}".rstrip())
+        of = (
+            " (x, y)"
+            if len(parts) == 2
+            else ""
+            if c.positions.groups[0] == "ITL"
+            else f" ({' / '.join(c.positions.groups)})"
+        )
+        lines.append(f"{name}{of}: {shown} {unit}".rstrip())
     for zone, here, off, most in zones(c.detectors, c.rope_mmag):
         lines.append(
             f"detectors {zone}: {off} of {len(here)} are beyond the tolerance, most of all "

@@ -19,7 +19,7 @@ from bayesflat.data.camera import Camera
 from bayesflat.errors import InputError
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.model.prepare import FitData, prepare
-from bayesflat.quantities import COMPARED, REFERENCE_RADIUS, TOLERANCE_MMAG
+from bayesflat.quantities import COMPARED, TOLERANCE_MMAG, reference_radius
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ZONES = (317.0, 350.0)  # mm: where vignetting begins, and where flats end
+ZONES = (317.0, 350.0)  # mm: where vignetting begins on LSSTCam, and where its flats end
 _STEP = 1.0  # mm between the radii of the radial difference
 _SAME_CENTRE = 0.01  # largest relative difference of a table's centre and its product's normalization
 _ACROSS = 8  # positions along a detector's side, without bins
@@ -143,7 +143,7 @@ def compare(
         Tolerance (mmag).
     radius : float, optional
         Radius at which planes, centroids and radial functions are judged in magnitudes (mm); by default 310 mm, or
-        0.85 of the largest common radius of a smaller camera.
+        0.85 of the largest common radius of a smaller or larger camera than LSSTCam.
 
     Returns
     -------
@@ -163,7 +163,7 @@ def compare(
     reach = min(sky_product.reach, dome_product.reach)
     if radius is not None and not 0 < radius <= reach:
         raise InputError(f"radius: {radius:g} mm; must be above 0 and at most {reach:g} mm, which both products know")
-    at = radius or (REFERENCE_RADIUS if reach > REFERENCE_RADIUS else round(0.85 * reach, 1))
+    at = radius or reference_radius(reach)
     if binned is not None:
         sky_data, dome_data = (
             prepare(bins, config_of(p).model_copy(update={"noise": "hierarchical", "likelihood": "normal"}))
@@ -185,8 +185,9 @@ def compare(
     if sky_data is not None and dome_data is not None:
         from bayesflat.comparison.ratio import SkyCurve, fit_ratio
 
+        config = config_of(sky_product).scaled_to(sky_data.binned.camera.scale)
         found = fit_ratio(
-            sky_data, dome_data, config_of(sky_product), curve=SkyCurve.of_product(sky_product),
+            sky_data, dome_data, config, curve=SkyCurve.of_product(sky_product),
             itl_ratio=sky_product.itl_ratio, outer=config_of(dome_product).do_fit_outer_gradient,
         )  # fmt: skip
         posterior, positions = found.posterior, found.data.binned
@@ -239,6 +240,12 @@ def check_pair(sky: FlatGradient, dome: FlatGradient) -> list[str]:
     if kinds in ([True, True], [False, False]):
         notes.append(f"both products are {'references' if kinds[0] else 'gradients of a dome'} by their headers")
     return notes
+
+
+def zones_of(camera: Camera) -> tuple[tuple[float, float], tuple[str, str, str]]:
+    """The radii at which the zones of a camera end (mm), and the zones' names: `ZONES`, scaled to the camera."""
+    inner, outer = (camera.scale * radius for radius in ZONES)
+    return (inner, outer), (f"inside {inner:.3g}", f"{inner:.3g}-{outer:.3g}", "beyond")
 
 
 def config_of(product: FlatGradient) -> FitConfig:
@@ -367,11 +374,12 @@ def _by_detector(
 ) -> list[DetectorDifference]:
     """Means of the log-ratio over the positions of each detector, as fitted and as measured."""
     out = []
+    radii, names = zones_of(positions.camera)
     for number in np.unique(positions.detector).tolist():
         here = np.flatnonzero(positions.detector == number)
         detector = positions.camera[number]
         centre = np.hypot(*(detector.corners().mean(axis=0) - (sky.centroid_x, sky.centroid_y)))
-        zone = ("inside 317", "317-350", "beyond")[int(np.searchsorted(ZONES, centre))]
+        zone = names[int(np.searchsorted(radii, centre))]
         sd = float(MMAG * posterior.sd(rows[here].mean(axis=0)[None])[0])
         fitted, found = float(-MMAG * mean[here].mean()), np.nan
         if measured is not None and data is not None:

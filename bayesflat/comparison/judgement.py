@@ -149,7 +149,9 @@ def zones(
         Name of the zone, its detectors, how many of them `is_beyond`, and the one with the largest difference.
     """
     found = []
-    for zone in dict.fromkeys(d.zone for d in sorted(detectors, key=lambda d: d.zone != "inside 317")):
+    for zone in dict.fromkeys(
+        d.zone for d in sorted(detectors, key=lambda d: (not d.zone.startswith("inside"), d.zone))
+    ):
         here = [d for d in detectors if d.zone == zone]
         most = max(here, key=lambda d: abs(d.found_mmag))
         found.append((zone, here, sum(is_beyond(d, tolerance) for d in here), most))

@@ -120,6 +120,16 @@ class BinnedFlat:
             log.warning("%s: is of %s, the camera is %s", where, instrument, camera.name)
         return cls(camera=camera, instrument=instrument, physical_filter=physical_filter, **arrays)
 
+    @property
+    def groups(self) -> tuple[str, str]:
+        """Names of the two groups, ITL and the rest; the rest is ``others`` unless it has a type or group in common."""
+        names = []
+        for of_group, default in ((self.itl, "ITL"), (~self.itl, "")):
+            detectors = [self.camera[int(number)] for number in np.unique(self.detector[of_group])]
+            kinds = {d.group or default or d.physical_type for d in detectors}
+            names.append(kinds.pop() if len(kinds) == 1 else default or "others")
+        return names[0], names[1]
+
     def select(self, rows: NDArray | slice) -> BinnedFlat:
         """The same binned flat with some of its bins (a boolean or index array, or a slice)."""
         names = [name for name in REQUIRED | OPTIONAL if getattr(self, name) is not None]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
+from itertools import batched
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,10 @@ from numpy.typing import NDArray
 from bayesflat.data.binned import BinnedFlat
 from bayesflat.data.camera import Camera, Detector
 from bayesflat.data.defects import Box, apply_defects
-from bayesflat.data.flats import DEFAULT_MASK_PLANES, Flat, read_flat, read_flat_header
+from bayesflat.data.fitsfile import opened_fits
+from bayesflat.data.flats import Flat, FlatSource, find_sources, read_hdus
+from bayesflat.data.headers import warn_of_filter
+from bayesflat.data.pixels import DEFAULT_MASK_PLANES
 from bayesflat.errors import InputError
 from bayesflat.processes import Workers, in_processes
 
@@ -24,6 +29,7 @@ BIN_FACTOR = 128
 DETECTOR_BOUNDARY = 10
 # rows of pixels that are worked on at once: few enough for the cache, enough to keep Python's share small
 _STRIP = 128
+_AT_ONCE = 16  # detectors of one file that a process reads, which opens it once for them
 
 Columns = dict[str, NDArray]
 
@@ -184,25 +190,30 @@ def bin_files(
     detector_boundary: int = DETECTOR_BOUNDARY,
     mask_planes: Sequence[str] = DEFAULT_MASK_PLANES,
     physical_filter: str | None = None,
+    detector_key: str | None = None,
+    filter_key: str | None = None,
     use_non_science: bool = False,
     processes: Workers = 1,
     progress: Callable[[], object] | None = None,
+    start: Callable[[int], Callable[[], object]] | None = None,
 ) -> BinnedFlat:
     """Read and bin the flats of a focal plane; all headers are checked before any pixel is read.
 
     Parameters
     ----------
     paths : iterable of path
-        FITS files, one per detector.
+        FITS files, of one detector each or of several.
     camera, defects, bin_factor, detector_boundary, use_non_science
         As for `bin_focal_plane`.
-    mask_planes, physical_filter
-        As for `bayesflat.data.flats.read_flat`.
+    mask_planes, physical_filter, detector_key, filter_key
+        As for `bayesflat.data.flats.read_flats`.
     processes : int or concurrent.futures.Executor
         Number of processes that read flats, or an executor; the result does not depend on it. A script that asks for
         more than one process needs the usual ``if __name__ == "__main__"``.
     progress : callable, optional
         Called once for each flat that is done, without arguments; those of detectors that are skipped count.
+    start : callable, optional
+        Called with the number of flats, when it is known; what it returns takes the place of ``progress``.
 
     Returns
     -------
@@ -212,52 +223,69 @@ def bin_files(
     Raises
     ------
     InputError
-        As `bin_focal_plane` and `bayesflat.data.flats.read_flat` do.
+        As `bin_focal_plane` and `bayesflat.data.flats.read_flats` do.
     """
     if isinstance(processes, int) and processes < 1:
         raise InputError(f"processes is {processes}; it must be 1 or more")
-    progress = progress or (lambda: None)
     register = FlatRegister(camera, use_non_science)
-    tasks: dict[int, tuple[Path, list[Box]]] = {}
+    tasks: dict[str, tuple[list[FlatSource], dict[int, list[Box]]]] = {}
     skipped = 0
     for path in paths:
-        detector, found_filter, instrument = read_flat_header(path, camera, physical_filter)
-        if register.add(detector, found_filter, instrument, str(path)):
-            _count_bins(detector, bin_factor, detector_boundary)
-            tasks[detector.id] = (Path(path), list((defects or {}).get(detector.id, ())))
-        else:
-            skipped += 1
+        sources = []
+        for source in find_sources(
+            path, camera, physical_filter, mask_planes=mask_planes, detector_key=detector_key, filter_key=filter_key
+        ):
+            flat = source.hdus
+            if register.add(flat.detector, flat.physical_filter, flat.instrument, flat.where):
+                _count_bins(flat.detector, bin_factor, detector_boundary)
+                sources.append(source)
+            else:
+                skipped += 1
+        for part in batched(sources, _AT_ONCE):
+            boxes = {source.hdus.detector.id: list((defects or {}).get(source.hdus.detector.id, ())) for source in part}
+            tasks[part[0].hdus.where] = (list(part), boxes)
+    _log_masks([source for sources, _ in tasks.values() for source in sources])
+    if start is not None:
+        progress = start(register.seen)
+    progress = progress or (lambda: None)
     for _ in range(skipped):
         progress()
     work = partial(
-        _read_and_bin,
-        camera=camera,
-        mask_planes=mask_planes,
-        physical_filter=physical_filter,
-        bin_factor=bin_factor,
-        detector_boundary=detector_boundary,
-    )
+        _read_and_bin, mask_planes=mask_planes, bin_factor=bin_factor, detector_boundary=detector_boundary
+    )  # fmt: skip
     binned: dict[int, Columns] = {}
-    names = {number: str(path) for number, (path, _) in tasks.items()}
+    names = {where: str(sources[0].path) for where, (sources, _) in tasks.items()}
     # an interrupt in progress() must end the pool too
     with closing(in_processes(work, tasks, processes, "reading flats", names=names)) as results:
-        for number, columns in results:
-            binned[number] = columns
-            progress()
+        for _, columns in results:
+            for number in columns:
+                binned[number] = columns[number]
+                progress()
     return register.assemble(binned)
 
 
 def _read_and_bin(
-    path: Path,
-    boxes: list[Box],
+    sources: Sequence[FlatSource],
+    boxes: Mapping[int, list[Box]],
     *,
-    camera: Camera,
     mask_planes: Sequence[str],
-    physical_filter: str | None,
     bin_factor: int,
     detector_boundary: int,
-) -> Columns:
-    return bin_flat(read_flat(path, camera, mask_planes, physical_filter), boxes, bin_factor, detector_boundary)
+) -> dict[int, Columns]:
+    """Bins of flats in one file, one in memory at a time."""
+    binned = {}
+    with opened_fits(sources[0].path) as hdus:
+        for source in sources:
+            flat = read_hdus(hdus, source.hdus, mask_planes)
+            binned[flat.detector.id] = bin_flat(flat, boxes[flat.detector.id], bin_factor, detector_boundary)
+            del flat
+    return binned
+
+
+def _log_masks(sources: Sequence[FlatSource]) -> None:
+    """Say how masks are read, with the number of flats that each way concerns."""
+    for reading, n in sorted(Counter(source.mask for source in sources).items()):
+        log.info("mask of %d of %d flats: %s", n, len(sources), reading or "there is none, or no plane of it is used")
 
 
 class FlatRegister:
@@ -337,6 +365,7 @@ class FlatRegister:
                 number,
                 self.camera[number].name,
             )
+        warn_of_filter(self.filter[0], self.camera, self.filter[1])
         parts = [binned[number] for number in sorted(binned)]
         columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         return BinnedFlat.from_columns(

@@ -1,147 +1,29 @@
-"""Where each detector lies: pixels to focal plane and back, and the amplifier that a pixel belongs to.
-
-Pixel (0, 0) has its *centre* at (0, 0), so a detector covers -0.5 .. nx - 0.5.  Positions on the focal plane are in mm.
-"""
+"""Cameras: named sets of detectors, built in or from a table."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
+from functools import cache, partial
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
+from bayesflat.data.detector import SCIENCE, Detector
 from bayesflat.errors import InputError, first_line
 
-SCIENCE = "science"
-
-
-@dataclass(frozen=True)
-class Detector:
-    """One detector of a camera.
-
-    Attributes
-    ----------
-    id : int
-        Number of the detector.
-    name : str
-        Name, for LSSTCam raft and slot (``R22_S11``).
-    physical_type : str
-        Maker's type; a detector whose type contains "ITL" is an ITL one.
-    purpose : str
-        ``science``, ``guider`` or ``wavefront``; only science detectors are fitted unless asked otherwise.
-    x, y : float
-        Position of the reference point on the focal plane (mm).
-    yaw : float
-        Rotation, counter-clockwise (degrees).
-    nx, ny : int
-        Size (pixels).
-    pixel_size : float
-        Side of a pixel (mm).
-    refpos_x, refpos_y : float
-        The pixel that lies at ``x, y``.
-    amp_nx, amp_ny : int
-        Columns and rows of amplifiers.
-    """
-
-    id: int
-    name: str
-    physical_type: str
-    purpose: str
-    x: float
-    y: float
-    yaw: float
-    nx: int
-    ny: int
-    pixel_size: float
-    refpos_x: float
-    refpos_y: float
-    amp_nx: int = 8
-    amp_ny: int = 2
-
-    @property
-    def is_itl(self) -> bool:
-        """Whether it belongs to the ITL group (the other group is the rest)."""
-        return "ITL" in self.physical_type
-
-    @property
-    def is_science(self) -> bool:
-        """Whether it takes science images."""
-        return self.purpose.lower() == SCIENCE
-
-    @property
-    def n_amplifiers(self) -> int:
-        """Number of amplifiers."""
-        return self.amp_nx * self.amp_ny
-
-    def _rotation(self) -> tuple[float, float]:
-        """Cosine and sine of the yaw, exact at multiples of 90 degrees."""
-        quarter, rest = divmod(self.yaw, 90.0)
-        if rest == 0.0:
-            return ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))[int(quarter) % 4]
-        return math.cos(math.radians(self.yaw)), math.sin(math.radians(self.yaw))
-
-    def pixel_to_focal_plane(self, px: ArrayLike, py: ArrayLike) -> tuple[NDArray, NDArray]:
-        """Focal-plane position of pixel positions.
-
-        Parameters
-        ----------
-        px, py : array_like
-            Pixel positions, zero at the centre of the first pixel; any shapes that broadcast.
-
-        Returns
-        -------
-        xf, yf : numpy.ndarray
-            ``R(yaw) @ ((px, py) - refpos) * pixel_size + (x, y)`` (mm).
-        """
-        cos, sin = self._rotation()
-        u = (np.asarray(px, dtype=float) - self.refpos_x) * self.pixel_size
-        v = (np.asarray(py, dtype=float) - self.refpos_y) * self.pixel_size
-        return cos * u - sin * v + self.x, sin * u + cos * v + self.y
-
-    def focal_plane_to_pixel(self, xf: ArrayLike, yf: ArrayLike) -> tuple[NDArray, NDArray]:
-        """Pixel positions of focal-plane positions (mm): the inverse of `pixel_to_focal_plane`."""
-        cos, sin = self._rotation()
-        u = (np.asarray(xf, dtype=float) - self.x) / self.pixel_size
-        v = (np.asarray(yf, dtype=float) - self.y) / self.pixel_size
-        return cos * u + sin * v + self.refpos_x, -sin * u + cos * v + self.refpos_y
-
-    def amplifier(self, px: ArrayLike, py: ArrayLike) -> NDArray[np.int64]:
-        """Amplifier ``column + amp_nx * row`` of pixel positions, counted from the corner of pixel (0, 0).
-
-        Positions beyond the edge count for the amplifier at that edge.
-        """
-        column = np.floor((np.asarray(px, dtype=float) + 0.5) * self.amp_nx / self.nx).astype(np.int64)
-        row = np.floor((np.asarray(py, dtype=float) + 0.5) * self.amp_ny / self.ny).astype(np.int64)
-        return np.clip(column, 0, self.amp_nx - 1) + self.amp_nx * np.clip(row, 0, self.amp_ny - 1)
-
-    def corners(self) -> NDArray:
-        """The four corners on the focal plane, in order around the detector: shape (4, 2), mm."""
-        px = np.array([-0.5, self.nx - 0.5, self.nx - 0.5, -0.5])
-        py = np.array([-0.5, -0.5, self.ny - 0.5, self.ny - 0.5])
-        return np.column_stack(self.pixel_to_focal_plane(px, py))
-
-    def coarsened(self, factor: int) -> Detector:
-        """The same detector with pixels ``factor`` times as large, ``nx // factor`` by ``ny // factor`` of them."""
-        if factor < 1 or factor > min(self.nx, self.ny):
-            raise InputError(
-                f"coarsening factor {factor} does not fit detector {self.name} of {self.nx} x {self.ny} pixels"
-            )
-        return replace(
-            self,
-            nx=self.nx // factor,
-            ny=self.ny // factor,
-            pixel_size=self.pixel_size * factor,
-            refpos_x=(self.refpos_x - (factor - 1) / 2) / factor,
-            refpos_y=(self.refpos_y - (factor - 1) / 2) / factor,
-        )
+LSSTCAM = "LSSTCam"
+LIGHT_RADIUS = 350.0  # mm: where the light of LSSTCam's flats ends
 
 
 class Camera:
     """A named set of detectors.
+
+    Where detectors have a `Detector.group`, all science detectors must, and there are two at most.  The throughput
+    ratio is that of the group with "ITL" in its name, else of the first in the alphabet, over the other one.
 
     Parameters
     ----------
@@ -153,14 +35,14 @@ class Camera:
     Raises
     ------
     InputError
-        No detector, or an id or a name twice.
+        No detector, an id or a name twice, more than two groups, or a science detector without one.
     """
 
     def __init__(self, name: str, detectors: Iterable[Detector]) -> None:
         self.name = name
         self._by_id: dict[int, Detector] = {}
         self._by_name: dict[str, Detector] = {}
-        for detector in detectors:
+        for detector in _in_groups(name, list(detectors)):
             if detector.id in self._by_id or detector.name in self._by_name:
                 raise InputError(f"camera {name}: detector {detector.id} ({detector.name}) is there twice")
             self._by_id[detector.id] = detector
@@ -191,8 +73,24 @@ class Camera:
             )
         return found
 
+    @property
+    def radius(self) -> float:
+        """Radius of the outermost corner of a science detector (of any detector where there is none), mm."""
+        detectors = [d for d in self if d.is_science] or list(self)
+        return float(max(np.hypot(*d.corners().T).max() for d in detectors))
+
+    @property
+    def scale(self) -> float:
+        """Size relative to LSSTCam, by which lengths that fit LSSTCam are multiplied.
+
+        It is 1 for LSSTCam; the outermost corner of any other camera is taken for the end of the light, which is at
+        350 mm in LSSTCam.  Parts of a built-in camera, and coarsened ones, have the scale of the whole.
+        """
+        whole = _scale_of_named(self.name.lower())
+        return self.radius / LIGHT_RADIUS if whole is None else whole
+
     def science(self) -> Camera:
-        """The camera without guider and wavefront detectors."""
+        """The camera without guider, wavefront and focus detectors."""
         return Camera(self.name, [d for d in self if d.is_science])
 
     def coarsened(self, factor: int) -> Camera:
@@ -209,32 +107,52 @@ class Camera:
 
         from bayesflat.files import replacing
 
-        rows = [[getattr(d, "id" if key == "detector" else key) for key in _COLUMNS] for d in self]
-        table = Table(rows=rows, names=list(_COLUMNS), meta={"INSTRUME": self.name})
+        names = [key for key in _COLUMNS if key != "group" or any(d.group for d in self)]
+        rows = [[getattr(d, "id" if key == "detector" else key) for key in names] for d in self]
+        table = Table(rows=rows, names=names, meta={"INSTRUME": self.name})
         for key in _UNITS:
             table[key].unit = _UNITS[key]
         with replacing(path) as temporary:
             table.write(temporary, format="ascii.ecsv")
 
     @classmethod
+    def from_lsst(cls, camera: Any) -> Camera:
+        """The same camera as an ``lsst.afw.cameraGeom.Camera``, without LSST's code.
+
+        Parameters
+        ----------
+        camera : lsst.afw.cameraGeom.Camera
+            Used are its name, and of each detector id, name, purpose (``getType``), physical type, size, pixel size,
+            orientation (position, reference pixel and yaw) and amplifiers.  Pitch and roll have no effect on positions
+            to first order, and are left out.
+
+        Returns
+        -------
+        Camera
+
+        Raises
+        ------
+        InputError
+            Something else than such a camera; pixels that are not square or not counted from 0; amplifiers that do not
+            divide their detector evenly in columns and rows.
+        """
+        from bayesflat.data.from_lsst import detectors_from_lsst
+
+        return cls(*detectors_from_lsst(camera))
+
+    @classmethod
     def read(cls, path: str | Path) -> Camera:
-        """Read a camera table (ECSV; its columns are the attributes of `Detector`, with ``detector`` for the id).
+        """Read a camera table (ECSV, or CSV where the file ends so).
+
+        Its columns are the attributes of `Detector`, with ``detector`` for the id.  Its name is that of ``INSTRUME`` in
+        an ECSV table, else of the file.
 
         Raises
         ------
         InputError
             No such file, not a table, a column missing or with values that it cannot hold.
         """
-        from astropy.table import Table
-
-        try:
-            table = Table.read(path, format="ascii.ecsv")
-        except FileNotFoundError:
-            raise InputError(
-                f"camera {path}: no such file; accepted are {', '.join(NAMED_CAMERAS)} or a table in ECSV"
-            ) from None
-        except Exception as error:
-            raise InputError(f"camera {path}: not a table in ECSV ({first_line(error)})") from None
+        table = _read_table(path)
         missing = [key for key in _COLUMNS if key not in table.colnames and key not in _OPTIONAL]
         if missing:
             raise InputError(f"camera {path}: column {', '.join(missing)} missing; it has {', '.join(table.colnames)}")
@@ -257,8 +175,9 @@ _COLUMNS = {
     "refpos_y": float,
     "amp_nx": int,
     "amp_ny": int,
+    "group": str,
 }
-_OPTIONAL = ("amp_nx", "amp_ny")
+_OPTIONAL = ("amp_nx", "amp_ny", "group")
 _UNITS = {
     "x": "mm",
     "y": "mm",
@@ -271,11 +190,48 @@ _UNITS = {
 }
 
 
+def _read_table(path: str | Path):
+    """A table in ECSV or CSV, in UTF-8 with or without the mark that spreadsheets put first."""
+    from astropy.io import ascii as formats
+    from astropy.table import Table
+
+    kind = "CSV" if str(path).lower().endswith(".csv") else "ECSV"
+    texts = [name for name in _COLUMNS if _COLUMNS[name] is str]
+    # a detector called 05 would be a number
+    options = {"converters": {name: [formats.convert_numpy(str)] for name in texts}} if kind == "CSV" else {}
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        return Table.read(lines, format=f"ascii.{kind.lower()}", **options)
+    except FileNotFoundError:
+        raise InputError(
+            f"camera {path}: no such file; accepted are {', '.join(NAMED_CAMERAS)} or a table in ECSV or CSV"
+        ) from None
+    except Exception as error:
+        raise InputError(f"camera {path}: not a table in {kind} ({first_line(error)})") from None
+
+
+def _in_groups(camera: str, detectors: list[Detector]) -> list[Detector]:
+    """The detectors, those with a group as members of the first or the second one."""
+    groups = sorted({d.group for d in detectors if d.group}, key=lambda group: ("ITL" not in group, group))
+    if not groups:
+        return detectors
+    if len(groups) > 2:
+        raise InputError(f"camera {camera}: the groups are {', '.join(groups)}; at most two can be told apart")
+    without = next((d for d in detectors if d.is_science and not d.group), None)
+    if without is not None:
+        raise InputError(f"camera {camera}: detector {without.id} ({without.name}) has no group; others have")
+    # part of a camera keeps what the whole one has set
+    first = groups[0] if len(groups) == 2 or "ITL" in groups[0] else None
+    return [replace(d, itl=d.group == first) if d.group and d.itl is None else d for d in detectors]
+
+
 def _detector_from_row(path: str | Path, number: int, row) -> Detector:
     """A detector from one row of the camera table, or an error that names the row and the column."""
     values = {}
     for key, kind in _COLUMNS.items():
         if key in _OPTIONAL and key not in row.colnames:
+            continue
+        if key == "group" and np.ma.is_masked(row[key]):  # guiders need none
             continue
         if np.ma.is_masked(row[key]):
             raise InputError(f"camera {path}: row {number}, column {key} has no value")
@@ -353,7 +309,7 @@ def lsstcam() -> Camera:
         kind = _ITL_GUIDER if guider else _ITL_WAVEFRONT
         purpose = "guider" if guider else "wavefront"
         detectors.append(kind(id=number, name=name, purpose=purpose, x=x, y=y, yaw=yaw))
-    return Camera("LSSTCam", detectors)
+    return Camera(LSSTCAM, detectors)
 
 
 def lsstcomcam() -> Camera:
@@ -361,10 +317,42 @@ def lsstcomcam() -> Camera:
     return Camera("LSSTComCam", _raft("R22", 0, 0.0, 0.0, _ITL))
 
 
-NAMED_CAMERAS = {"lsstcam": lsstcam, "lsstcomcam": lsstcomcam}
+# ---- cameras of other observatories: tables beside this module, which say where their numbers come from ----
+
+
+def _from_table(name: str) -> Camera:
+    with resources.as_file(resources.files("bayesflat.data") / "tables" / f"{name}.ecsv") as path:
+        return Camera.read(path)
+
+
+def decam() -> Camera:
+    """DECam: 62 science CCDs of 2048 x 4096 pixels with the ids of ``CCDNUM``, 8 focus and 4 guide CCDs.
+
+    Pixels and focal plane are those of the images and their ``DETSEC``: x grows from S29, S30, S31 to N29, N30, N31.
+    """
+    return _from_table("decam")
+
+
+def hsc() -> Camera:
+    """Hyper Suprime-Cam: 104 science CCDs of 2048 x 4176 pixels, ids 0 to 103 of ``DET-ID``, and 8 focus CCDs.
+
+    Pixels are those of LSST's pipelines, which mirror the raw images.
+    """
+    return _from_table("hsc")
+
+
+NAMED_CAMERAS = {"lsstcam": lsstcam, "lsstcomcam": lsstcomcam, "decam": decam, "hsc": hsc}
+
+
+@cache
+def _scale_of_named(name: str) -> float | None:
+    """Scale of the built-in camera of that name; None where there is none."""
+    if name not in NAMED_CAMERAS:
+        return None
+    return 1.0 if name == LSSTCAM.lower() else NAMED_CAMERAS[name]().radius / LIGHT_RADIUS
 
 
 def get_camera(name_or_table: str | Path) -> Camera:
-    """A camera by its name (``lsstcam``, ``lsstcomcam``, in any case) or from a table on disk."""
+    """A camera by its name (``lsstcam``, ``lsstcomcam``, ``decam``, ``hsc``, in any case) or from a table on disk."""
     named = NAMED_CAMERAS.get(str(name_or_table).lower())
     return named() if named else Camera.read(name_or_table)

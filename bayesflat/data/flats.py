@@ -1,31 +1,27 @@
-"""One detector's flat, read from FITS: which files, which detector, which pixels are good."""
+"""Flats of detectors, read from FITS: one from a file, or one after the other from a file of several."""
 
 from __future__ import annotations
 
-import glob
-import logging
-import os
-import re
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bayesflat.data.camera import NAMED_CAMERAS, Camera, Detector
-from bayesflat.errors import InputError, first_line
-
-log = logging.getLogger(__name__)
-
-FITS_ENDINGS = (".fits", ".fits.gz", ".fits.fz", ".fit")
-DEFAULT_MASK_PLANES = ("NO_DATA",)
-# DETECTOR_ID, FILTER_ID and ARCHIVE_ID_* look alike but number the archive HDUs: never read them
-DETECTOR_KEYS = ("LSST BUTLER DATAID DETECTOR", "DETNAME", "DETECTOR", "DET-ID", "CCDNUM")
-FILTER_KEYS = ("LSST BUTLER DATAID PHYSICAL_FILTER", "FILTER")
-INSTRUMENT_KEYS = ("LSST BUTLER DATAID INSTRUMENT", "INSTRUME")
+from bayesflat.data.camera import Camera, Detector
+from bayesflat.data.finding import find_flats as find_flats
+from bayesflat.data.fitsfile import opened_fits, unpacked
+from bayesflat.data.layout import FlatHDUs, Identity, find_flat_hdus, one_flat
+from bayesflat.data.pixels import (
+    DEFAULT_MASK_PLANES,
+    check_shape,
+    find_window,
+    how_mask_is_read,
+    read_flagged,
+    read_pixels,
+)
+from bayesflat.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,74 +58,74 @@ class Flat:
             )
 
 
-def find_flats(inputs: str | Path | Iterable[str | Path]) -> list[Path]:
-    """The FITS files that files, folders and globs stand for.
+@dataclass(frozen=True)
+class FlatSource:
+    """Where the flat of one detector lies, and how its mask will be read.
 
-    Parameters
+    Attributes
     ----------
-    inputs : path or iterable of path
-        Files; folders, for the ``*.fits``, ``*.fits.gz``, ``*.fits.fz`` and ``*.fit`` in them (not in folders below);
-        globs of either.
-
-    Returns
-    -------
-    paths : list of pathlib.Path
-        Sorted, each file once.
-
-    Raises
-    ------
-    InputError
-        A path does not exist, a glob matches nothing, a folder has no FITS file in it, or there are no inputs.
+    path : Path
+    hdus : FlatHDUs
+    mask : str
+        As from `how_mask_is_read`.
     """
-    return find_files(inputs, FITS_ENDINGS, "flats")
+
+    path: Path
+    hdus: FlatHDUs
+    mask: str = ""
 
 
-def find_files(inputs: str | Path | Iterable[str | Path], endings: tuple[str, ...], what: str) -> list[Path]:
-    """As `find_flats`, with folders standing for the files in them that have one of the ``endings``."""
-    inputs = [inputs] if isinstance(inputs, str | Path) else list(inputs)
-    if not inputs:
-        raise InputError(f"no {what} given; accepted are files, folders and globs")
-    found: dict[str, Path] = {}
-    for given in inputs:
-        for path in _expand(str(given), what):
-            for file in _files_of(path, endings, what):
-                found.setdefault(os.path.realpath(file), Path(file))
-    return sorted(found.values())
+def find_sources(
+    path: str | Path,
+    camera: Camera,
+    physical_filter: str | None = None,
+    *,
+    mask_planes: Sequence[str] = DEFAULT_MASK_PLANES,
+    detector_key: str | None = None,
+    filter_key: str | None = None,
+) -> list[FlatSource]:
+    """The flats in a file, from its headers alone; parameters and errors as for `read_flats`."""
+    with opened_fits(path) as hdus:
+        flats = find_flat_hdus(
+            hdus, path, camera, physical_filter, detector_key=detector_key, filter_key=filter_key
+        )  # fmt: skip
+        masks = [how_mask_is_read(None if flat.mask is None else hdus[flat.mask].header, mask_planes) for flat in flats]
+    return [FlatSource(Path(path), flat, mask) for flat, mask in zip(flats, masks, strict=True)]
 
 
-def _expand(given: str, what: str) -> list[str]:
-    if os.path.exists(given):  # before globs: a real name may have brackets in it
-        return [given]
-    if not glob.has_magic(given):
-        raise InputError(f"{what} {given}: no such file or folder")
-    matches = glob.glob(given, recursive=True)
-    if not matches:
-        raise InputError(f"{what} {given}: the glob matches nothing")
-    return sorted(matches)
+def read_sources(sources: Sequence[FlatSource], mask_planes: Sequence[str] = DEFAULT_MASK_PLANES) -> Iterator[Flat]:
+    """The flats of one file one by one, each read when it is asked for; errors as for `read_flats`."""
+    path = sources[0].path
+    with unpacked(path) as file:
+        for source in sources:
+            with opened_fits(path, file) as hdus:  # closed before the caller goes on: warnings are caught in it
+                flat = read_hdus(hdus, source.hdus, mask_planes)
+            yield flat
+            del flat  # else it would stay while the next one is read
 
 
-def _files_of(path: str, endings: tuple[str, ...], what: str) -> list[str]:
-    if not os.path.isdir(path):
-        return [path]
-    try:
-        names = os.listdir(path)
-    except OSError as error:
-        raise InputError(f"{what} {path}: the folder cannot be read ({error.strerror})") from None
-    # names with a leading dot are files that somebody is still writing
-    files = [os.path.join(path, n) for n in sorted(names) if n.lower().endswith(endings) and not n.startswith(".")]
-    files = [file for file in files if not os.path.isdir(file)]
-    if not files:
-        raise InputError(f"{what} {path}: the folder has no {', '.join('*' + e for e in endings)} in it")
-    return files
+def read_hdus(hdus, flat: FlatHDUs, mask_planes: Sequence[str] = DEFAULT_MASK_PLANES) -> Flat:
+    """The flat in some HDUs of an open file, whose data are let go of."""
+    hdu = hdus[flat.image]
+    shape = hdu.shape
+    window = find_window(hdu.header, shape, flat.detector, flat.where)
+    with np.errstate(over="ignore"):  # beyond float32 is as good as infinite, and left out as such
+        image = np.asarray(read_pixels(hdu)[window], dtype=np.float32)
+    del hdu.data  # a full-size image is 65 MB: do not hold it twice while the mask is read
+    mask = None if flat.mask is None else hdus[flat.mask]
+    bad = read_flagged(mask, flat.where, mask_planes, shape, window)
+    if mask is not None:
+        del mask.data
+    return Flat(image, bad, flat.detector, flat.physical_filter, flat.instrument, flat.where)
 
 
-def read_flat_header(path: str | Path, camera: Camera, physical_filter: str | None = None) -> tuple[Detector, str, str]:
+def read_flat_header(path: str | Path, camera: Camera, physical_filter: str | None = None) -> Identity:
     """Detector, physical filter and instrument of a flat, from its headers alone.
 
     Parameters
     ----------
     path : path
-        The FITS file.
+        The FITS file, of one detector.
     camera : Camera
         Must have the detector, in the image's size.
     physical_filter : str, optional
@@ -146,8 +142,8 @@ def read_flat_header(path: str | Path, camera: Camera, physical_filter: str | No
     InputError
         As `read_flat` does, except for what only the mask and the pixels can tell.
     """
-    with opened_fits(path) as hdus:
-        return identify(hdus[0].header, image_hdu(hdus, path), path, camera, physical_filter)
+    flat = one_flat([source.hdus for source in find_sources(path, camera, physical_filter)], path)
+    return flat.detector, flat.physical_filter, flat.instrument
 
 
 def read_flat(
@@ -155,19 +151,20 @@ def read_flat(
     camera: Camera,
     mask_planes: Sequence[str] = DEFAULT_MASK_PLANES,
     physical_filter: str | None = None,
-    identity: tuple[Detector, str, str] | None = None,
+    identity: Identity | None = None,
 ) -> Flat:
-    """Read the flat of one detector.
+    """Read the flat of a file of one detector.
 
     Parameters
     ----------
     path : path
-        FITS with HDUs named IMAGE and, if there is one, MASK; else its first image is taken. Plain, gzipped or
-        tile-compressed.
+        FITS with HDUs named IMAGE and, if there is one, MASK; or with one image besides masks and uncertainties. Plain,
+        packed as a whole (gzip, bzip2, xz) or tile-compressed.
     camera : Camera
-        Must have the detector, in the image's size.
+        Must have the detector, in the image's size or in that which TRIMSEC or DATASEC give.
     mask_planes : sequence of str
-        Planes of the MASK that make a pixel bad. A file without NO_DATA has none of its pixels flagged by it.
+        Planes of the MASK that make a pixel bad. A file without NO_DATA has none of its pixels flagged by it; in a mask
+        without any planes, whatever is not 0 is bad.
     physical_filter : str, optional
         For files whose headers do not say.
     identity : tuple of Detector, str, str, optional
@@ -180,237 +177,47 @@ def read_flat(
     Raises
     ------
     InputError
-        No such file; not FITS, or truncated; no image, or one of another size than the camera's detector; detector or
-        filter unknown; the filter differs from ``physical_filter``; a mask plane that the file lacks.
+        No such file; not FITS, or truncated; no image, or one of another size than the camera's detector; several
+        detectors; detector or filter unknown; another camera's instrument; the filter differs from
+        ``physical_filter``; a mask plane that the file lacks.
     """
     with opened_fits(path) as hdus:
-        hdu = image_hdu(hdus, path)
-        detector, physical_filter, instrument = identity or identify(hdus[0].header, hdu, path, camera, physical_filter)
-        with np.errstate(over="ignore"):  # beyond float32 is as good as infinite, and left out as such
-            image = np.asarray(hdu.data, dtype=np.float32)
-        del hdu.data  # a full-size image is 65 MB: do not hold it twice while the mask is read
-        bad = _flagged(hdus, path, mask_planes, image.shape)
-    return Flat(image, bad, detector, physical_filter, instrument, str(path))
+        flat = one_flat(find_flat_hdus(hdus, path, camera, physical_filter, identity=identity), path)
+        return read_hdus(hdus, flat, mask_planes)
 
 
-@contextmanager
-def opened_fits(path: str | Path) -> Iterator:
-    """Open a FITS file so that whatever is wrong with it becomes an `InputError`.
-
-    astropy only warns about some damage, such as truncation.  That is an error here; remarks about the style of header
-    cards are dropped, other warnings of astropy are logged.
-    """
-    from astropy.io import fits
-
-    if not os.path.isfile(path):
-        raise InputError(f"{path}: {'is a folder, not a file' if os.path.isdir(path) else 'no such file'}")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            with fits.open(path, memmap=False) as hdus:
-                len(hdus)  # reads all headers: a file cut short behind what is used is damaged all the same
-                yield hdus
-        except Exception as error:
-            damage = _damage(caught)
-            if damage:
-                raise InputError(f"{path}: {damage}") from None
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{path}: cannot be read as FITS ({first_line(error)})") from None
-    _report(caught, path)
-
-
-def _damage(caught: list[warnings.WarningMessage]) -> str:
-    """What is wrong with the file, going by the warnings; empty if nothing is."""
-    for warning in caught:
-        text = first_line(warning.message)
-        if "truncated" in text and "comment" not in text:
-            return f"the file is truncated ({text})"
-        if "Error validating header" in text:  # the HDUs from here on, maybe the mask, would go missing unsaid
-            return f"the file is corrupted ({text.split('(note')[0].strip()})"
-    return ""
-
-
-def _report(caught: list[warnings.WarningMessage], path: str | Path) -> None:
-    """Raise, log, or hand on the warnings that came up while a file was read."""
-    from astropy.io.fits.verify import VerifyWarning
-    from astropy.utils.exceptions import AstropyWarning
-
-    damage = _damage(caught)
-    if damage:
-        raise InputError(f"{path}: {damage}")
-    for warning in caught:
-        if not issubclass(warning.category, AstropyWarning):
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-        elif not issubclass(warning.category, VerifyWarning) and "header keyword is invalid" not in str(
-            warning.message
-        ):
-            log.warning("%s: %s", path, first_line(warning.message))
-
-
-def check_shape(shape: tuple[int, ...], detector: Detector, where: str | Path) -> None:
-    """Raise `InputError` unless an image has the detector's size."""
-    if tuple(shape) != (detector.ny, detector.nx):
-        raise InputError(
-            f"{where}: the image has {' x '.join(str(n) for n in reversed(shape))} pixels, detector {detector.name} of "
-            f"the camera {detector.nx} x {detector.ny}; for other sizes give --camera a camera table"
-        )
-
-
-def named_hdu(hdus: Iterable, name: str, path: str | Path):
-    """First image HDU of that name, or None; HDUs behind it are not even opened."""
-    for number, hdu in enumerate(hdus):
-        # astropy reads on over a damaged header: the HDU that it began, maybe the mask, would go missing unsaid
-        if number and next(iter(hdu.header), "") != "XTENSION":
-            raise InputError(f"{path}: the file is corrupted; the header of HDU {number} does not begin with XTENSION")
-        if hdu.name == name and hdu.is_image and hdu.shape:
-            return hdu
-    return None
-
-
-def image_hdu(hdus: Iterable, path: str | Path):
-    """The HDU named IMAGE, else the first image."""
-    hdu = named_hdu(hdus, "IMAGE", path)
-    if hdu is None:
-        if any(h.header.get("OBSTYPE") == "flatGradient" for h in hdus):
-            raise InputError(f"{path}: is a flat gradient, the product of a fit; a flat is needed")
-        hdu = next((h for h in hdus if h.is_image and h.shape and h.name not in ("MASK", "VARIANCE")), None)
-    if hdu is None:
-        raise InputError(f"{path}: there is no image in it")
-    return hdu
-
-
-def identify(
-    primary: Mapping, hdu, path: str | Path, camera: Camera, physical_filter: str | None
-) -> tuple[Detector, str, str]:
-    """Detector, filter and instrument, checked against the camera and the caller's filter."""
-    headers = (primary, hdu.header)
-    instrument = next((str(value) for _, value in _cards(headers, INSTRUMENT_KEYS)), "")
-    check_instrument(instrument, camera, path)
-    detector = find_detector(headers, path, camera, DETECTOR_KEYS)
-    if detector is None:
-        raise InputError(
-            f"{path}: no detector is named; looked for {', '.join(DETECTOR_KEYS)} in the headers and "
-            f"for a detector of {camera.name} in the file name, such as _{next(iter(camera)).name}_"
-        )
-    check_shape(hdu.shape, detector, path)
-    key, found = next(((k, str(value)) for k, value in _cards(headers, FILTER_KEYS)), ("", ""))
-    if found and physical_filter and found != physical_filter:
-        raise InputError(f"{path}: {key} is {found}, but --physical-filter is {physical_filter}")
-    found = found or physical_filter or ""
-    if not found:
-        raise InputError(f"{path}: no filter in the headers ({', '.join(FILTER_KEYS)}); give --physical-filter")
-    return detector, found, instrument
-
-
-def check_instrument(instrument: str, camera: Camera, where: str | Path) -> None:
-    """Refuse one named camera's flats with another: detector 3 is another one there, and the sizes may agree."""
-    if instrument.lower() in NAMED_CAMERAS and camera.name.lower() in NAMED_CAMERAS.keys() - {instrument.lower()}:
-        raise InputError(
-            f"{where}: is of {instrument}, the camera is {camera.name}; --camera {instrument.lower()} takes it"
-        )
-
-
-def _cards(headers: Iterable[Mapping], keys: Iterable[str]) -> Iterator[tuple[str, str | int]]:
-    """The keys that have a value: whole numbers as int, all else as stripped text."""
-    for key in keys:
-        for header in headers:
-            value = header.get(key)
-            if isinstance(value, float) and value.is_integer():
-                value = int(value)
-            if isinstance(value, str):
-                value = value.strip()
-            if isinstance(value, str | int | float) and not isinstance(value, bool) and value != "":
-                yield key, value if isinstance(value, int) else str(value)
-
-
-def find_detector(headers: Iterable[Mapping], path: str | Path, camera: Camera, keys: Iterable[str]) -> Detector | None:
-    """Detector that the headers name, or else the file name.
+def read_flats(
+    path: str | Path,
+    camera: Camera,
+    mask_planes: Sequence[str] = DEFAULT_MASK_PLANES,
+    physical_filter: str | None = None,
+    *,
+    detector_key: str | None = None,
+    filter_key: str | None = None,
+) -> Iterator[Flat]:
+    """Read the flats of a file of any number of detectors, one by one.
 
     Parameters
     ----------
-    headers : iterable of mapping
-        Looked at in order, for each key in turn.
     path : path
-        Its last part may hold ``_NAME_`` or ``_NAME.`` of a detector.
-    camera : Camera
-        Must have the detector.
-    keys : iterable of str
-        Keys that hold an id or a name. Text that is no detector's name is passed over: some cameras write serial
-        numbers there.
+        FITS as for `read_flat`, or with an image of each detector, whose header names it.
+    camera, mask_planes, physical_filter
+        As for `read_flat`.
+    detector_key, filter_key : str, optional
+        Header cards that name detector and filter, where they are not those that are known of the instrument;
+        ``A+B`` joins the values of two cards with an underscore.
 
-    Returns
-    -------
-    detector : Detector or None
-        None where neither names a detector.
+    Yields
+    ------
+    flat : Flat
+        In the order of the file, of science detectors and others.
 
     Raises
     ------
     InputError
-        The camera lacks the detector, or an id and a name are those of different ones.
+        As `read_flat` does, but for files of several detectors; an image whose detector cannot be told, or two of one.
     """
-    by_name: tuple[str, Detector] | None = None
-    by_id: tuple[str, Detector] | None = None
-    unknown = ""
-    for key, value in _cards(headers, keys):
-        if isinstance(value, str) and value in camera:
-            by_name = by_name or (f"{key} {value}", camera[value])
-        elif isinstance(value, int) or value.isdecimal():
-            if by_id is None and int(value) not in camera:
-                raise InputError(
-                    f"{path}: {key} is {value}, camera {camera.name} has no such detector; "
-                    f"its ids are {min(d.id for d in camera)} to {max(d.id for d in camera)}"
-                )
-            by_id = by_id or (f"{key} {value}", camera[int(value)])
-        elif key == "DET_NAME":  # never a serial number: the table is another camera's, whatever its id says
-            raise InputError(f"{path}: {key} is {value}, camera {camera.name} has no such detector")
-        else:
-            unknown = unknown or f"{key} is {value}"
-    if by_name and by_id and by_name[1] != by_id[1]:
-        raise InputError(
-            f"{path}: {by_id[0]} and {by_name[0]} are different detectors in camera {camera.name}; "
-            "is it the right camera?"
-        )
-    found = by_name or by_id
-    detector = found[1] if found else _detector_in_name(Path(path).name, camera)
-    if detector is None and unknown:
-        raise InputError(f"{path}: {unknown}, camera {camera.name} has no such detector, and the file name names none")
-    return detector
-
-
-def _detector_in_name(name: str, camera: Camera) -> Detector | None:
-    """The one detector whose name stands in a file name, between underscores, dots and the ends."""
-    matches = [d for d in camera if re.search(rf"(^|_){re.escape(d.name)}[_.]", name)]
-    # where R22_S11 stands, a detector called S11 stands too: the longer name is meant
-    matches = [d for d in matches if not any(d.name in other.name and d is not other for other in matches)]
-    return matches[0] if len(matches) == 1 else None
-
-
-def _flagged(
-    hdus: Iterable, path: str | Path, mask_planes: Sequence[str], shape: tuple[int, ...]
-) -> NDArray[np.bool_] | None:
-    """Pixels that any of the mask planes flags, or None where no plane can flag any."""
-    if not mask_planes:
-        return None
-    hdu = named_hdu(hdus, "MASK", path)
-    # bit numbers differ from file to file: only this header knows them
-    planes = {} if hdu is None else {key[3:]: value for key, value in hdu.header.items() if key.startswith("MP_")}
-    lacking = [plane for plane in mask_planes if plane not in planes and plane not in DEFAULT_MASK_PLANES]
-    if lacking:
-        has = ", ".join(planes) if planes else "no mask planes"
-        raise InputError(f"{path}: mask plane {', '.join(lacking)} is not in it; it has {has}")
-    bits = [planes[plane] for plane in mask_planes if plane in planes]
-    if not bits:
-        return None
-    mask = hdu.data
-    if mask.dtype.kind not in "iu" or mask.shape != shape:
-        raise InputError(
-            f"{path}: MASK must hold integers in the image's shape {shape}, it holds {mask.dtype.name} in {mask.shape}"
-        )
-    width = 8 * mask.dtype.itemsize
-    if not all(isinstance(bit, int) and 0 <= bit < width for bit in bits):
-        raise InputError(f"{path}: MP_ bit numbers of MASK must be 0 to {width - 1}, they are {bits}")
-    value = sum(1 << bit for bit in set(bits))
-    if mask.dtype.kind == "i" and value >= 1 << (width - 1):
-        value -= 1 << width  # the topmost bit is the sign
-    return (mask & mask.dtype.type(value)) != 0
+    sources = find_sources(
+        path, camera, physical_filter, mask_planes=mask_planes, detector_key=detector_key, filter_key=filter_key
+    )
+    yield from read_sources(sources, mask_planes)

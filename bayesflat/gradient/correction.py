@@ -19,6 +19,7 @@ from scipy.interpolate import Akima1DInterpolator
 
 from bayesflat.data.camera import Detector
 from bayesflat.data.flats import Flat
+from bayesflat.data.instruments import usual_name
 from bayesflat.errors import InputError
 from bayesflat.gradient.piecewise import interval
 from bayesflat.gradient.product import FlatGradient
@@ -45,14 +46,16 @@ class Correction:
     nowhere: NDArray[np.bool_]
 
 
-def check_products(gradient: FlatGradient, reference: FlatGradient, physical_filter: str = "") -> None:
+def check_products(
+    gradient: FlatGradient, reference: FlatGradient, physical_filter: str = "", instrument: str = ""
+) -> None:
     """Refuse products that do not belong together.
 
     Parameters
     ----------
     gradient, reference : FlatGradient
         Of the dome and of the sky flat.
-    physical_filter : str
+    physical_filter, instrument : str
         Of the flat that is to be corrected, where known.
 
     Raises
@@ -65,8 +68,8 @@ def check_products(gradient: FlatGradient, reference: FlatGradient, physical_fil
             kinds = ("a dome's gradient (REFGRAD = F)", "a reference (REFGRAD = T)")
             raise InputError(f"{name} is {kinds[not wanted]}, it must be {kinds[wanted]}; are the two swapped?")
     for what, values in (
-        ("filter", (gradient.physical_filter, reference.physical_filter, physical_filter)),
-        ("instrument", (gradient.instrument, reference.instrument)),
+        ("instrument", [usual_name(name) for name in (gradient.instrument, reference.instrument, instrument)]),
+        ("filter", [gradient.physical_filter, reference.physical_filter, physical_filter]),
     ):
         known = [value for value in values if value]
         if len(set(known)) > 1:
@@ -102,9 +105,9 @@ def apply_gradients(flat: Flat, gradient: FlatGradient, reference: FlatGradient)
     InputError
         As `check_products`.
     """
-    check_products(gradient, reference, flat.physical_filter)
+    check_products(gradient, reference, flat.physical_filter, flat.instrument)
     warn_of_unconverged(gradient, reference)
-    image = floating(flat.image.copy())
+    image = flat.image.copy() if flat.image.dtype.kind == "f" else flat.image.astype(np.float32)
     bad = None if flat.bad is None else flat.bad.copy()
     for rows, correction in corrections(flat.detector, gradient, reference):
         image[rows] *= correction.factor
@@ -112,11 +115,6 @@ def apply_gradients(flat: Flat, gradient: FlatGradient, reference: FlatGradient)
         if bad is not None:
             bad[rows] |= correction.nowhere
     return replace(flat, image=image, bad=bad)
-
-
-def floating(image: NDArray) -> NDArray:
-    """The image itself where its type is a floating one, of either byte order; else its values in float32."""
-    return image if image.dtype.kind == "f" else image.astype(np.float32)
 
 
 def compute_correction(detector: Detector, gradient: FlatGradient, reference: FlatGradient) -> Correction:

@@ -223,6 +223,11 @@ def _estimates(
             "LIKELIHD": (config.likelihood, "distribution of a bin"),
             "NBINS": (len(data), "bins fitted"),
             "RADIUSMX": (_reach(data, found), "largest radius of a bin (mm)"),
+            **(
+                {"GROUPS": (" / ".join(data.binned.groups), "whose throughputs ITL_RATIO is of")}
+                if data.has_ratio
+                else {}
+            ),
             "NSPOILT": (int(np.sum(data.weight == 0)), "bins among them that weigh nothing"),
             "NDETECT": (len(np.unique(data.binned.detector)), "detectors with bins in the fit"),
             **_misfit(projection),

@@ -28,7 +28,7 @@ from bayesflat.inference.rough import Rough
 from bayesflat.inference.verdict import MISSED, FitVerdict, judge_fit
 from bayesflat.model import build
 from bayesflat.model.prepare import FitData, prepare
-from bayesflat.quantities import COMPARED, REFERENCE_RADIUS
+from bayesflat.quantities import COMPARED, reference_radius
 
 if TYPE_CHECKING:
     import pymc as pm
@@ -325,7 +325,7 @@ def _compared(before: FlatGradient, after: FlatGradient, posterior: xr.DataTree)
     rows = [estimates.names.index(name) for name in names]
     old, new = estimates.columns, after.require_estimates().columns
     best, sd0, q50, sd1 = old["map"][rows], old["sd"][rows], new["q50"][rows], new["sd"][rows]
-    radius = REFERENCE_RADIUS if before.reach > REFERENCE_RADIUS else 0.85 * before.reach
+    radius = reference_radius(before.reach)
     basis = akima_basis(before.radial_spline_nodes, before.radial_spline_values, np.array([radius]))[0]
     radial = np.sum(posterior["posterior"].to_dataset()["radial_spline_values"].values * basis, axis=-1)
     return compare_with_laplace(

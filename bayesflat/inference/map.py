@@ -169,11 +169,12 @@ def _find_map(model: pm.Model, objective: Objective, rough: Rough | None) -> Map
     )
     found = objective.product(z)
     throughput = found.pop("throughput", None)
+    itl, _ = objective.data.binned.groups
     for vendor, (ratio, sd) in objective.vendor_ratios(found).items():
         if not abs(ratio - 1.0) < _MOST_SD * sd + _MOST_OFF:
             converged = False
             judged += (
-                f"; the model does not describe the {'ITL detectors' if vendor == 'itl' else 'detectors'}: their "
+                f"; the model does not describe the {itl + ' detectors' if vendor == 'itl' else 'detectors'}: their "
                 f"data/model is {ratio:.3f} on average"
             )
     if np.hypot(*found.get("centroid_delta", (0.0, 0.0))) > _AT_THE_EDGE * config.centroid_max:

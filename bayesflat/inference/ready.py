@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from bayesflat.config import FitConfig
+from bayesflat.config import SCALED, FitConfig
 from bayesflat.errors import InputError
 from bayesflat.inference.projection import Curve, place_nodes
 from bayesflat.inference.rough import Rough, rough_fit
@@ -32,7 +32,7 @@ def make_ready(data: FitData, config: FitConfig) -> tuple[FitData, FitConfig, Ro
     -------
     data : FitData
     config : FitConfig
-        With independent noise, with the nodes that were placed.
+        With lengths that fit the camera; with independent noise, with the nodes that were placed.
     rough : Rough or None
         The first fit, where there was one.
 
@@ -41,6 +41,10 @@ def make_ready(data: FitData, config: FitConfig) -> tuple[FitData, FitConfig, Ro
     InputError
         Bins as large as the detectors, or ready for hierarchical noise where noise is independent.
     """
+    default, config = config, config.scaled_to(data.binned.camera.scale)
+    if config is not default:
+        lengths = ", ".join(f"{name} {getattr(config, name):g} mm" for name in SCALED)
+        log.info("lengths that fit %s: %s", data.binned.camera.name, lengths)
     if config.noise == "hierarchical":
         if data.radial is not None:
             return data, config, None

@@ -131,6 +131,7 @@ def prepare(binned: BinnedFlat, config: FitConfig) -> FitData:
     InputError
         No good bin at the centre, the centre not positive, or no bin left after the cuts.
     """
+    config = config.scaled_to(binned.camera.scale)
     dx = binned.xf - config.fp_centroid_x
     dy = binned.yf - config.fp_centroid_y
     radius = np.hypot(dx, dy)

@@ -15,7 +15,7 @@ from bayesflat.comparison.differences import MMAG, DetectorDifference, Differenc
 from bayesflat.comparison.judgement import zones
 from bayesflat.quantities import QUANTITIES, long_label
 from bayesflat.report import page
-from bayesflat.report.numbers import BAND, cells, half_width, nice, rest_name, running_percentiles
+from bayesflat.report.numbers import BAND, cells, half_width, nice, running_percentiles
 from bayesflat.report.page import Layer, Series, Verdict
 from bayesflat.report.text import plus_minus, probability
 
@@ -93,11 +93,13 @@ def judge(c: Comparison, inputs: Sequence[Mapping[str, str]] = ()) -> Verdict:
 
 def _quantities(c: Comparison) -> list[tuple[str, Difference, float, str, float]]:
     """Label, difference, scale, unit and tolerance (product units) of each quantity that is judged."""
-    rest = rest_name(c.positions) if 0 < c.positions.itl.sum() < len(c.positions) else "others"
     found = [(f"radial function at {c.radius:g} mm", c.at_radius, 1.0, "mmag", c.rope_mmag)]
+    one_group = not 0 < c.positions.itl.sum() < len(c.positions)
     for name, d in c.differences.items():
+        if name == "itl_ratio" and one_group:
+            continue
         quantity = QUANTITIES[name]
-        found.append((long_label(name, rest), d, quantity.scale, quantity.shown_unit, c.tolerances[name]))
+        found.append((long_label(name, c.positions.groups), d, quantity.scale, quantity.shown_unit, c.tolerances[name]))
     return found
 
 
@@ -206,8 +208,8 @@ def _focal_plane(c: Comparison) -> str:
     present, first = np.unique(binned.detector[order], return_index=True)
     rows = dict(zip(present.tolist(), np.split(order, first[1:]), strict=True))
     detectors = [d for d in binned.camera if d.id in of or d.is_science]
-    rest = rest_name(binned) if not binned.itl.all() else ""
-    groups = [("ITL" if binned.itl[rows[d.id][0]] else rest) if d.id in of else "" for d in detectors]
+    names = binned.groups
+    groups = [names[0 if binned.itl[rows[d.id][0]] else 1] if d.id in of else "" for d in detectors]
     measured = {} if c.measured_mmag is None else {k: float(np.mean(c.measured_mmag[r])) for k, r in rows.items()}
 
     def of_bins(values: NDArray) -> list[NDArray | float]:

@@ -23,7 +23,6 @@ from bayesflat.data.binned import BinnedFlat
 from bayesflat.data.camera import Detector
 from bayesflat.files import replacing
 from bayesflat.gradient.product import FlatGradient
-from bayesflat.report.numbers import rest_name
 
 Place = tuple[float, float, float, float]  # of axes in a figure: left, bottom, width, height (fractions)
 Extent = tuple[float, float, float, float]  # left, right, bottom, top
@@ -112,7 +111,7 @@ def outline(axes: Sequence[Axes], binned: BinnedFlat) -> list[Line2D]:
             groups["itl" if itl[detector.id] else "rest"].append(detector)
         elif detector.is_science:
             groups["empty"].append(detector)
-    names = {"itl": "ITL", "rest": rest_name(binned), "empty": "without bins"}
+    names = dict(zip(("itl", "rest"), binned.groups, strict=True)) | {"empty": "without bins"}
     colours = {"empty": EMPTY, "rest": REST, "itl": ITL}
     for panel in axes:
         for key, detectors in groups.items():

@@ -25,7 +25,7 @@ from bayesflat.model.prepare import FitData
 from bayesflat.quantities import QUANTITIES, label_of, long_label
 from bayesflat.report import page
 from bayesflat.report.fit_sections import focal_plane_section, radial_section
-from bayesflat.report.numbers import BAND, TERMS, effects, rest_name, shown_radii
+from bayesflat.report.numbers import BAND, TERMS, effects, shown_radii
 from bayesflat.report.text import percent, plus_minus, probability
 from bayesflat.report.verdict import judge
 
@@ -94,14 +94,21 @@ def _parameters(data: FitData, gradient: FlatGradient, estimates: Estimates) -> 
     term_of = {"itl_ratio": "throughput ratio"} | {
         f"{term}_{axis}": name for name, term in TERMS.items() for axis in "xy"
     }
-    rest = rest_name(data.binned) if data.has_ratio else ""
     rows = []
     for name, quantity in QUANTITIES.items():
         if term_of[name] in known:
             row, scale = estimates[name], quantity.scale
             value = plus_minus(row["map"], row["sd"], scale)
             interval = _interval(row["q05"], row["q95"], row["sd"], scale)
-            rows.append((long_label(name, rest), value, quantity.shown_unit, interval, percent(known[term_of[name]])))
+            rows.append(
+                (
+                    long_label(name, data.binned.groups),
+                    value,
+                    quantity.shown_unit,
+                    interval,
+                    percent(known[term_of[name]]),
+                )
+            )
     for radius in shown_radii(gradient):
         radial, sd = float(gradient.compute_radial(radius)), float(gradient.compute_radial_sd(radius))
         interval = _interval(radial - BAND * sd, radial + BAND * sd, sd)
@@ -151,7 +158,7 @@ def _posterior(result: FitResult, estimates: Estimates) -> str:
         row, scale = estimates[name], quantity.scale
         if not row["sd"] > 0:
             continue
-        item: dict[str, Any] = {"label": quantity.label, "unit": quantity.shown_unit}
+        item: dict[str, Any] = {"label": label_of(name, result.data.binned.groups), "unit": quantity.shown_unit}
         item["text"] = plus_minus(row["mean"], row["sd"], scale)
         item |= {"low": scale * row["q05"], "high": scale * row["q95"], "map": scale * row["map"]}
         if result.posterior is None:
@@ -176,7 +183,7 @@ def _posterior(result: FitResult, estimates: Estimates) -> str:
             "Correlations. Near ±1, two quantities can hardly be told apart: the fit knows their combination better "
             "than each of them. Neighbouring radii are correlated because the radial function is smooth."
         )
-        parts.append(page.matrix([label_of(name) for name in names], values, caption))
+        parts.append(page.matrix([label_of(name, result.data.binned.groups) for name in names], values, caption))
     return page.section("Posterior", *parts)
 
 

@@ -10,16 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bayesflat.data.binned import BinnedFlat
 from bayesflat.data.camera import Detector
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.model.prepare import FitData
-from bayesflat.quantities import SHOWN_RADII
+from bayesflat.quantities import shown_radii as radii_within
 
 CELLS = 16  # largest number of cells along a side of a detector in a map
 STEPS = 90  # largest number of steps of the radial profile
-# radii to show for cameras that end before `SHOWN_RADII`, as fractions of the largest radius of a bin
-PARTS = (0.0, 0.5, 0.75, 0.9)
 FEWEST = 8  # smallest number of bins in a step of running percentiles
 BAND = 1.645  # half width of the central 90% of a normal distribution (standard deviations)
 TERMS = {"centroid": "centroid_delta", "plane": "gradient", "outer plane": "outer_gradient"}
@@ -53,10 +50,8 @@ def effects(data: FitData, gradient: FlatGradient) -> dict[str, float]:
 
 
 def shown_radii(gradient: FlatGradient) -> NDArray[np.float64]:
-    """Radii at which the radial function is shown (mm)."""
-    reach = gradient.reach
-    radii = SHOWN_RADII if reach >= SHOWN_RADII[-1] else [float(f"{part * reach:.2g}") for part in PARTS]
-    return np.maximum(radii, gradient.radial_spline_nodes[0])
+    """Radii at which the radial function is shown (mm): none where no bin is."""
+    return np.unique(np.maximum(radii_within(gradient.reach), gradient.radial_spline_nodes[0]))
 
 
 @dataclass(frozen=True)
@@ -69,7 +64,7 @@ class DetectorRow:
     rows : numpy.ndarray of int, shape (n_bins,)
         Its bins in the fit.
     group : str
-        ``ITL`` or `rest_name`; empty without bins.
+        Name of its group; empty without bins.
     n_outliers : int
         Bins of weight 0.
     residual, rms : float
@@ -108,7 +103,7 @@ def detector_rows(data: FitData, gradient: FlatGradient) -> list[DetectorRow]:
         whole = offsets.amplifier < 0
         of_detectors = zip(offsets.detector[whole].tolist(), offsets.mean[whole], offsets.sd[whole], strict=True)
         throughput = {number: (float(mean - 1.0), float(sd)) for number, mean, sd in of_detectors}
-    rest = rest_name(binned) if not data.itl.all() else ""
+    groups = binned.groups
     order = np.argsort(binned.detector, kind="stable")
     present, first = np.unique(binned.detector[order], return_index=True)
     parts = dict(zip(present.tolist(), np.split(order, first[1:]), strict=True))
@@ -123,7 +118,7 @@ def detector_rows(data: FitData, gradient: FlatGradient) -> list[DetectorRow]:
             DetectorRow(
                 detector=detector,
                 rows=rows,
-                group=("ITL" if binned.itl[rows[0]] else rest) if len(rows) else "",
+                group=groups[0 if binned.itl[rows[0]] else 1] if len(rows) else "",
                 n_outliers=int(np.sum(data.weight[rows] == 0)),
                 residual=float(used.mean()) if len(used) else math.nan,
                 rms=float(used.std()) if len(used) else math.nan,
@@ -256,9 +251,3 @@ def nice(value: float) -> float:
     return next(
         step * power for step in (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0) if step * power >= 0.999 * value
     )
-
-
-def rest_name(binned: BinnedFlat) -> str:
-    """Name of the detectors that are not ITL: their physical type if they have one in common, else ``others``."""
-    types = {binned.camera[int(n)].physical_type for n in np.unique(binned.detector[~binned.itl])}
-    return types.pop() if len(types) == 1 else "others"

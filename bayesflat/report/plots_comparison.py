@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from numpy.typing import NDArray
 
-from bayesflat.comparison.comparison import ZONES, Comparison
+from bayesflat.comparison.comparison import Comparison, zones_of
 from bayesflat.report.figures import LARGE, MIDDLE, SMALL, box, map_axes, new_figure, outline, outline_legend, style
 from bayesflat.report.numbers import BAND, half_width, running_percentiles
 from bayesflat.report.plots_fit import RASTER, RESIDUAL_LIMIT
@@ -112,7 +112,7 @@ def plot_comparison_map(comparison: Comparison) -> Figure:
         image = raster.draw(panel, of_panel, norm, "viridis" if is_sd else "RdBu_r")
         bar = figure.add_axes(box(size, x + 0.15 * width, 0.72, 0.7 * width, 0.2))
         style(figure.colorbar(image, cax=bar, orientation="horizontal", extend="neither" if is_sd else "both"), "mmag")
-        for radius in ZONES:
+        for radius in zones_of(c.positions.camera)[0]:
             if radius < max(abs(edge) for edge in raster.extent):
                 centre = (0.0, 0.0)
                 panel.add_patch(Circle(centre, radius, fill=False, color="0.25", linewidth=0.8, linestyle=(0, (5, 3))))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.model.prepare import FitData
+from bayesflat.quantities import label_of
 from bayesflat.report.figures import (
     LARGE,
     MIDDLE,
@@ -36,7 +37,6 @@ from bayesflat.report.numbers import (
     BAND,
     adjusted_values,
     half_width,
-    rest_name,
     robust_rms,
     running_percentiles,
 )
@@ -177,12 +177,13 @@ def plot_radial_model(data: FitData, gradient: FlatGradient) -> Figure:
     # nodes slightly beyond the data are shown, those far beyond are not
     outer = 1.02 * float(radius.max()) or float(nodes[-1])
     outer = max(outer, 1.01 * float(np.max(nodes[nodes <= 1.08 * outer], initial=0.0)))
-    grid = np.linspace(min(0.0, float(nodes[0])), outer, 1500)
-    line = gradient.compute_radial(grid)
+    grid = np.linspace(min(float(nodes[0]), float(radius.max())), float(radius.max()), 1500)
+    beyond = np.linspace(float(radius.max()), outer, 50)
+    line, guess = gradient.compute_radial(grid), gradient.compute_radial(beyond)
     shown = (nodes >= grid[0]) & (nodes <= outer)
 
     low, high = np.percentile(adjusted, (0.05, 99.95))
-    low, high = min(low, line.min()), max(high, line.max())
+    low, high = min(low, line.min(), guess.min()), max(high, line.max(), guess.max())
     pad = 0.04 * max(high - low, 1e-3 * abs(high))
     half = 1.5 * half_width(residual, RESIDUAL_LIMIT)  # with room for the legend
     x_range = (grid[0] - 0.01 * outer, outer)
@@ -211,8 +212,9 @@ def plot_radial_model(data: FitData, gradient: FlatGradient) -> Figure:
         panel.tick_params(labelsize=SMALL, top=True, right=True, direction="in")
 
     halo = [patheffects.withStroke(linewidth=3.4, foreground="white")]
-    _draw_band(upper, lower, grid[grid <= radius.max()], gradient)
+    _draw_band(upper, lower, grid, gradient)
     upper.plot(grid, line, color=_LINE, linewidth=1.6, path_effects=halo, label="radial function")
+    upper.plot(beyond, guess, color=_LINE, linewidth=0.9, linestyle=":", label="beyond the bins")
     upper.plot(
         nodes[shown],
         values[shown],
@@ -225,7 +227,10 @@ def plot_radial_model(data: FitData, gradient: FlatGradient) -> Figure:
         label="spline nodes",
     )
     upper.tick_params(labelbottom=False)
-    upper.set_ylabel("Flat × plane / ITL ratio" if data.has_ratio else "Flat × plane", fontsize=MIDDLE)
+    upper.set_ylabel(
+        f"Flat × plane / {label_of('itl_ratio', data.binned.groups)}" if data.has_ratio else "Flat × plane",
+        fontsize=MIDDLE,
+    )
     upper.legend(loc="lower left", fontsize=SMALL, framealpha=0.9, edgecolor="0.8")
 
     steps = int(np.clip(len(data) // 200, 10, STEPS))
@@ -262,7 +267,7 @@ def describe(data: FitData, gradient: FlatGradient) -> str:
     """The scalars of a fit as text: ratio, centroid and planes, with standard deviations where they are known."""
     parts = []
     if data.has_ratio:
-        parts.append(f"ITL / {rest_name(data.binned)} = {_measured(gradient, ('itl_ratio',), 4)}")
+        parts.append(f"{' / '.join(data.binned.groups)} = {_measured(gradient, ('itl_ratio',), 4)}")
     parts.append(f"centroid = {_measured(gradient, ('centroid_delta_x', 'centroid_delta_y'), 3)} mm")
     plane = _measured(gradient, ("gradient_x", "gradient_y"), 2, scale=1e6)
     parts.append(f"plane = {plane} × 10⁻⁶/mm")

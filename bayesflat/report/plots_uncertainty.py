@@ -35,7 +35,7 @@ from bayesflat.report.figures import (
     percent_bar,
     style,
 )
-from bayesflat.report.numbers import half_width, rest_name
+from bayesflat.report.numbers import half_width
 from bayesflat.report.text import percent
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def _draw_throughputs(axes: Axes, data: FitData, offsets: Offsets) -> None:
     number, mean, sd = offsets.detector[whole], offsets.mean[whole], offsets.sd[whole]
     itl = np.isin(number, data.binned.detector[data.itl])
     axes.axvline(0.0, color="0.6", linewidth=0.8, zorder=0)
-    for name, colour, here in (("ITL", ITL, itl), (rest_name(data.binned), REST, ~itl)):
+    for name, colour, here in zip(data.binned.groups, (ITL, REST), (itl, ~itl), strict=True):
         if not here.any():
             continue
         order = np.argsort(mean[here])

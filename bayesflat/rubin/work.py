@@ -13,7 +13,7 @@ from typing import Any
 
 from bayesflat.commands.results import Outcome
 from bayesflat.data.camera import Camera, Detector
-from bayesflat.data.flats import check_instrument
+from bayesflat.data.headers import check_instrument
 from bayesflat.errors import InputError, first_line
 from bayesflat.files import check_free, filling
 from bayesflat.rubin.output import Kind, OutputRun

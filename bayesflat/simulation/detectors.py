@@ -18,9 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 from bayesflat.data.binned import BinnedFlat
 from bayesflat.data.camera import Camera, Detector
 from bayesflat.errors import InputError
-from bayesflat.simulation.truth import KINDS, Light, Noise, check_kind, check_whole
+from bayesflat.simulation.truth import KINDS, Light, Noise, check_kind, check_whole, light_scale
 
-VIGNETTED_RADIUS = 350.0  # mm; production flats hold no data beyond it
+VIGNETTED_RADIUS = 350.0  # mm; LSSTCam's production flats hold no data beyond it
 CELL = 1.28  # mm: the side of a bin of 128 pixels of 0.01 mm, by which white noise and dust are counted
 RIM_WIDTH = 1.0  # mm, over which the dimmer rim fades by 1/e
 DUST_SIGMA = (0.4, 0.6)  # mm
@@ -262,7 +262,7 @@ def simulate_binned(
     kind: str = "sky",
     bin_factor: int = 128,
     detector_boundary: int = 10,
-    vignetted_radius: float = VIGNETTED_RADIUS,
+    vignetted_radius: float | None = None,
     science_only: bool = True,
     physical_filter: str = "",
 ) -> BinnedFlat:
@@ -284,8 +284,9 @@ def simulate_binned(
         ``sky`` or ``dome``; both have the same detectors, and differ in the white noise that is drawn.
     bin_factor, detector_boundary : int
         Side of a bin, and what is left out along the edges (pixels).
-    vignetted_radius : float
-        Bins whose centre lies beyond it are left out (mm from the focal plane's origin).
+    vignetted_radius : float, optional
+        Bins whose centre lies beyond it are left out (mm from the focal plane's origin); by default 350 mm, scaled to
+        other cameras than LSSTCam.
     science_only : bool
         Leave out guider and wavefront detectors.
     physical_filter : str
@@ -299,6 +300,8 @@ def simulate_binned(
     check_kind(kind)
     check_whole("bin_factor", bin_factor, 1)
     check_whole("detector_boundary", detector_boundary, 0)
+    if vignetted_radius is None:
+        vignetted_radius = VIGNETTED_RADIUS * light_scale(camera)
     camera = camera.science() if science_only else camera
     detectors = SimulatedDetectors(camera, noise, seed)
     parts: dict[str, list[NDArray]] = {name: [] for name in ("xf", "yf", "value", "detector", "itl", "amplifier")}

@@ -1,7 +1,4 @@
-"""Pixel flats with a known truth: one detector's image in memory, and a folder of flats, defects and their truth.
-
-Flats are laid out as LSST's pipelines write them: an empty primary HDU with the data id, then IMAGE, MASK, VARIANCE.
-"""
+"""Pixel flats with a known truth: one detector's image in memory, and a folder of flats, defects and their truth."""
 
 from __future__ import annotations
 
@@ -12,59 +9,32 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bayesflat.data.camera import Camera, Detector, lsstcam
+from bayesflat.data.camera import Camera, lsstcam
 from bayesflat.errors import InputError
 from bayesflat.processes import in_processes
 from bayesflat.simulation.detectors import CELL, VIGNETTED_RADIUS, SimulatedDetectors, true_parameters
-from bayesflat.simulation.truth import KINDS, Light, Noise, check_kind, check_whole, default_light
+from bayesflat.simulation.layouts import MASK_PLANES, About, DetectorImage, flat_hdus, join
+from bayesflat.simulation.truth import (
+    KINDS,
+    Light,
+    Noise,
+    check_kind,
+    check_whole,
+    default_filter,
+    default_light,
+    light_scale,
+)
 
-PARTLY_VIGNETTED_RADIUS = 317.0  # mm
-MASK_PLANES = {  # bit numbers as LSST's pipelines have them
-    "BAD": 0,
-    "SAT": 1,
-    "INTRP": 2,
-    "CR": 3,
-    "EDGE": 4,
-    "DETECTED": 5,
-    "DETECTED_NEGATIVE": 6,
-    "SUSPECT": 7,
-    "NO_DATA": 8,
-    "VIGNETTED": 9,
-    "PARTLY_VIGNETTED": 10,
-}
+PARTLY_VIGNETTED_RADIUS = 317.0  # mm, on LSSTCam
 _DEAD = (0.0, np.nan, 1.5)  # what dead columns hold, in turn; in levels of the light
 _BLOCK = 2**20  # pixels that are worked on at once
 CONTENTS = ("truth.json", "camera.ecsv", "defects", "flats")
-
-
-@dataclass(frozen=True)
-class DetectorImage:
-    """The flat of one detector.
-
-    Attributes
-    ----------
-    detector : Detector
-        As coarse as the image.
-    image, variance : numpy.ndarray of float32, shape (ny, nx)
-        Electrons, and their square; `variance` is that of the white noise.
-    mask : numpy.ndarray of int32, shape (ny, nx)
-        Bits as in `MASK_PLANES`; dead columns are not masked, they are in `defects`.
-    defects : numpy.ndarray of int, shape (n, 4)
-        Boxes ``x0, y0, width, height`` (pixels).
-    """
-
-    detector: Detector
-    image: NDArray[np.float32]
-    mask: NDArray[np.int32]
-    variance: NDArray[np.float32]
-    defects: NDArray[np.int64]
 
 
 def detector_image(
@@ -74,7 +44,7 @@ def detector_image(
     *,
     kind: str = "sky",
     coarse: int = 1,
-    vignetted_radius: float = VIGNETTED_RADIUS,
+    vignetted_radius: float | None = None,
 ) -> DetectorImage:
     """Flat of one detector, pixel by pixel.
 
@@ -90,8 +60,9 @@ def detector_image(
         ``sky`` or ``dome``: chooses the white noise that is drawn, nothing else.
     coarse : int
         Makes pixels this many times as large, ``nx // coarse`` by ``ny // coarse`` of them.
-    vignetted_radius : float
-        Pixels beyond it are 0.0 and flagged NO_DATA and VIGNETTED; those beyond 317 mm are PARTLY_VIGNETTED.
+    vignetted_radius : float, optional
+        Pixels beyond it are 0.0 and flagged NO_DATA and VIGNETTED, by default those beyond 350 mm; those beyond 317 mm
+        are PARTLY_VIGNETTED.  Both are scaled to other cameras than LSSTCam.
 
     Raises
     ------
@@ -100,6 +71,9 @@ def detector_image(
     """
     check_kind(kind)
     check_whole("coarse", coarse, 1)
+    scale = light_scale(detectors.camera)
+    if vignetted_radius is None:
+        vignetted_radius = VIGNETTED_RADIUS * scale
     full = detectors.camera[key]
     detector = full.coarsened(coarse)
     white = np.float32(detectors.noise.white * CELL / detector.pixel_size)
@@ -120,7 +94,7 @@ def detector_image(
         image[rows] = value * (1.0 + white * random)
         variance[rows] = (white * value) ** 2
         radius = np.hypot(xf, yf)
-        mask[rows][radius > PARTLY_VIGNETTED_RADIUS] |= 1 << MASK_PLANES["PARTLY_VIGNETTED"]
+        mask[rows][radius > PARTLY_VIGNETTED_RADIUS * scale] |= 1 << MASK_PLANES["PARTLY_VIGNETTED"]
         beyond = radius > vignetted_radius
         mask[rows][beyond] |= 1 << MASK_PLANES["NO_DATA"] | 1 << MASK_PLANES["VIGNETTED"]
     defects = detectors.defects(key, coarse)
@@ -147,20 +121,22 @@ def write_simulation(
     kind: str = "sky",
     coarse: int = 1,
     seed: int = 0,
-    physical_filter: str = "i_39",
+    physical_filter: str | None = None,
     camera: Camera | None = None,
     light: Light | None = None,
     noise: Noise | None = None,
     science_only: bool = True,
     compress: bool = False,
+    mef: bool = False,
     overwrite: bool = False,
     processes: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict:
     """Write flats, defect tables, the camera and the truth into a folder; they appear whole or not at all.
 
-    ``flats/<instrument>_<filter>_<detector>_<kind>.fits``, ``defects/<detector>.fits`` (regions, even ids) or ``.ecsv``
-    (boxes, odd ids), ``camera.ecsv`` (of the coarse pixels) and ``truth.json``: the dict that is returned.
+    ``flats/<instrument>_<filter>_<detector>_<kind>.fits`` as that camera's files are (`bayesflat.simulation.layouts`),
+    ``defects/<detector>.fits`` (regions, even ids) or ``.ecsv`` (boxes, odd ids), ``camera.ecsv`` (of the coarse
+    pixels) and ``truth.json``: the dict that is returned.
 
     Parameters
     ----------
@@ -172,16 +148,18 @@ def write_simulation(
         Factor by which pixels are larger than the camera's.
     seed : int
         The same seed gives sky and dome the same detectors.
-    physical_filter : str
-        Its first letter is the band, which sets the defaults of light and noise.
+    physical_filter : str, optional
+        Its first letter is the band, which sets the defaults of light and noise; by default the camera's i.
     camera : Camera, optional
         In full resolution; LSSTCam if not given.
     light, noise : Light, Noise, optional
-        `default_light` of kind and filter, and `Noise.for_band`, if not given.
+        `default_light` of kind, filter and camera, and `Noise.for_band`, if not given.
     science_only : bool
         Leave out guider and wavefront detectors.
     compress : bool
         Compress the planes in tiles (GZIP_2, without loss).
+    mef : bool
+        Write one file with an HDU a detector.
     overwrite : bool
         Replace a simulation that is there already.
     processes : int
@@ -202,9 +180,10 @@ def write_simulation(
     check_kind(kind)
     check_whole("coarse", coarse, 1)
     check_whole("processes", processes, 1)
-    light = default_light(kind, physical_filter) if light is None else light
-    noise = Noise.for_band(physical_filter) if noise is None else noise
     camera = lsstcam() if camera is None else camera
+    physical_filter = physical_filter or default_filter(camera)
+    light = default_light(kind, physical_filter, light_scale(camera)) if light is None else light
+    noise = Noise.for_band(physical_filter) if noise is None else noise
     camera = camera.science() if science_only else camera
     small = camera.coarsened(coarse)
     detectors = SimulatedDetectors(camera, noise, seed)
@@ -220,14 +199,15 @@ def write_simulation(
         new = Path(temporary) / "new"  # a folder of its own, since a temporary one is closed to others
         for name in ("flats", "defects"):
             (new / name).mkdir(parents=True)
-        write = partial(
-            _write_detector, new, detectors, light, kind=kind, coarse=coarse, filter_=physical_filter, compress=compress
-        )
+        about = About(camera.name, physical_filter, kind, detectors.seed)
+        write = partial(_write_detector, new, detectors, light, about, coarse=coarse, compress=compress, mef=mef)
         tasks = {d.id: (d.id,) for d in camera}
         with closing(in_processes(write, tasks, processes, "writing flats")) as results:  # ends the pool on errors too
             for done, _ in enumerate(results, start=1):
                 if progress is not None:
                     progress(done, len(camera))
+        if mef:
+            join([_flat_path(new, about, d.name) for d in camera], _flat_path(new, about))
         small.write(new / "camera.ecsv")
         (new / "truth.json").write_text(json.dumps(truth, indent=1) + "\n")
         _put_in_place(new, out, Path(temporary) / "old")
@@ -263,7 +243,7 @@ def _put_in_place(new: Path, out: Path, old: Path) -> None:
 def _truth(light: Light, detectors: SimulatedDetectors, **what) -> dict:
     """The contents of truth.json; its radial function is what a fit means by it, before normalization."""
     truth = true_parameters(light, detectors)
-    radius = np.arange(0.0, 350.1, 5.0)
+    radius = np.arange(0.0, 350.1, 5.0) * light_scale(detectors.camera)
     truth |= what
     truth |= {
         "seed": detectors.seed,
@@ -289,66 +269,35 @@ def _file_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.+-]", "_", text)
 
 
+def _flat_path(folder: Path, about: About, *detector: str) -> Path:
+    return folder / "flats" / (_file_name("_".join((about.camera, about.filter, *detector, about.kind))) + ".fits")
+
+
 def _write_detector(
     folder: Path,
     detectors: SimulatedDetectors,
     light: Light,
+    about: About,
     key: int,
     *,
-    kind: str,
     coarse: int,
-    filter_: str,
     compress: bool,
+    mef: bool,
 ) -> None:
-    """Write one detector's flat and defect table."""
-    flat = detector_image(detectors, light, key, kind=kind, coarse=coarse)
-    name = _file_name(f"{detectors.camera.name}_{filter_}_{flat.detector.name}_{kind}")
-    hdus = _flat_hdus(flat, detectors, kind=kind, filter_=filter_, compress=compress)
-    hdus.writeto(folder / "flats" / f"{name}.fits")
-    _write_defects(folder / "defects", flat)
+    """Write one detector's flat, or what it is to be in a file of all, and its defect table."""
+    flat = detector_image(detectors, light, key, kind=about.kind, coarse=coarse)
+    hdus = flat_hdus(flat, about, compress=compress, mef=mef)
+    hdus.writeto(_flat_path(folder, about, flat.detector.name))
+    _write_defects(folder / "defects", flat, about.camera)
 
 
-def _flat_hdus(flat: DetectorImage, detectors: SimulatedDetectors, *, kind: str, filter_: str, compress: bool):
-    from astropy.io import fits
-
-    instrument, detector = detectors.camera.name, flat.detector
-    header = fits.Header()
-    header["INSTRUME"] = (instrument, "instrument")
-    header["FILTER"] = (filter_, "physical filter")
-    header["OBSTYPE"] = ("flat", "kind of observation")
-    header["DETECTOR"] = (detector.id, "detector id")
-    header["DET_NAME"] = (detector.name, "detector name")
-    header["SIMKIND"] = (kind, "simulated light, sky or dome")
-    header["SIMSEED"] = (str(detectors.seed), "seed of the simulation")
-    header["HIERARCH LSST BUTLER DATAID DETECTOR"] = detector.id
-    header["HIERARCH LSST BUTLER DATAID PHYSICAL_FILTER"] = filter_
-    header["HIERARCH LSST BUTLER DATAID INSTRUMENT"] = instrument
-    planes = fits.Header()
-    for plane, bit in MASK_PLANES.items():
-        card = f"MP_{plane}"
-        planes[card if len(card) <= 8 else f"HIERARCH {card}"] = bit
-    unit = fits.Header([("BUNIT", "electron")])
-    squared = fits.Header([("BUNIT", "electron2")])
-    hdus = [fits.PrimaryHDU(header=header)]
-    for name, data, cards in (
-        ("IMAGE", flat.image, unit),
-        ("MASK", flat.mask, planes),
-        ("VARIANCE", flat.variance, squared),
-    ):
-        if compress:
-            hdus.append(fits.CompImageHDU(data, cards, name=name, compression_type="GZIP_2", quantize_level=0.0))
-        else:
-            hdus.append(fits.ImageHDU(data, cards, name=name))
-    return fits.HDUList(hdus)
-
-
-def _write_defects(folder: Path, flat: DetectorImage) -> None:
+def _write_defects(folder: Path, flat: DetectorImage, camera: str) -> None:
     """The defect table: FITS regions for even ids, boxes in ECSV for odd ones, as both are about."""
     from astropy.table import Table
 
     detector = flat.detector
     x0, y0, width, height = flat.defects.T
-    meta = {"OBSTYPE": "defects", "DETECTOR": detector.id, "DET_NAME": detector.name}
+    meta = {"OBSTYPE": "defects", "INSTRUME": camera, "DETECTOR": detector.id, "DET_NAME": detector.name}
     name = _file_name(detector.name)
     if detector.id % 2:
         columns = {"x0": x0, "y0": y0, "width": width, "height": height}

@@ -1,18 +1,22 @@
 """The truth that a flat is simulated from: the light on the focal plane, and how much its detectors scatter.
 
-Both differ from band to band; their defaults are LSSTCam's.
+Both differ from band to band; their defaults are LSSTCam's, of which other cameras get a larger or smaller copy.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bayesflat.errors import InputError
+
+if TYPE_CHECKING:
+    from bayesflat.data.camera import Camera
 
 KINDS = ("sky", "dome")
 
@@ -35,9 +39,32 @@ _BANDS = {
 }
 
 
+_FILTERS = {  # in the i band, by camera
+    "LSSTComCam": "i_06",
+    "DECam": "i DECam SDSS c0003 7835.0 1470.0",
+    "HSC": "HSC-I",
+}
+
+
+def default_filter(camera: Camera) -> str:
+    """The physical filter that is simulated unless another is named: the camera's in the i band."""
+    return _FILTERS.get(camera.name, "i_39")
+
+
+def light_scale(camera: Camera) -> float:
+    """Size of the light relative to LSSTCam's: 1 for LSSTComCam too, which sat on the same telescope."""
+    return 1.0 if camera.name == "LSSTComCam" else camera.scale
+
+
 def band_of(physical_filter: str) -> str:
-    """Band of a physical filter, its first letter (``i`` of ``i_39``); `InputError` if it is none of u g r i z y."""
-    band = physical_filter[:1].lower()
+    """Band of a physical filter, its first letter (``i`` of ``i_39`` and of ``HSC-I``).
+
+    Raises
+    ------
+    InputError
+        It is none of u g r i z y.
+    """
+    band = physical_filter.removeprefix("HSC-")[:1].lower()
     if band not in _BANDS:
         raise InputError(f"filter {physical_filter!r}: its first letter must be a band, one of {', '.join(_BANDS)}")
     return band
@@ -61,7 +88,7 @@ class Light:
         ``lsstcam``, its ray-traced vignetting (monotone PCHIP, 0 from 368 mm on), or the nodes (mm) and values of an
         Akima spline, whose radius is clipped to the first and last node.
     bend : float
-        The radial function is multiplied by ``1 + bend * (r / 350 mm)**2``.
+        The radial function is multiplied by ``1 + bend * (r / (scale * 350 mm))**2``.
     centroid : tuple of float
         Fixed pivot of the planes, from which `centroid_delta` counts (mm).
     centroid_delta : tuple of float
@@ -75,6 +102,8 @@ class Light:
         Throughput of ITL detectors over that of the others, before the detectors' own scatter.
     level : float
         Counts (electrons) where `evaluate` is 1.
+    scale : float
+        Size of the ray-traced vignetting and of the bend relative to LSSTCam's; given nodes are in mm whatever it is.
 
     Raises
     ------
@@ -91,6 +120,7 @@ class Light:
     outer_gradient_radius: float = 325.0
     itl_ratio: float = 1.0
     level: float = 20000.0
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.radial, str):
@@ -107,11 +137,14 @@ class Light:
             if len(pair) != 2 or not np.all(np.isfinite(pair)):
                 raise InputError(f"light: {name} must be two finite numbers, x and y; it is {getattr(self, name)}")
             object.__setattr__(self, name, pair)
-        for name in ("bend", "outer_gradient_radius", "itl_ratio", "level"):
+        for name in ("bend", "outer_gradient_radius", "itl_ratio", "level", "scale"):
             if not math.isfinite(getattr(self, name)):
                 raise InputError(f"light: {name} must be finite; it is {getattr(self, name)}")
-        if self.itl_ratio <= 0 or self.level <= 0:
-            raise InputError(f"light: itl_ratio and level must be above 0; they are {self.itl_ratio:g}, {self.level:g}")
+        if self.itl_ratio <= 0 or self.level <= 0 or self.scale <= 0:
+            raise InputError(
+                f"light: itl_ratio, level and scale must be above 0; they are {self.itl_ratio:g}, {self.level:g}, "
+                f"{self.scale:g}"
+            )
 
     @cached_property
     def _interpolator(self):
@@ -123,8 +156,9 @@ class Light:
 
     def radial_function(self, r: ArrayLike) -> NDArray:
         """The radial function (relative) at a distance from the moved centre (mm), any shape."""
-        r = np.clip(r, self._interpolator.x[0], self._interpolator.x[-1])
-        return self._interpolator(r) * (1.0 + self.bend * (r / 350.0) ** 2)
+        of_nodes = self.scale if isinstance(self.radial, str) else 1.0
+        r = np.clip(np.asarray(r, dtype=float) / of_nodes, self._interpolator.x[0], self._interpolator.x[-1])
+        return self._interpolator(r) * (1.0 + self.bend * (r * of_nodes / self.scale / 350.0) ** 2)
 
     def evaluate(self, xf: ArrayLike, yf: ArrayLike, itl: ArrayLike) -> NDArray:
         """Light relative to `level`: ``radial * (itl_ratio if itl else 1) / plane / outer_plane``.
@@ -158,13 +192,17 @@ def _positive(plane: NDArray, name: str) -> NDArray:
     return plane
 
 
-def default_light(kind: str, physical_filter: str = "i_39") -> Light:
-    """The light of a sky flat (no plane, centred) or of a dome flat (tilted, off centre, bent), in LSSTCam's mm."""
+def default_light(kind: str, physical_filter: str = "i_39", scale: float = 1.0) -> Light:
+    """The light of a sky flat (no plane, centred) or of a dome flat (tilted, off centre, bent).
+
+    Its lengths are LSSTCam's times ``scale``.
+    """
     check_kind(kind)
-    ratio = band_itl_ratio(physical_filter)
+    light = Light(itl_ratio=band_itl_ratio(physical_filter), outer_gradient_radius=325.0 * scale, scale=scale)
     if kind == "sky":
-        return Light(itl_ratio=ratio, level=5000.0)
-    return Light(itl_ratio=ratio, bend=-0.005, centroid_delta=(0.8, -0.5), gradient=(3e-5, -2e-5))
+        return replace(light, level=5000.0)
+    centroid, plane = (0.8 * scale, -0.5 * scale), (3e-5 / scale, -2e-5 / scale)
+    return replace(light, bend=-0.005, centroid_delta=centroid, gradient=plane)
 
 
 # ---- the noise ----

@@ -241,7 +241,7 @@ def test_bad_flats(simulation, tmp_path, capsys, change, message):
         (["T", "-c", "radial_spline_nodes=0,200"], "needs at least 3 nodes, got 2"),
         (["T", "-C", "nofile.toml"], "config nofile.toml: cannot be read"),
         (["T", "-C", "bad.toml"], "config bad.toml: not TOML"),
-        (["T", "--camera", "hst"], "camera hst: no such file; accepted are lsstcam, lsstcomcam or a table"),
+        (["T", "--camera", "hst"], "camera hst: no such file; accepted are lsstcam, lsstcomcam, decam, hsc or a table"),
         (["T", "--physical-filter", "r_57"], "filter is i_39, but --physical-filter r_57 was given"),
         (["T", "--defects", "empty"], "the input is a binned table"),
         (["T", "-j", "0"], "0 is not in the range"),

@@ -12,10 +12,11 @@ import bayesflat
 from bayesflat.cli import run
 from bayesflat.commands.compare import as_dict
 from bayesflat.commands.tables import comparison_lines
-from bayesflat.comparison.comparison import MMAG, check_pair, compare, config_of
+from bayesflat.comparison.comparison import MMAG, check_pair, compare, config_of, zones_of
 from bayesflat.comparison.ratio import SkyCurve, fit_ratio
 from bayesflat.comparison.tied import tied_gradient
 from bayesflat.data.binned import BinnedFlat
+from bayesflat.data.camera import decam, lsstcam
 from bayesflat.errors import InputError
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.model.prepare import prepare
@@ -129,7 +130,15 @@ def test_detectors_and_zones(paired, unpaired, small_camera):
             assert abs(d.mean_mmag - expected) < 4.5 * d.sd_mmag
             assert d.mean_mmag == pytest.approx(c.map_mmag[here].mean(), abs=1e-9)
             assert d.name == small_camera[d.detector].name
-        assert {d.zone for d in c.detectors} == {"inside 317"}
+        assert {d.zone for d in c.detectors} == {"inside 66.6"}  # 317 / 350 of the outermost corner
+
+
+def test_zones_of_other_cameras_follow_their_size():
+    # DECam ends at 224.3 mm: 317 / 350 of that
+    radii, names = zones_of(decam())
+    assert radii == (pytest.approx(203.17, abs=0.01), pytest.approx(224.32, abs=0.01))
+    assert names == ("inside 203", "203-224", "beyond")
+    assert zones_of(lsstcam()) == ((317.0, 350.0), ("inside 317", "317-350", "beyond"))
 
 
 def test_zones_of_lsstcam():

@@ -272,7 +272,7 @@ def test_options_reach_the_reader(tmp_path):
 
 
 def test_sets_are_checked_before_any_pixel_is_read(tmp_path, files, monkeypatch):
-    monkeypatch.setattr("bayesflat.data.binning.read_flat", lambda *args: pytest.fail("pixels were read"))
+    monkeypatch.setattr("bayesflat.data.binning.read_hdus", lambda *args: pytest.fail("pixels were read"))
     twin = write(tmp_path, random_flat(4), "twin.fits")
     other_filter = write(tmp_path, random_flat(4), "filter.fits", FILTER="g")
     other_camera = write(tmp_path, random_flat(4), "camera.fits", INSTRUME="Other")

@@ -165,7 +165,7 @@ def test_table_of_detectors_is_sorted_and_zones_count(paired, html):
     sizes = [abs(names[row[0]].mean_mmag) for row in listed]
     assert len(sizes) == 24
     assert sizes == sorted(sizes, reverse=True)
-    (zone,) = [row for row in parsed.rows if row and row[0] == "inside 317 mm"]
+    (zone,) = [row for row in parsed.rows if row and row[0] == "inside 66.6 mm"]  # 317 / 350 of 73.5
     limits = [Difference.normal(d.mean_mmag, d.sd_mmag, 2.0).p_rope > 0.95 for d in paired.detectors]
     assert zone[1:3] == ["24", str(sum(limits))]
     assert zone[3].startswith(listed[0][0])

@@ -363,8 +363,11 @@ def test_density_and_line(data):
     x = line.get_xdata()
     akima = Akima1DInterpolator([0.0, 40.0, 80.0, 120.0], [1.0, 0.97, 0.9, 0.6])
     assert line.get_ydata() == pytest.approx(akima(np.clip(x, 0, 120)))
-    assert x[0] == 0
-    assert x[-1] >= r.max()
+    # where bins are, and no farther: beyond them the function is a guess, and drawn as one
+    assert (x[0], x[-1]) == (0, pytest.approx(r.max()))
+    guess = lines(upper)["beyond the bins"]
+    assert guess.get_linestyle() == ":"
+    assert (guess.get_xdata()[0], guess.get_ydata()[0]) == (x[-1], line.get_ydata()[-1])
 
 
 def test_nodes_are_marked(data):
