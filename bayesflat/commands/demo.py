@@ -15,7 +15,6 @@ from bayesflat.commands.compare import TIED, run_compare
 from bayesflat.commands.fit import FILES, PRODUCT, REFERENCE, run_fit
 from bayesflat.commands.tables import comparison_lines, new_table
 from bayesflat.comparison.comparison import Comparison
-from bayesflat.comparison.differences import MMAG
 from bayesflat.config import RunConfig
 from bayesflat.data.camera import get_camera
 from bayesflat.files import check_free
@@ -101,47 +100,38 @@ def run_demo(
     )  # fmt: skip
     results.append(fit("corrected", "dome", "refit"))
     closure = run_compare(sky, out / "refit" / PRODUCT, out / "closure", overwrite=overwrite)
-    say(closure_table(closure, results[0].gradient, results[1].gradient, results[2].gradient))
+    say(closure_table(comparison, closure, results[0].gradient))
     say(f"corrected flats: see {out / 'corrected'}, {out / 'refit'} and {out / 'closure'}")
     return results
 
 
-def closure_table(closure: Comparison, sky: FlatGradient, dome: FlatGradient, corrected: FlatGradient) -> Table:
-    """Parameters of sky, dome and corrected dome, and the deviation of the corrected dome from its expectation.
+def closure_table(comparison: Comparison, closure: Comparison, sky: FlatGradient) -> Table:
+    """How the dome differs from the sky before and after the correction, which is to bring all rows to 0.
 
     Parameters
     ----------
-    closure : Comparison
-        Comparison of the sky and the corrected dome.
-    sky, dome, corrected : FlatGradient
-        Products of three fits.
+    comparison, closure : Comparison
+        Of the sky with the dome, and with the corrected dome.
+    sky : FlatGradient
+        Its plane is added to the differences of planes: a correction takes out the dome's, whatever the sky's is.
     """
-    title = "the corrected dome: the sky's radial function and centroid, no plane"
-    columns = ("parameter", "sky", "dome", "corrected", "off by", "sd", "unit")
-    table = new_table(title, columns, ("parameter", "unit"), no_wrap=True)
-    estimates = corrected.require_estimates()
-    products = (sky, dome, corrected)
+    title = "dome minus sky, before and after the correction"
+    table = new_table(title, ("", "before", "sd", "after", "sd", "unit"), ("", "unit"), no_wrap=True)
 
-    def add(name: str, values: list[float], off: float, sd: float, unit: str) -> None:
-        shown = (f"{value:.4f}" if abs(value) < 10 else f"{value:.5g}" for value in values)
-        table.add_row(
-            name, *shown, f"{off:+.1e}" if abs(off) < 1e-4 else f"{off:+.2g}", f"{sd:.1g}" if sd else "", unit
-        )
+    def add(name: str, found: list[tuple[float, float]], unit: str) -> None:
+        shown = [text for mean, sd in found for text in (f"{mean:+.2g}", f"{sd:.1g}")]
+        table.add_row(name, *shown, unit)
 
-    for radius in _radii(min(closure.grid[-1], *(p.reach for p in products))):
-        k = int(np.argmin(np.abs(closure.grid - radius)))
-        values = [-MMAG * float(np.log(p.compute_radial(radius) / p.compute_radial(0.0))) for p in products]
-        add(f"radial, {radius:g} mm", values, closure.radial["mean"][k], closure.radial["sd"][k], "mmag")
+    both = comparison, closure
+    for radius in _radii(min(c.grid[-1] for c in both)):
+        at = [(c.radial, int(np.argmin(np.abs(c.grid - radius)))) for c in both]
+        add(f"radial, {radius:g} mm", [(radial["mean"][k], radial["sd"][k]) for radial, k in at], "mmag")
     for name in COMPARED:
-        quantity, difference = QUANTITIES[name], closure.differences[name]
-        values = [quantity.scale * getattr(p, name) for p in products]
-        if name.startswith("gradient"):  # a correction removes the dome's plane and does not add the sky's
-            off, sd = values[-1], quantity.scale * estimates[name]["sd"]
-        else:
-            off, sd = difference.mean, difference.sd
-        add(quantity.label, values, off, sd, quantity.shown_unit)
-    values = [p.normalization_factor for p in products]
-    add("normalization", values, values[-1] - 1, 0.0, "")
+        quantity, found = QUANTITIES[name], [c.differences[name] for c in both]
+        plane = getattr(sky, name) if name.startswith("gradient") else 0.0
+        label = f"{quantity.label} (dome's alone)" if name.startswith("gradient") else quantity.label
+        shown = [(quantity.scale * (d.mean + plane), quantity.scale * d.sd) for d in found]
+        add(label, shown, quantity.shown_unit)
     return table
 
 

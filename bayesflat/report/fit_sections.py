@@ -85,8 +85,8 @@ def focal_plane_section(data: FitData, gradient: FlatGradient, config: FitConfig
             )
         )  # fmt: skip
     layers += [
-        layer("Residual rms within detectors", "%", [100 * row.rms for row in rows],
-              "Scatter of the bins about their detector's mean: defects, ghosts and dust stand out."),
+        layer("Rms within detectors", "%", [100 * row.rms for row in rows],
+              "Scatter of data / model about its mean in the detector: defects, ghosts and dust stand out."),
         layer("Bins in the fit", "", [float(row.n_bins or math.nan) for row in rows],
               "Fewer at the rim, where bins beyond the last full ring or node are left out."),
         layer("Data", "", of_bins(data.value), "Divided by the normalization."),
@@ -107,8 +107,9 @@ def focal_plane_section(data: FitData, gradient: FlatGradient, config: FitConfig
         page.maps(
             [row.detector for row in rows], [row.group for row in rows], facts, layers,
             marks=[(*centre, "centre of the radial function")],
-            caption=f"Residuals of all bins: {percent(robust_rms(residual))} (robust rms). Orange is brighter than the "
-            "model, blue dimmer; colours end at the limits of the scale.",
+            caption=f"Data / model − 1 of all bins: {percent(robust_rms(residual))} (robust rms), the throughputs of "
+            "detectors and amplifiers left in. Orange is brighter than the model, blue dimmer; colours end at the "
+            "limits of the scale.",
         ),
         page.folded("All detectors as a table, the largest deviations first",
                     page.table(head, listed, numbers=range(2, len(head)))),
@@ -127,8 +128,8 @@ def _facts(row: DetectorRow) -> dict[str, str]:
         return facts | {"bins": "none in the fit"}
     if math.isfinite(row.offset):
         facts["throughput"] = plus_minus(100 * row.offset, 100 * row.offset_sd, digits=3) + " %"
-    facts["mean residual"] = f"{100 * row.residual:+.2f} %".replace("-", "−").replace("+nan %", "–")
-    facts["residual rms"] = percent(row.rms).replace("%", " %")
+    facts["data / model − 1"] = f"{100 * row.residual:+.2f} %".replace("-", "−").replace("+nan %", "–")
+    facts["rms within"] = percent(row.rms).replace("%", " %")
     outliers = f" ({row.n_outliers} outliers)" if row.n_outliers else ""
     return facts | {"bins": f"{row.n_bins}{outliers}"}
 
@@ -184,7 +185,8 @@ def radial_section(data: FitData, gradient: FlatGradient) -> str:
     ratio = " and throughput ratio" if data.has_ratio else ""
     caption = (
         f"Above: the radial function over the bins, corrected for planes{ratio} and for the throughput of "
-        f"{found.freed}. Below: the residuals, with the running median as a line. It should stay near zero. "
+        f"{found.freed}. Below: the residuals, what is left after both, with the running median as a line. It should "
+        "stay near zero. "
         "Waves from node to node (dashed) mean that Akima's spline through the nodes does not follow the flat."
         + (" The band is the uncertainty of the radial function." if known else "")
     )

@@ -169,7 +169,7 @@ class RadialProfile:
         Percentiles 16, 50 and 84 of the residuals (fraction) of the bins of nonzero weight.
     freed : str
         Whose throughputs were corrected for: those of ``amplifiers``, or, where the product has none, those of
-        ``detectors``, from their mean residuals.
+        ``detectors``, from their means of data / model.
     """
 
     radius: NDArray[np.float64]
@@ -181,23 +181,29 @@ class RadialProfile:
 
 def radial_profile(data: FitData, gradient: FlatGradient) -> RadialProfile:
     """Residuals over radius, corrected for throughputs, whose scatter would hide an error of the radial function."""
-    binned, offsets = data.binned, gradient.offsets
     radius, adjusted = adjusted_values(data, gradient)
-    places = list(zip(binned.detector.tolist(), binned.amplifier.tolist(), strict=True))
-    if offsets is not None:
-        # an amplifier's throughput contains its detector's
-        keys = zip(offsets.detector.tolist(), offsets.amplifier.tolist(), strict=True)
-        of_place = dict(zip(keys, offsets.mean.tolist(), strict=True))
-        throughput = np.array([of_place.get(place, np.nan) for place in places])
-    else:
+    throughput = throughput_of_bins(data, gradient)
+    freed = "detectors" if throughput is None else "amplifiers"
+    if throughput is None:
         of_detector = {row.detector.id: 1.0 + row.residual for row in detector_rows(data, gradient)}
-        throughput = np.array([of_detector[detector] for detector, _ in places])
+        throughput = np.array([of_detector[detector] for detector in data.binned.detector.tolist()])
     radial = gradient.compute_radial(radius)
     residual = np.divide(adjusted / throughput, radial, out=np.full(len(data), np.nan), where=radial > 0) - 1.0
     edges = np.linspace(0.0, radius.max(), int(np.clip(len(data) // 40, 8, STEPS)) + 1)
     used = data.weight > 0
     at, low, median, high = running_percentiles(radius[used], residual[used], edges)
-    return RadialProfile(at, low, median, high, "detectors" if offsets is None else "amplifiers")
+    return RadialProfile(at, low, median, high, freed)
+
+
+def throughput_of_bins(data: FitData, gradient: FlatGradient) -> NDArray[np.float64] | None:
+    """Throughput of the amplifier of each bin, its detector's included; None where the product has none."""
+    binned, offsets = data.binned, gradient.offsets
+    if offsets is None:
+        return None
+    keys = zip(offsets.detector.tolist(), offsets.amplifier.tolist(), strict=True)
+    of_place = dict(zip(keys, offsets.mean.tolist(), strict=True))
+    places = zip(binned.detector.tolist(), binned.amplifier.tolist(), strict=True)
+    return np.array([of_place.get(place, np.nan) for place in places])
 
 
 # ---- statistics ----

@@ -39,6 +39,7 @@ from bayesflat.report.numbers import (
     half_width,
     robust_rms,
     running_percentiles,
+    throughput_of_bins,
 )
 from bayesflat.report.raster import BinRaster
 from bayesflat.report.text import percent
@@ -148,6 +149,9 @@ def plot_model_residual(data: FitData, gradient: FlatGradient, *, scale: float |
 def plot_radial_model(data: FitData, gradient: FlatGradient) -> Figure:
     """The radial function over the bins corrected for planes and throughput ratio, and the residuals, against radius.
 
+    Residuals are what is left after the throughputs of detectors and amplifiers; of a product without these they are
+    raw, and say so.
+
     Where the product has uncertainties, a band about the radial function shows the central 90% of its posterior.
 
     Parameters
@@ -163,7 +167,9 @@ def plot_radial_model(data: FitData, gradient: FlatGradient) -> Figure:
     """
     radius, adjusted = adjusted_values(data, gradient)
     radial = gradient.compute_radial(radius)
-    residual = 100.0 * (np.divide(adjusted, radial, out=np.full(len(data), np.nan), where=radial > 0) - 1.0)
+    throughput = throughput_of_bins(data, gradient)
+    freed = adjusted if throughput is None else adjusted / throughput
+    residual = 100.0 * (np.divide(freed, radial, out=np.full(len(data), np.nan), where=radial > 0) - 1.0)
     nodes, values = gradient.radial_spline_nodes, gradient.radial_spline_values
 
     described = describe(data, gradient)
@@ -234,13 +240,15 @@ def plot_radial_model(data: FitData, gradient: FlatGradient) -> Figure:
     upper.legend(loc="lower left", fontsize=SMALL, framealpha=0.9, edgecolor="0.8")
 
     steps = int(np.clip(len(data) // 200, 10, STEPS))
-    at, low16, median, high84 = running_percentiles(radius, residual, np.linspace(0.0, radius.max(), steps + 1))
+    used = data.weight > 0
+    edges = np.linspace(0.0, radius.max(), steps + 1)
+    at, low16, median, high84 = running_percentiles(radius[used], residual[used], edges)
     # no halo here: it would hide a narrow band
     lower.axhline(0.0, color=_LINE, linewidth=1.0, label="radial function")
     lower.plot(at, median, color=_MEDIAN, linewidth=2.0, path_effects=halo, label="running median")
     for edge, label in ((low16, "16% to 84%"), (high84, None)):
         lower.plot(at, edge, color=_MEDIAN, linewidth=0.9, path_effects=halo, label=label)
-    lower.set_ylabel("Residual (%)", fontsize=MIDDLE)
+    lower.set_ylabel("Residual (%)" if throughput is not None else "Raw residual (%)", fontsize=MIDDLE)
     lower.yaxis.set_major_locator(MaxNLocator(9, steps=NICE, prune="both"))
     lower.set_xlabel("Radius from the centroid (mm)", fontsize=MIDDLE)
     lower.legend(loc="lower left", ncols=4, fontsize=SMALL, framealpha=0.9, edgecolor="0.8")

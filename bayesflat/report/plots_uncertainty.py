@@ -238,7 +238,7 @@ def plot_predictive(check: PredictiveCheck) -> Figure:
         axes = figure.add_axes(box(size, 1.0, 0.65 + (2 - k) * (height + gap), 9.2, height))
         _draw_groups(axes, groups, 100.0 if posterior else 1.0)
         axes.set_xlabel(label, fontsize=SMALL)
-        axes.set_ylabel("Mean residual (%)" if posterior else "Mean of log value", fontsize=SMALL)
+        axes.set_ylabel("Mean of log(data / model) (%)" if posterior else "Mean of log value", fontsize=SMALL)
         axes.set_title(
             f"{np.sum(groups.outside)} of {len(groups.at)} beyond their 90%, least p-value {groups.p_value.min():.2g}",
             fontsize=SMALL,

@@ -72,9 +72,9 @@ def test_maps_hold_throughputs_of_the_product_and_residuals_of_the_bins(result, 
         assert float(found) == pytest.approx(100 * (offsets.mean[row] - 1), abs=1.01 * 0.05 * float(sd))
         assert float(sd) == pytest.approx(100 * offsets.sd[row], rel=0.06)
         here = (binned.detector == detector.id) & (result.data.weight > 0)
-        rms = layers["Residual rms within detectors"]["values"][k]
+        rms = layers["Rms within detectors"]["values"][k]
         assert rms == pytest.approx(100 * np.std(residual[here]), rel=1e-9)
-        assert float(facts["mean residual"].replace("−", "-")[:-2]) == pytest.approx(
+        assert float(facts["data / model − 1"].replace("−", "-")[:-2]) == pytest.approx(
             100 * residual[here].mean(), abs=6e-3
         )
         assert layers["Bins in the fit"]["values"][k] == np.sum(binned.detector == detector.id)
