@@ -151,13 +151,22 @@ def _odd(data: FitData, residual: NDArray, alive: NDArray) -> dict[tuple[int, in
     medians, itl = _medians(index, residual), np.zeros(len(numbers), dtype=bool)
     itl[index] = data.itl
     found = {(int(numbers[k]), -1): times for k, times in _far(medians, itl).items()}
-    amplifiers, index_of = np.unique(np.column_stack([index, data.binned.amplifier]), axis=0, return_inverse=True)
-    of, amplifier = amplifiers.T
-    relative = _medians(index_of, residual - medians[index])
-    relative[np.bincount(index_of[alive], minlength=len(relative)) < _FEWEST_ODD] = np.nan
-    _, place = np.unique(np.column_stack([itl[of], amplifier]), axis=0, return_inverse=True)
+    most = int(data.binned.amplifier.max()) + 1
+    of, amplifier = np.divmod(np.arange(len(numbers) * most), most)
+    relative = _of_amplifiers(index, data.binned.amplifier, most, residual - medians[index])
+    few = np.bincount((index * most + data.binned.amplifier)[alive], minlength=len(relative)) < _FEWEST_ODD
+    relative[few] = np.nan
+    place = itl[of] * most + amplifier
     relative = relative - _medians(place, relative)[place]
     found |= {(int(numbers[of[k]]), int(amplifier[k])): times for k, times in _far(relative, itl[of]).items()}
+    return found
+
+
+def _of_amplifiers(index: NDArray, amplifier: NDArray, most: int, values: NDArray) -> NDArray[np.float64]:
+    """Medians of each detector's amplifiers, ``most`` of them, one detector after the other."""
+    found = np.full((int(index.max()) + 1) * most, np.nan)
+    medians = _medians(index * most + amplifier, values)
+    found[: len(medians)] = medians
     return found
 
 
@@ -334,7 +343,8 @@ def _rings(data: FitData, y: NDArray) -> tuple[LogSpline, NDArray[np.float64], N
     coefficients = np.interp(spline.places, at, values)
     off = y - offset - spline.evaluate(coefficients, radius)
     # a detector or an amplifier that is off as a whole is not made of outliers
-    _, index = np.unique(np.column_stack([data.binned.detector, data.binned.amplifier]), axis=0, return_inverse=True)
+    most = int(data.binned.amplifier.max()) + 1
+    index = np.unique(data.binned.detector, return_inverse=True)[1] * most + data.binned.amplifier
     off = off - _medians(index, off)[index]
     scatter = 1.4826 * np.nanmedian(np.abs(off))
     return spline, coefficients, np.abs(np.nan_to_num(off)) > _OUTLIER_AT_FIRST * max(scatter, 1e-6)
