@@ -33,6 +33,7 @@ from fit import TERMS, dome
 from rich.console import Console
 from rich.table import Table
 
+REPEATED = 4  # later fits in a process
 PARTS = ("start", "fit", "sizes", "nuts", "binning", "lsst", "pymc")
 SIZES = {"45k": 256, "181k": 128, "720k": 64}  # pixels of a bin
 # where a fit spends its time: functions that are timed, whoever calls them
@@ -118,9 +119,12 @@ def stages(table: Path, folder: Path) -> dict[str, Any]:
     found = {"fit, plots, report (s)": time.perf_counter() - began}
     found |= {f"- {name} (s)": value for name, value in seconds.items()}
     binned = bf.BinnedFlat.read(table, bf.lsstcam())
-    began = time.perf_counter()
-    bf.fit(binned, bf.FitConfig(**TERMS))
-    found["second fit in the process (s)"] = time.perf_counter() - began
+    again = []
+    for _ in range(REPEATED):  # what else the machine does only adds to it
+        began = time.perf_counter()
+        bf.fit(binned, bf.FitConfig(**TERMS))
+        again.append(time.perf_counter() - began)
+    found["a later fit in the process, least of some (s)"] = min(again)
     found["bins"] = len(binned)
     return {name: round(value, 3) for name, value in found.items()} | density(result)
 
@@ -168,11 +172,11 @@ def density(result) -> dict[str, Any]:
 
 
 def exponent(sizes: dict[str, dict[str, Any]]) -> float:
-    """The k of ``fixed + c bins**k`` through the second fits at the three sizes."""
+    """The k of ``fixed + c bins**k`` through the later fits at the three sizes."""
     from scipy.optimize import brentq
 
     bins = np.array([of["bins"] for of in sizes.values()], dtype=float)
-    seconds = np.array([of["second fit in the process (s)"] for of in sizes.values()])
+    seconds = np.array([of["a later fit in the process, least of some (s)"] for of in sizes.values()])
     wanted = (seconds[2] - seconds[1]) / (seconds[1] - seconds[0])
     return round(brentq(lambda k: (bins[2] ** k - bins[1] ** k) / (bins[1] ** k - bins[0] ** k) - wanted, 0.1, 3), 2)
 
