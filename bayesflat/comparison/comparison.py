@@ -183,7 +183,8 @@ def compare(
     converged = all(p.estimates is None or p.estimates.converged for p in (sky_product, dome_product))
     found: Paired | None = None
     if sky_data is not None and dome_data is not None:
-        from bayesflat.comparison.ratio import SkyCurve, fit_ratio
+        from bayesflat.comparison.ratio import fit_ratio
+        from bayesflat.comparison.ratio_mean import SkyCurve
 
         config = config_of(sky_product).scaled_to(sky_data.binned.camera.scale)
         found = fit_ratio(

@@ -13,7 +13,8 @@ from bayesflat.cli import run
 from bayesflat.commands.compare import as_dict
 from bayesflat.commands.tables import comparison_lines
 from bayesflat.comparison.comparison import MMAG, check_pair, compare, config_of, zones_of
-from bayesflat.comparison.ratio import SkyCurve, fit_ratio
+from bayesflat.comparison.ratio import fit_ratio
+from bayesflat.comparison.ratio_mean import SkyCurve
 from bayesflat.comparison.tied import tied_gradient
 from bayesflat.data.binned import BinnedFlat
 from bayesflat.data.camera import decam, lsstcam

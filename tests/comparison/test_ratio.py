@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.interpolate import BSpline
 
-from bayesflat.comparison.ratio import RatioMean, SkyCurve, fit_ratio, gauss_newton_step, ratio_posterior
+from bayesflat.comparison.ratio import fit_ratio, gauss_newton_step, ratio_posterior
+from bayesflat.comparison.ratio_mean import RatioMean, SkyCurve
 from bayesflat.config import FitConfig
 from bayesflat.errors import InputError
 from bayesflat.gradient.curve import LogSpline
