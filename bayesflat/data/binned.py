@@ -135,17 +135,22 @@ class BinnedFlat:
         names = [name for name in REQUIRED | OPTIONAL if getattr(self, name) is not None]
         return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
-    def write(self, path: str | Path) -> None:
-        """Write the table as FITS, or as ECSV where ``path`` ends so; it appears whole or not at all."""
+    def write(self, path: str | Path, overwrite: bool = True) -> None:
+        """Write the table as FITS, or as ECSV where ``path`` ends so; it appears whole or not at all.
+
+        Without ``overwrite``, a file that is there is an `InputError`.
+        """
         from astropy.table import Table
 
         names = [name for name in REQUIRED | OPTIONAL if getattr(self, name) is not None]
         table = Table({name: getattr(self, name) for name in names})
         table["xf"].unit = table["yf"].unit = "mm"
+        if self.n_pixels is not None:
+            table["n_pixels"].unit = "pix"
         for key, text in (("INSTRUME", self.instrument), ("FILTER", self.physical_filter)):
             if text:
                 table.meta[key] = text
-        with replacing(path) as temporary:
+        with replacing(path, overwrite) as temporary:
             table.write(temporary, format=_format(path))
 
     @classmethod

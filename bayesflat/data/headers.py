@@ -107,9 +107,14 @@ def warn_of_filter(physical_filter: str, camera: Camera, where: str) -> None:
 
 
 def find_filter(
-    headers: Sequence[Mapping], keys: HeaderKeys, where: str | Path, physical_filter: str | None = None
+    headers: Sequence[Mapping],
+    keys: HeaderKeys,
+    where: str | Path,
+    physical_filter: str | None = None,
+    *,
+    needed: bool = True,
 ) -> str:
-    """The physical filter that headers name, which must be the one asked for, if one is.
+    """The physical filter that headers name, which must be the one asked for, if one is; empty if it is not needed.
 
     Raises
     ------
@@ -123,7 +128,7 @@ def find_filter(
         found, physical_filter = found.upper(), physical_filter and physical_filter.upper()
     if found and physical_filter and found != physical_filter:
         raise InputError(f"{where}: {key} is {found}, but --physical-filter is {physical_filter}")
-    if not (found or physical_filter):
+    if needed and not (found or physical_filter):
         raise InputError(
             f"{where}: no filter in the headers ({', '.join(keys.filter)}); give --filter-key or --physical-filter"
         )

@@ -121,7 +121,7 @@ def find_flat_hdus(
         headers = [main.header, primary] if main.header is not primary else [primary]
         if identity is None:
             found = find_filter(headers, keys, path, physical_filter)
-            identity = _only_detector(headers, path, camera, keys), found, instrument
+            identity = only_detector(headers, path, camera, keys), found, instrument
         flat = FlatHDUs(*identity, where=str(path), image=main.number)
         flats = [_with_companions(flat, images.named(_MASKS), images.named({*_SPREADS, _UNCERT}), path)]
     else:
@@ -230,8 +230,14 @@ def _main_image(science: Sequence[_Image], own_detector: Callable[[_Image], Dete
     return None
 
 
-def _only_detector(headers: Sequence[Mapping], path: str | Path, camera: Camera, keys: HeaderKeys) -> Detector:
-    """The detector of a file that holds no other."""
+def only_detector(headers: Sequence[Mapping], path: str | Path, camera: Camera, keys: HeaderKeys) -> Detector:
+    """The detector of a file that holds no other, by its headers, its name, or as the only one of the camera.
+
+    Raises
+    ------
+    InputError
+        As `find_detector`, or none of these tells.
+    """
     name = None if keys.chosen[0] else Path(path).name
     detector = find_detector(headers, path, camera, keys.detector, name)
     if detector is not None:
