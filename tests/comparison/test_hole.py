@@ -28,7 +28,7 @@ def test_a_hole_in_the_middle(small_camera):
     off = found.radial["mean"] - expected
     assert np.all(np.abs(off[1:]) < 4 * found.radial["sd"][1:])
     assert max(found.radial["sd"].max(), found.map_sd.max()) < 2.0  # hundreds, relative to the centre
-    # what the dome is corrected with does not depend on it
+    # the dome's gradient has the level that goes with it, but for what Akima's spline misses
     p = found.positions
     ratio = np.log(found.tied.compute_model(p.xf, p.yf, p.itl) / sky.gradient.compute_model(p.xf, p.yf, p.itl))
-    assert np.std(-MMAG * ratio - found.map_mmag) < 0.1
+    assert np.std(-MMAG * ratio - found.map_mmag) < 0.5
