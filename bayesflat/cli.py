@@ -96,7 +96,8 @@ def cli() -> None:
 @cli.command(name="fit", short_help="Fit flats, or a binned table.")
 @click.argument("inputs", nargs=-1, metavar="INPUT...")
 @click.option("-o", "out", type=click.Path(path_type=Path), metavar="DIR", help="Folder to write.")
-@click.option("--defects", metavar="PATH", help="Defect tables: a folder, a glob or a file.")
+@click.option("--defects", metavar="PATH", help="Defect tables: a folder, a folder of folders, a glob or a file.")
+@click.option("--defects-date", metavar="DATE", help="Of several tables of a detector, the last one until DATE (UTC).")
 @settings_options("Physical filter, where the input does not say; with --butler which ones to fit (default: all).")
 @key_options
 @source_and_output_options
@@ -109,6 +110,7 @@ def fit_command(
     inputs: tuple[str, ...],
     out: Path | None,
     defects: str | None,
+    defects_date: str | None,
     settings: Settings,
     keys: Keys,
     source: SourceAndOutput,
@@ -136,6 +138,8 @@ def fit_command(
     query = query_of(source, inputs, out, filters)
     if query is not None and defects is not None:
         raise InputError("--defects: with --butler they come from the repository (connections.input_defects)")
+    if defects_date is not None and defects is None:
+        raise InputError("--defects-date chooses among the tables of --defects, which is not given")
     with _running(common) as progress, workers_of(common.processes, dask) as workers:
         work: dict[str, Any] = {"processes": workers, "overwrite": common.overwrite, "progress": progress}
         work |= {"sampling": sample, "terms": compare_terms, "report": not no_report}
@@ -146,7 +150,7 @@ def fit_command(
         from bayesflat.commands.fit import run_fit
 
         folder = _required(out, "-o must say which folder to write")
-        result = run_fit(inputs, folder, config, defects=defects, **work)
+        result = run_fit(inputs, folder, config, defects=defects, defects_date=defects_date, **work)
     if compare_terms and not common.quiet:
         from bayesflat.commands.tables import terms_table
 

@@ -392,6 +392,15 @@ def test_unreadable_toml(tmp_path):
     assert message(read_toml, path).startswith(f"config {path}: cannot be read (")
 
 
+def test_a_mark_at_the_beginning_of_a_file(tmp_path):
+    """As some editors put it before UTF-8."""
+    (tmp_path / "c.toml").write_bytes(b"\xef\xbb\xbf" + b'bin_factor = 64\ndetector_key = "CHIP"\n')
+    config = RunConfig.read(tmp_path / "c.toml")
+    assert (config.bin_factor, config.detector_key, config.filter_key) == (64, "CHIP", None)
+    (tmp_path / "c.toml").write_text("bin_factor = 64", encoding="utf-16")
+    assert "c.toml: cannot be read" in message(RunConfig.read, tmp_path / "c.toml")
+
+
 # ---- lengths of other cameras ----
 
 

@@ -43,6 +43,7 @@ def run_fit(
     config: RunConfig,
     *,
     defects: str | Path | None = None,
+    defects_date: str | None = None,
     processes: Workers = 1,
     overwrite: bool = False,
     progress: Callable[[int], Callable[[], None]] | None = None,
@@ -60,7 +61,9 @@ def run_fit(
         Folder to write; its files appear together at the end.
     config : RunConfig
     defects : str or Path, optional
-        Defect tables: a folder, a glob or a file.
+        Defect tables: a folder, a folder of folders, a glob or a file.
+    defects_date : str, optional
+        As for `bayesflat.data.defects.find_defects`.
     processes : int or concurrent.futures.Executor
         Number of processes that bin flats, or an executor.
     overwrite : bool
@@ -88,7 +91,9 @@ def run_fit(
         filling(out, FILES, overwrite) as folder,
         logging_to(folder / LOG if config.saveLogOutput else None) as warnings,
     ):
-        binned, record = load(inputs, config, defects=defects, processes=processes, progress=progress)
+        binned, record = load(
+            inputs, config, defects=defects, defects_date=defects_date, processes=processes, progress=progress
+        )  # fmt: skip
         return fit_into(
             folder, binned, record, config, sampling=sampling, terms=terms, bars=progress is not None,
             warnings=warnings if report else None,
@@ -128,6 +133,7 @@ def load(
     config: RunConfig,
     *,
     defects: str | Path | None = None,
+    defects_date: str | None = None,
     processes: Workers = 1,
     progress: Callable[[int], Callable[[], None]] | None = None,
 ) -> tuple[BinnedFlat, list[dict[str, str]]]:
@@ -151,7 +157,7 @@ def load(
         log.info("the input is binned already: bin_factor, detector_boundary and mask_planes do nothing")
         return _with_filter(binned, config.physical_filter, tables[0]), [record(tables[0])]
     flats = find_flats(paths)
-    boxes = find_defects(defects, camera) if defects is not None else None
+    boxes = find_defects(defects, camera, defects_date) if defects is not None else None
     log.info("binning flats of %d files by %d pixels", len(flats), config.bin_factor)
     binned = bin_files(
         flats,

@@ -142,23 +142,17 @@ class Camera:
 
     @classmethod
     def read(cls, path: str | Path) -> Camera:
-        """Read a camera table (ECSV; its columns are the attributes of `Detector`, with ``detector`` for the id).
+        """Read a camera table (ECSV, or CSV where the file ends so).
+
+        Its columns are the attributes of `Detector`, with ``detector`` for the id.  Its name is that of ``INSTRUME`` in
+        an ECSV table, else of the file.
 
         Raises
         ------
         InputError
             No such file, not a table, a column missing or with values that it cannot hold.
         """
-        from astropy.table import Table
-
-        try:
-            table = Table.read(path, format="ascii.ecsv")
-        except FileNotFoundError:
-            raise InputError(
-                f"camera {path}: no such file; accepted are {', '.join(NAMED_CAMERAS)} or a table in ECSV"
-            ) from None
-        except Exception as error:
-            raise InputError(f"camera {path}: not a table in ECSV ({first_line(error)})") from None
+        table = _read_table(path)
         missing = [key for key in _COLUMNS if key not in table.colnames and key not in _OPTIONAL]
         if missing:
             raise InputError(f"camera {path}: column {', '.join(missing)} missing; it has {', '.join(table.colnames)}")
@@ -194,6 +188,26 @@ _UNITS = {
     "refpos_x": "pix",
     "refpos_y": "pix",
 }
+
+
+def _read_table(path: str | Path):
+    """A table in ECSV or CSV, in UTF-8 with or without the mark that spreadsheets put first."""
+    from astropy.io import ascii as formats
+    from astropy.table import Table
+
+    kind = "CSV" if str(path).lower().endswith(".csv") else "ECSV"
+    texts = [name for name in _COLUMNS if _COLUMNS[name] is str]
+    # a detector called 05 would be a number
+    options = {"converters": {name: [formats.convert_numpy(str)] for name in texts}} if kind == "CSV" else {}
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        return Table.read(lines, format=f"ascii.{kind.lower()}", **options)
+    except FileNotFoundError:
+        raise InputError(
+            f"camera {path}: no such file; accepted are {', '.join(NAMED_CAMERAS)} or a table in ECSV or CSV"
+        ) from None
+    except Exception as error:
+        raise InputError(f"camera {path}: not a table in {kind} ({first_line(error)})") from None
 
 
 def _in_groups(camera: str, detectors: list[Detector]) -> list[Detector]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,7 @@ from numpy.typing import NDArray
 from bayesflat.data.camera import Camera, Detector
 from bayesflat.data.finding import FITS_ENDINGS, find_files
 from bayesflat.data.fitsfile import opened_fits
-from bayesflat.data.headers import find_detector
+from bayesflat.data.headers import check_instrument, detector_called, find_detector
 from bayesflat.errors import InputError, first_line
 
 log = logging.getLogger(__name__)
@@ -22,6 +25,7 @@ log = logging.getLogger(__name__)
 DETECTOR_KEYS = ("LSST BUTLER DATAID DETECTOR", "DETECTOR", "DET_NAME")
 BOX_COLUMNS = ("x0", "y0", "width", "height")
 REGION_COLUMNS = ("x", "y", "shape", "r")
+_DATE = re.compile(r"(?<!\d)\d{4}-?\d\d-?\d\d(T\d\d:?\d\d(:?\d\d(\.\d+)?)?(Z|[-+]\d\d:?\d\d)?)?(?!\d)")
 
 
 @dataclass(frozen=True)
@@ -51,15 +55,28 @@ def apply_defects(bad: NDArray[np.bool_], boxes: Iterable[Box]) -> None:
         bad[rows, columns] = True
 
 
-def find_defects(path: str | Path, camera: Camera) -> dict[int, list[Box]]:
+@dataclass(frozen=True)
+class _Table:
+    """A table of defects, and the moment from which on it holds, where it says so."""
+
+    path: Path
+    detector: Detector
+    boxes: list[Box]
+    since: datetime | None
+
+
+def find_defects(path: str | Path, camera: Camera, date: str | None = None) -> dict[int, list[Box]]:
     """Read the defects of any number of detectors.
 
     Parameters
     ----------
     path : path
-        A table, a folder of tables (FITS and ECSV, not in folders below), or a glob.
+        A table; a folder of tables (FITS and ECSV), or of folders of tables, as LSST keeps them: a folder for each
+        detector, with a table for each date from which on it holds; or a glob.
     camera : Camera
         Must have the detectors.
+    date : str, optional
+        Which of several tables of a detector holds: the latest that is not after this date (UTC), in ISO form.
 
     Returns
     -------
@@ -69,25 +86,82 @@ def find_defects(path: str | Path, camera: Camera) -> dict[int, list[Box]]:
     Raises
     ------
     InputError
-        Nothing there, two tables of one detector, a table that does not say its detector, or as in `read_defects`.
+        Nothing there, two tables of one detector that dates do not tell apart, a table that does not say its detector,
+        no date, or as in `read_defects`.
     """
-    tables: dict[int, Path] = {}
-    defects: dict[int, list[Box]] = {}
-    for file in find_files(path, (*FITS_ENDINGS, ".ecsv"), "defects"):
-        detector, boxes = read_defects(file, camera)
-        if detector is None:
+    when = None if date is None else _parse_date(date, "--defects-date")
+    tables: dict[int, list[_Table]] = {}
+    for file in find_files(path, (*FITS_ENDINGS, ".ecsv"), "defects", tree=True):
+        table = _read(file, Path(path), camera)
+        tables.setdefault(table.detector.id, []).append(table)
+    found = {number: _holding(several, when) for number, several in tables.items()}
+    return {number: table.boxes for number, table in found.items() if table is not None}
+
+
+def _holding(tables: list[_Table], when: datetime | None) -> _Table | None:
+    """The one table of a detector that holds at a moment; None where the first one comes later."""
+    detector = f"detector {tables[0].detector.id} ({tables[0].detector.name})"
+    if len(tables) > 1:
+        dates = sorted({table.since for table in tables if table.since is not None})
+        if len(dates) < len(tables):
             raise InputError(
-                f"{file}: no detector is named; looked for {', '.join(DETECTOR_KEYS)} in "
-                f"the header and for a detector of {camera.name} in the file name"
+                f"{tables[1].path}: defects of {detector} are also in {tables[0].path}; "
+                "a detector may have one table, or one of each date"
             )
-        if detector.id in tables:
-            raise InputError(
-                f"{file}: defects of detector {detector.id} ({detector.name}) are also in {tables[detector.id]}; "
-                "a detector may have one table"
-            )
-        tables[detector.id] = file
-        defects[detector.id] = boxes
-    return defects
+        if when is None:
+            shown = ", ".join(date.isoformat() for date in dates)
+            raise InputError(f"{tables[0].path.parent}: {detector} has defects of {shown}; --defects-date chooses")
+    if when is None:
+        return tables[0]
+    before = [table for table in tables if table.since is None or table.since <= when]
+    if not before:
+        log.warning("%s: %s has no defects yet at %s", tables[0].path, detector, when.isoformat())
+        return None
+    return max(before, key=lambda table: table.since or datetime.min)
+
+
+def _read(file: Path, root: Path, camera: Camera) -> _Table:
+    """A table with detector and date, from its header, its name, or the folders that it lies in."""
+    headers, columns = _read_table(file)
+    check_instrument(_text(headers, "INSTRUME"), camera, file)
+    detector = find_detector(headers, file, camera, DETECTOR_KEYS, file.name)
+    folders = [part for part in file.parts[len(root.parts) - 1 : -1] if not glob.has_magic(part)]
+    named = [found for found in (detector_called(part, camera) for part in folders) if found is not None]
+    if detector is not None and named and named[-1] != detector:
+        raise InputError(
+            f"{file}: is of detector {detector.name}, its folder of {named[-1].name} in camera {camera.name}; "
+            "is it the right camera?"
+        )
+    detector = detector or (named[-1] if named else None)
+    if detector is None:
+        raise InputError(
+            f"{file}: no detector is named; looked for {', '.join(DETECTOR_KEYS)} in "
+            f"the header and for a detector of {camera.name} in the file name and those of its folders"
+        )
+    texts = [file.name[: file.name.rindex(".")], _text(headers, "CALIBDATE"), *reversed(folders)]
+    since = next((moment for moment in map(_date_in, texts) if moment is not None), None)
+    return _Table(file, detector, _read_boxes(columns, file), since)
+
+
+def _text(headers: list[Mapping], key: str) -> str:
+    return next((str(header[key]).strip() for header in headers if header.get(key)), "")
+
+
+def _parse_date(text: str, where: str) -> datetime:
+    moment = _date_in(text)
+    if moment is None:
+        raise InputError(f"{where} {text}: not a date such as 2026-01-31 or 2026-01-31T12:00:00")
+    return moment
+
+
+def _date_in(text: str) -> datetime | None:
+    """The moment (UTC) that stands in a text, as in CALIBDATE or in LSST's names of files, 20260131T120000."""
+    found = _DATE.search(text)
+    try:
+        moment = datetime.fromisoformat(found[0]) if found else None
+    except ValueError:
+        return None
+    return moment.astimezone(UTC).replace(tzinfo=None) if moment is not None and moment.tzinfo else moment
 
 
 def read_defects(path: str | Path, camera: Camera) -> tuple[Detector | None, list[Box]]:
@@ -111,9 +185,11 @@ def read_defects(path: str | Path, camera: Camera) -> tuple[Detector | None, lis
     Raises
     ------
     InputError
-        No such file, no table, other columns, values that are missing or no numbers, a detector that the camera lacks.
+        No such file, no table, other columns, values that are missing or no numbers, a detector that the camera lacks,
+        another camera's INSTRUME.
     """
     headers, columns = _read_table(path)
+    check_instrument(_text(headers, "INSTRUME"), camera, path)
     return find_detector(headers, path, camera, DETECTOR_KEYS, Path(path).name), _read_boxes(columns, path)
 
 

@@ -12,15 +12,20 @@ from bayesflat.errors import InputError
 FITS_ENDINGS = (".fits", ".fits.gz", ".fits.fz", ".fit")
 
 
-def find_files(inputs: str | Path | Iterable[str | Path], endings: tuple[str, ...], what: str) -> list[Path]:
-    """As `find_flats`, with folders standing for the files in them that have one of the ``endings``."""
+def find_files(
+    inputs: str | Path | Iterable[str | Path], endings: tuple[str, ...], what: str, *, tree: bool = False
+) -> list[Path]:
+    """As `find_flats`, with folders standing for the files in them that have one of the ``endings``.
+
+    With ``tree``, a folder without any stands for those in the folders below it.
+    """
     inputs = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     if not inputs:
         raise InputError(f"no {what} given; accepted are files, folders and globs")
     found: dict[str, Path] = {}
     for given in inputs:
         for path in _expand(str(given), what):
-            for file in _files_of(path, endings, what):
+            for file in _files_of(path, endings, what, tree):
                 found.setdefault(os.path.realpath(file), Path(file))
     return sorted(found.values())
 
@@ -58,16 +63,22 @@ def _expand(given: str, what: str) -> list[str]:
     return sorted(matches)
 
 
-def _files_of(path: str, endings: tuple[str, ...], what: str) -> list[str]:
+def _files_of(path: str, endings: tuple[str, ...], what: str, tree: bool) -> list[str]:
     if not os.path.isdir(path):
         return [path]
     try:
-        names = os.listdir(path)
+        files = _matching(path, os.listdir(path), endings)
     except OSError as error:
         raise InputError(f"{what} {path}: the folder cannot be read ({error.strerror})") from None
-    # names with a leading dot are files that somebody is still writing
-    files = [os.path.join(path, n) for n in sorted(names) if n.lower().endswith(endings) and not n.startswith(".")]
-    files = [file for file in files if not os.path.isdir(file)]
+    if tree and not files:
+        for folder, _, names in os.walk(path):
+            files += _matching(folder, names, endings)
     if not files:
         raise InputError(f"{what} {path}: the folder has no {', '.join('*' + e for e in endings)} in it")
     return files
+
+
+def _matching(folder: str, names: list[str], endings: tuple[str, ...]) -> list[str]:
+    # names with a leading dot are files that somebody is still writing
+    files = [os.path.join(folder, n) for n in sorted(names) if n.lower().endswith(endings) and not n.startswith(".")]
+    return [file for file in files if not os.path.isdir(file)]

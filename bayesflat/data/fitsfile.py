@@ -154,13 +154,10 @@ def written_like(path: str | Path, target: str | Path) -> Iterator[IO[bytes]]:
 def copy_hdu(hdu, out: IO[bytes]) -> None:
     """Write the bytes of an HDU as they lie in the file that it was read from."""
     info = hdu.fileinfo()
-    source = info["file"]
-    source.seek(info["hdrLoc"])
-    left = info["datLoc"] + info["datSpan"] - info["hdrLoc"]
-    while left > 0:
-        chunk = source.read(min(left, _CHUNK))
-        out.write(chunk)
-        left -= len(chunk)
+    start, end = info["hdrLoc"], info["datLoc"] + info["datSpan"]
+    info["file"].seek(start)
+    for place in range(start, end, _CHUNK):
+        out.write(info["file"].read(min(end - place, _CHUNK)))
 
 
 def write_hdu(hdu, out: IO[bytes]) -> None:
@@ -169,9 +166,20 @@ def write_hdu(hdu, out: IO[bytes]) -> None:
 
     buffer = io.BytesIO()
     primary = isinstance(hdu, fits.PrimaryHDU)
+    alone = fits.HDUList([hdu] if primary else [fits.PrimaryHDU(), hdu])
+    keywords = _keywords(hdu)
+    sums: bool | str = "CHECKSUM" in keywords or ("datasum" if "DATASUM" in keywords else False)
     # cards that break the rules of FITS stay as they are
-    fits.HDUList([hdu] if primary else [fits.PrimaryHDU(), hdu]).writeto(buffer, output_verify="ignore")
+    alone.writeto(buffer, output_verify="ignore", checksum=sums)
     out.write(buffer.getbuffer()[0 if primary else 2880 :])
+
+
+def _keywords(hdu) -> set[str]:
+    """Keywords in the file; the header of a compressed image does not show those of the table that it is in."""
+    info = hdu.fileinfo()
+    info["file"].seek(info["hdrLoc"])
+    header = info["file"].read(info["datLoc"] - info["hdrLoc"]).decode("latin-1")
+    return {header[k : k + 8].rstrip() for k in range(0, len(header), 80)}
 
 
 def numbered_hdus(hdus: Iterable, path: str | Path) -> Iterator[tuple[int, Any]]:

@@ -165,7 +165,7 @@ def find_detector(
     for key, value in _cards(headers, keys):
         if key == LAST_RESORT and (by_name or by_id):
             continue
-        named = _detector_called(str(value), camera) if isinstance(value, str) else None
+        named = detector_called(str(value), camera) if isinstance(value, str) else None
         if named is not None:
             by_name = by_name or (f"{key} {value}", named)
         elif key == LAST_RESORT:  # what HDUs are called need not have to do with detectors
@@ -193,7 +193,7 @@ def find_detector(
     return detector
 
 
-def _detector_called(name: str, camera: Camera) -> Detector | None:
+def detector_called(name: str, camera: Camera) -> Detector | None:
     """The detector of that name, or the only one whose name differs by letter case alone."""
     if name in camera:
         return camera[name]

@@ -144,7 +144,8 @@ def find_flat_hdus(
         flats = _companions(flats, images, own_detector, path)
     for flat in flats:
         image = images.numbered[flat.image]
-        find_window(image.header, image.shape, flat.detector, flat.where)
+        if flat.alone or flat.detector.is_science:  # others are not read, whatever their size
+            find_window(image.header, image.shape, flat.detector, flat.where)
     return flats
 
 
@@ -331,7 +332,8 @@ def _assigned(
             following.append(image)
     science = [image.number for image in images.science]
     leaders = [max((n for n in science if n < image.number), default=-1) for image in following]
-    if following and sorted(leaders) != science:
+    leading = {flat.image for flat in flats if flat.detector.is_science}
+    if following and (len(set(leaders)) < len(leaders) or not leading <= set(leaders)):
         raise InputError(
             f"{following[0].where(path)}: it cannot be told which detector's it is; its header must name the detector"
         )

@@ -68,8 +68,8 @@ def check_products(
             kinds = ("a dome's gradient (REFGRAD = F)", "a reference (REFGRAD = T)")
             raise InputError(f"{name} is {kinds[not wanted]}, it must be {kinds[wanted]}; are the two swapped?")
     for what, values in (
-        ("filter", (gradient.physical_filter, reference.physical_filter, physical_filter)),
         ("instrument", [usual_name(name) for name in (gradient.instrument, reference.instrument, instrument)]),
+        ("filter", [gradient.physical_filter, reference.physical_filter, physical_filter]),
     ):
         known = [value for value in values if value]
         if len(set(known)) > 1:

@@ -340,7 +340,7 @@ def test_named_cameras(tmp_path):
 
 
 def test_no_such_file(tmp_path):
-    expected = "camera lsstcan: no such file; accepted are lsstcam, lsstcomcam, decam, hsc or a table in ECSV"
+    expected = "camera lsstcan: no such file; accepted are lsstcam, lsstcomcam, decam, hsc or a table in ECSV or CSV"
     assert message(get_camera, "lsstcan") == expected
     path = tmp_path / "no.ecsv"
     assert message(Camera.read, path) == expected.replace("lsstcan", str(path))
@@ -405,3 +405,29 @@ def test_empty_and_doubled_tables(tmp_path):
     assert message(Camera.read, empty) == "camera E has no detectors"
     double = table_of(tmp_path / "d.ecsv", {key: value * 2 for key, value in columns.items()}, INSTRUME="D")
     assert message(Camera.read, double) == "camera D: detector 7 (T7) is there twice"
+
+
+def test_a_table_in_csv(tmp_path):
+    """As a spreadsheet saves it: with a mark at the beginning, CRLF, names that look like numbers."""
+    lines = ["detector,name,physical_type,purpose,x,y,yaw,nx,ny,pixel_size,refpos_x,refpos_y"]
+    lines += ["5,05,1234,science,-12.5,30,90,64,50,0.5,31.5,24.5", "7,007,ITL,guider,1e1,0,0,64,50,0.5,31.5,24.5"]
+    (tmp_path / "mycam.csv").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    camera = get_camera(tmp_path / "mycam.csv")
+    shape = {"nx": 64, "ny": 50, "pixel_size": 0.5, "refpos_x": 31.5, "refpos_y": 24.5}
+    assert camera.name == "mycam"
+    assert list(camera) == [
+        Detector(5, "05", "1234", "science", -12.5, 30.0, 90.0, **shape),
+        Detector(7, "007", "ITL", "guider", 10.0, 0.0, 0.0, **shape),
+    ]
+    (tmp_path / "mycam.csv").write_text("\n".join(lines).replace(",", ";"))
+    assert "column detector, name" in message(get_camera, tmp_path / "mycam.csv")
+    (tmp_path / "mycam.csv").write_text("\n".join([*lines, "8,x"]))
+    assert "mycam.csv: row 2, column physical_type has no value" in message(get_camera, tmp_path / "mycam.csv")
+    (tmp_path / "mycam.csv").write_text("\n".join([*lines, "8" + ",x" * 12]))
+    assert "mycam.csv: not a table in CSV" in message(get_camera, tmp_path / "mycam.csv")
+
+
+def test_a_mark_at_the_beginning_of_an_ecsv_table(tmp_path):
+    CAMERA.write(tmp_path / "c.ecsv")
+    (tmp_path / "c.ecsv").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "c.ecsv").read_bytes())
+    assert list(get_camera(tmp_path / "c.ecsv")) == list(CAMERA)
