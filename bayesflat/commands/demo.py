@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from rich.table import Table
+from scipy.interpolate import PchipInterpolator
 
 from bayesflat.commands.apply import run_apply
 from bayesflat.commands.compare import FILES as COMPARISON
@@ -133,6 +134,8 @@ def closure_table(closure: Comparison, sky: FlatGradient, dome: FlatGradient, co
         values = [-MMAG * float(np.log(p.compute_radial(radius) / p.compute_radial(0.0))) for p in products]
         add(f"radial, {radius:g} mm", values, closure.radial["mean"][k], closure.radial["sd"][k], "mmag")
     for name in COMPARED:
+        if name == "itl_ratio" and estimates[name]["sd"] == 0:
+            continue  # there is one group of detectors
         quantity, difference = QUANTITIES[name], closure.differences[name]
         values = [quantity.scale * getattr(p, name) for p in products]
         if name.startswith("gradient"):  # a correction removes the dome's plane and does not add the sky's
@@ -159,10 +162,12 @@ def truth_table(gradient: FlatGradient, truth: dict[str, Any], title: str) -> Ta
     for name in COMPARED:
         true, found = truth[name], getattr(gradient, name)
         sd = estimates[name]["sd"]
+        if name == "itl_ratio" and sd == 0:
+            continue  # there is one group of detectors
         table.add_row(name, f"{true:.6g}", f"{found:.6g}", f"{found - true:+.2g}", f"{sd:.2g}", unit_of(name))
-    true_radius, true_value = (np.array(truth["radial_function"][key]) for key in ("radius", "value"))
+    true_curve = PchipInterpolator(*(truth["radial_function"][key] for key in ("radius", "value")))
     for radius in _radii(gradient.reach):
-        true = float(np.interp(radius, true_radius, true_value)) * truth["level"]
+        true = float(true_curve(radius)) * truth["level"]
         found = float(gradient.compute_radial(radius)) * gradient.normalization_factor
         sd = float(gradient.compute_radial_sd(radius)) * gradient.normalization_factor / true
         table.add_row(
