@@ -136,6 +136,7 @@ def fit_command(
         settings, common.camera, several=source.repo is not None, options=fields | asdict(keys)
     )
     query = query_of(source, inputs, out, filters)
+    _check_keys(keys, query is not None)
     if query is not None and defects is not None:
         raise InputError("--defects: with --butler they come from the repository (connections.input_defects)")
     if defects_date is not None and defects is None:
@@ -156,6 +157,12 @@ def fit_command(
 
         stdout.print(terms_table(folder))
     return show_fit(result, f"written to {folder}", common.quiet)
+
+
+def _check_keys(keys: Keys, butler: bool) -> None:
+    option = next((name for name, value in asdict(keys).items() if value is not None), None)
+    if butler and option is not None:
+        raise InputError(f"--{option.replace('_', '-')}: with --butler, data ids say which detector and filter it is")
 
 
 def _required[T](value: T | None, message: str) -> T:
@@ -212,6 +219,7 @@ def apply_command(
     """
     config, filters = configured(settings, common.camera, several=source.repo is not None, options=asdict(keys))
     query = query_of(source, flats, out, filters)
+    _check_keys(keys, query is not None)
     if query is not None:
         with _running(common) as progress:
             from bayesflat.rubin.apply import run_apply as run_units

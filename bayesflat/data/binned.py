@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bayesflat.data.camera import Camera
+from bayesflat.data.headers import warn_of_instrument
 from bayesflat.errors import InputError, first_line
 from bayesflat.files import replacing
 
@@ -116,8 +117,7 @@ class BinnedFlat:
                 f"{where}: column amplifier is {arrays['amplifier'][beyond[0]]} in row {beyond[0]}; "
                 f"camera {camera.name} has amplifiers 0 to {most - 1}"
             )
-        if instrument and instrument != camera.name:
-            log.warning("%s: is of %s, the camera is %s", where, instrument, camera.name)
+        warn_of_instrument(instrument, camera, where)
         return cls(camera=camera, instrument=instrument, physical_filter=physical_filter, **arrays)
 
     @property

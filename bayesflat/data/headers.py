@@ -18,6 +18,7 @@ from bayesflat.data.instruments import (
     LSST_FILTER,
     Instrument,
     instruments_called,
+    usual_name,
 )
 from bayesflat.errors import InputError
 
@@ -94,6 +95,12 @@ def check_instrument(instrument: str, camera: Camera, where: str | Path) -> None
     others = [one.name.lower() for one in instruments_called(instrument)]
     hint = next((f"--camera {name} takes it" for name in others if name in NAMED_CAMERAS), "give --camera its table")
     raise InputError(f"{where}: is of {instrument}, the camera is {camera.name}; {hint}")
+
+
+def warn_of_instrument(instrument: str, camera: Camera, where: str) -> None:
+    """Warn where an instrument has another name than the camera: a camera of a table may be called anything."""
+    if instrument and usual_name(instrument) != usual_name(camera.name):
+        log.warning("%s: is of %s, the camera is %s", where, instrument, camera.name)
 
 
 def warn_of_filter(physical_filter: str, camera: Camera, where: str) -> None:
