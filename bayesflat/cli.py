@@ -122,7 +122,8 @@ def fit_command(
 ) -> int:
     """Fit the large-scale gradients of flats.
 
-    INPUT are flats in FITS, folders or globs of them, or one binned table (FITS or ECSV).
+    INPUT are flats in FITS, of one detector or several a file, folders or globs of them, or one binned table (FITS or
+    ECSV).
 
     With --butler and no INPUT, flats and defects come from a data repository, and each filter and date is a fit of its
     own: in DIR itself where one filter is named, else in DIR/FILTER; in a folder DATE below where there are several.
@@ -211,6 +212,7 @@ def apply_command(
     """Give dome flats the large-scale shape of the sky: planes removed, the radial function exchanged.
 
     FLAT are flats in FITS, folders or globs of them; each corrected one keeps its name, headers, mask and compression.
+    Of a file of several detectors every one for science is corrected, and the rest is copied.
     The vendors' throughput ratio stays in; the normalization is divided out.
 
     With --butler and no FLAT, the flats come from a data repository, and the products too where --gradient and
