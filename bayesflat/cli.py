@@ -122,7 +122,8 @@ def fit_command(
 ) -> int:
     """Fit the large-scale gradients of flats.
 
-    INPUT are flats in FITS, folders or globs of them, or one binned table (FITS or ECSV).
+    INPUT are flats in FITS, of one detector or several a file, folders or globs of them, or one binned table (FITS or
+    ECSV).
 
     With --butler and no INPUT, flats and defects come from a data repository, and each filter and date is a fit of its
     own: in DIR itself where one filter is named, else in DIR/FILTER; in a folder DATE below where there are several.
@@ -140,6 +141,7 @@ def fit_command(
 
         require_scatter(config)
     query = query_of(source, inputs, out, filters)
+    _check_keys(keys, query is not None)
     if query is not None and defects is not None:
         raise InputError("--defects: with --butler they come from the repository (connections.input_defects)")
     if defects_date is not None and defects is None:
@@ -160,6 +162,12 @@ def fit_command(
 
         stdout.print(terms_table(folder))
     return show_fit(result, f"written to {folder}", common.quiet)
+
+
+def _check_keys(keys: Keys, butler: bool) -> None:
+    option = next((name for name, value in asdict(keys).items() if value is not None), None)
+    if butler and option is not None:
+        raise InputError(f"--{option.replace('_', '-')}: with --butler, data ids say which detector and filter it is")
 
 
 def _required[T](value: T | None, message: str) -> T:
@@ -208,6 +216,7 @@ def apply_command(
     """Give dome flats the large-scale shape of the sky: planes removed, the radial function exchanged.
 
     FLAT are flats in FITS, folders or globs of them; each corrected one keeps its name, headers, mask and compression.
+    Of a file of several detectors every one for science is corrected, and the rest is copied.
     The vendors' throughput ratio stays in; the normalization is divided out.
 
     With --butler and no FLAT, the flats come from a data repository, and the products too where --gradient and
@@ -216,6 +225,7 @@ def apply_command(
     """
     config, filters = configured(settings, common.camera, several=source.repo is not None, options=asdict(keys))
     query = query_of(source, flats, out, filters)
+    _check_keys(keys, query is not None)
     if query is not None:
         with _running(common) as progress:
             from bayesflat.rubin.apply import run_apply as run_units

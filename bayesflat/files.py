@@ -20,12 +20,19 @@ def checksum(path: str | Path) -> str:
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, overwrite: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it takes the place of ``path``, on failure it is removed.
 
     The temporary name ends as ``path`` does, since writers choose a format by the ending.
+
+    Raises
+    ------
+    InputError
+        ``path`` is there, and may not be replaced.
     """
     path = Path(path)
+    if path.exists() and not overwrite:
+        raise InputError(f"{path}: is there already; overwrite=True replaces it")
     handle, name = tempfile.mkstemp(prefix=".", suffix="." + path.name, dir=path.parent)
     os.close(handle)
     temporary = Path(name)

@@ -13,7 +13,7 @@ import numpy as np
 from bayesflat.data.camera import Camera, get_camera
 from bayesflat.data.finding import find_flats
 from bayesflat.data.fitsfile import copy_hdu, numbered_hdus, opened_fits, write_hdu, written_like
-from bayesflat.data.headers import warn_of_filter
+from bayesflat.data.headers import warn_of_filter, warn_of_instrument
 from bayesflat.data.layout import FlatHDUs, Identity, find_flat_hdus
 from bayesflat.data.pixels import check_shape, find_window, read_pixels
 from bayesflat.errors import InputError
@@ -95,7 +95,7 @@ def run_apply(
     cards = make_cards(dome, gradient, sky, reference)
     advance = progress(len(paths)) if progress else lambda: None
     corrected: dict[Path, int] = {}
-    filters: dict[str, str] = {}
+    seen: dict[tuple[str, str], str] = {}
     with filling(out, sorted(names), overwrite) as folder:
         tasks = {
             path: (
@@ -106,10 +106,11 @@ def run_apply(
         with closing(in_processes(correct_file, tasks, processes, "correcting flats")) as done:
             for path, flats in done:
                 corrected[out / path.name] = len(flats)
-                filters |= {flat.physical_filter: str(path) for flat in flats}
+                seen |= {(flat.physical_filter, flat.instrument): str(path) for flat in flats}
                 advance()
-    for name, where in filters.items():
+    for (name, instrument), where in seen.items():
         warn_of_filter(name, geometry, where)
+        warn_of_instrument(instrument, geometry, where)
     log.info("%d flats in %d files corrected", sum(corrected.values()), len(corrected))
     return dict(sorted(corrected.items()))
 
@@ -176,7 +177,8 @@ def correct_file(
             raise InputError(f"{path}: none of its {len(flats)} detectors is a science detector of {camera.name}")
         for flat in todo:
             check_products(gradient, reference, flat.physical_filter, flat.instrument)
-        marked = {0} | {flat.image for flat in todo if not flat.alone}
+        # an image that was compressed as a primary HDU becomes one again when it is unpacked: then HDU 0 is lost
+        marked = {0} | {flat.image for flat in todo if not flat.alone or "SIMPLE" in hdus[flat.image].header}
         waiting = {min(n for n in (flat.image, flat.mask, flat.spread) if n is not None): flat for flat in todo}
         changed: set[int] = set()
         with written_like(path, target) as out:
@@ -245,7 +247,7 @@ def _replace(hdu, pixels: np.ndarray) -> None:
     for key in ("BLANK", "BZERO", "BSCALE"):
         hdu.header.remove(key, ignore_missing=True)
     if hasattr(hdu, "compression_type"):
-        hdu.quantize_level = 0.0
+        hdu.quantize_level, hdu.quantize_method = 0.0, -1  # none, and no dither
         if hdu.compression_type not in _LOSSLESS:
             hdu.compression_type = _LOSSLESS[0]
 

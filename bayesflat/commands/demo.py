@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from rich.table import Table
+from scipy.interpolate import PchipInterpolator
 
 from bayesflat.commands.apply import run_apply
 from bayesflat.commands.compare import FILES as COMPARISON
@@ -127,6 +128,8 @@ def closure_table(comparison: Comparison, closure: Comparison, sky: FlatGradient
         at = [(c.radial, int(np.argmin(np.abs(c.grid - radius)))) for c in both]
         add(f"radial, {radius:g} mm", [(radial["mean"][k], radial["sd"][k]) for radial, k in at], "mmag")
     for name in COMPARED:
+        if name == "itl_ratio" and sky.require_estimates()[name]["sd"] == 0:
+            continue  # there is one group of detectors
         quantity, found = QUANTITIES[name], [c.differences[name] for c in both]
         plane = getattr(sky, name) if name.startswith("gradient") else 0.0
         label = f"{quantity.label} (dome's alone)" if name.startswith("gradient") else quantity.label
@@ -149,10 +152,12 @@ def truth_table(gradient: FlatGradient, truth: dict[str, Any], title: str) -> Ta
     for name in COMPARED:
         true, found = truth[name], getattr(gradient, name)
         sd = estimates[name]["sd"]
+        if name == "itl_ratio" and sd == 0:
+            continue  # there is one group of detectors
         table.add_row(name, f"{true:.6g}", f"{found:.6g}", f"{found - true:+.2g}", f"{sd:.2g}", unit_of(name))
-    true_radius, true_value = (np.array(truth["radial_function"][key]) for key in ("radius", "value"))
+    true_curve = PchipInterpolator(*(truth["radial_function"][key] for key in ("radius", "value")))
     for radius in _radii(gradient.reach):
-        true = float(np.interp(radius, true_radius, true_value)) * truth["level"]
+        true = float(true_curve(radius)) * truth["level"]
         found = float(gradient.compute_radial(radius)) * gradient.normalization_factor
         sd = float(gradient.compute_radial_sd(radius)) * gradient.normalization_factor / true
         table.add_row(

@@ -57,7 +57,7 @@ class Comparison:
         Radii (mm).
     radial : dict of str to numpy.ndarray, shape (n,)
         ``mean``, ``sd``, ``q05``, ``q95`` of ``-2.5 log10(dome / sky)`` of the radial functions, each about its own
-        centroid and normalized at its centre (mmag).
+        centroid and normalized at its centre (mmag), or at the innermost bin where the middle has none.
     positions : BinnedFlat
         Positions of the map: the bins, or a grid on each detector; its values have no meaning.
     map_mmag, map_sd : numpy.ndarray, shape (n_positions,)
@@ -206,7 +206,11 @@ def compare(
         )
     for text in notes:
         log.warning("%s", text)
-    comparison = _compared(posterior, found, sky_product, positions, at, reach, rope_mmag, notes, converged)
+    # where a hole is in the middle, nodes begin at its edge
+    inner = max(float(p.radial_spline_nodes[0]) for p in (sky_product, dome_product))
+    if inner > 0:
+        posterior = posterior.relative_to(inner)
+    comparison = _compared(posterior, found, sky_product, positions, at, (inner, reach), rope_mmag, notes, converged)
     if found is None:
         return comparison
     outermost = np.hypot(positions.xf - comparison.dome_centre[0], positions.yf - comparison.dome_centre[1]).max()
@@ -291,10 +295,11 @@ def _places(sky: FlatGradient, dome: FlatGradient, camera: Camera) -> BinnedFlat
 
 
 def _compared(
-    posterior: Posterior, found: Paired | None, sky: FlatGradient, positions: BinnedFlat, at: float, reach: float,
-    rope: float, notes: list[str], converged: bool,
+    posterior: Posterior, found: Paired | None, sky: FlatGradient, positions: BinnedFlat, at: float,
+    known: tuple[float, float], rope: float, notes: list[str], converged: bool,
 ) -> Comparison:  # fmt: skip
-    """The comparison that follows from a posterior of the log-ratio."""
+    """The comparison that follows from a posterior of the log-ratio, within the radii (mm) that both products know."""
+    inner, reach = known
     # relative change of the flat at the radius per unit of each quantity
     slope = abs(float(log_radial_slope(sky, np.array([at]))[0]))
     per_unit = {"itl_ratio": 1 / sky.itl_ratio, "centroid_delta": slope, "gradient": at}
@@ -304,7 +309,7 @@ def _compared(
         unit = MMAG * per_unit[name.removesuffix("_x").removesuffix("_y")]
         tolerances[name] = float(rope / unit) if unit > 0 else np.inf
         differences[name] = Difference.normal(float(difference), float(posterior.sd(row[None])[0]), tolerances[name])
-    grid = np.unique(np.append(np.arange(0.0, reach, _STEP), [at, reach]))
+    grid = np.unique(np.append(np.arange(inner, reach, _STEP), [at, reach]))
     log_radial, radial_rows = posterior.log_radial(grid)
     radial = _in_mmag(log_radial, posterior.sd(radial_rows))
     k = int(np.searchsorted(grid, at))

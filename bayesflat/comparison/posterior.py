@@ -61,6 +61,20 @@ class Posterior:
         variance = [np.einsum("mi,mi->m", part @ self.covariance, part) for part in parts]
         return np.sqrt(np.maximum(np.concatenate(variance), 0.0))
 
+    def relative_to(self, radius: float) -> Posterior:
+        """The same, relative to the radial functions at a radius (mm) in place of the centre, where no bin may be."""
+        (shift,), (row,) = self.log_radial(np.array([radius]))
+
+        def moved(found: Linear) -> Linear:
+            return found[0] - shift, found[1] - row
+
+        return replace(
+            self,
+            log_radial=lambda radii: moved(self.log_radial(radii)),
+            log_ratio=lambda x, y, itl: moved(self.log_ratio(x, y, itl)),
+            centre=(self.centre[0] + float(shift), self.centre[1] + row),
+        )
+
 
 def unpaired(sky: FlatGradient, dome: FlatGradient) -> Posterior:
     """The difference of two posteriors that are taken as independent.

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bayesflat.data.camera import Camera
+from bayesflat.data.headers import warn_of_instrument
 from bayesflat.errors import InputError, first_line
 from bayesflat.files import replacing
 
@@ -116,8 +117,7 @@ class BinnedFlat:
                 f"{where}: column amplifier is {arrays['amplifier'][beyond[0]]} in row {beyond[0]}; "
                 f"camera {camera.name} has amplifiers 0 to {most - 1}"
             )
-        if instrument and instrument != camera.name:
-            log.warning("%s: is of %s, the camera is %s", where, instrument, camera.name)
+        warn_of_instrument(instrument, camera, where)
         return cls(camera=camera, instrument=instrument, physical_filter=physical_filter, **arrays)
 
     @property
@@ -135,17 +135,22 @@ class BinnedFlat:
         names = [name for name in REQUIRED | OPTIONAL if getattr(self, name) is not None]
         return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
-    def write(self, path: str | Path) -> None:
-        """Write the table as FITS, or as ECSV where ``path`` ends so; it appears whole or not at all."""
+    def write(self, path: str | Path, overwrite: bool = True) -> None:
+        """Write the table as FITS, or as ECSV where ``path`` ends so; it appears whole or not at all.
+
+        Without ``overwrite``, a file that is there is an `InputError`.
+        """
         from astropy.table import Table
 
         names = [name for name in REQUIRED | OPTIONAL if getattr(self, name) is not None]
         table = Table({name: getattr(self, name) for name in names})
         table["xf"].unit = table["yf"].unit = "mm"
+        if self.n_pixels is not None:
+            table["n_pixels"].unit = "pix"
         for key, text in (("INSTRUME", self.instrument), ("FILTER", self.physical_filter)):
             if text:
                 table.meta[key] = text
-        with replacing(path) as temporary:
+        with replacing(path, overwrite) as temporary:
             table.write(temporary, format=_format(path))
 
     @classmethod

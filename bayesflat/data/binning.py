@@ -9,6 +9,7 @@ from contextlib import closing
 from functools import partial
 from itertools import batched
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +18,14 @@ from bayesflat.data.binned import BinnedFlat
 from bayesflat.data.camera import Camera, Detector
 from bayesflat.data.defects import Box, apply_defects
 from bayesflat.data.fitsfile import opened_fits
-from bayesflat.data.flats import Flat, FlatSource, find_sources, read_hdus
+from bayesflat.data.flats import Flat, FlatSource, find_sources, flat_of, read_hdus
 from bayesflat.data.headers import warn_of_filter
 from bayesflat.data.pixels import DEFAULT_MASK_PLANES
 from bayesflat.errors import InputError
 from bayesflat.processes import Workers, in_processes
+
+if TYPE_CHECKING:
+    from astropy.nddata import CCDData
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +143,7 @@ def _sum_blocks(pixels: NDArray, n_x: int, bin_factor: int, dtype: type) -> NDAr
 
 
 def bin_focal_plane(
-    flats: Iterable[Flat],
+    flats: Iterable[Flat | CCDData],
     camera: Camera,
     defects: Mapping[int, Iterable[Box]] | None = None,
     bin_factor: int = BIN_FACTOR,
@@ -150,8 +154,8 @@ def bin_focal_plane(
 
     Parameters
     ----------
-    flats : iterable of Flat
-        One per detector, all of one filter and instrument; none is kept.
+    flats : iterable of Flat or astropy.nddata.CCDData
+        One per detector, all of one filter and instrument; none is kept. The header of a CCDData names its detector.
     camera : Camera
         The camera that the flats were read with.
     defects : mapping of int to iterable of Box, optional
@@ -173,7 +177,9 @@ def bin_focal_plane(
     """
     register = FlatRegister(camera, use_non_science)
     binned: dict[int, Columns] = {}
-    for flat in flats:
+    for given in flats:
+        flat = given if isinstance(given, Flat) else flat_of(given, camera, f"flat {register.seen}")
+        del given
         if register.add(flat.detector, flat.physical_filter, flat.instrument, flat.path or f"flat {register.seen}"):
             boxes = (defects or {}).get(flat.detector.id, ())
             binned[flat.detector.id] = bin_flat(flat, boxes, bin_factor, detector_boundary)

@@ -101,8 +101,11 @@ class Camera:
         """The camera with the detectors of these ids or names only."""
         return Camera(self.name, [self[key] for key in keys])
 
-    def write(self, path: str | Path) -> None:
-        """Write the camera table (ECSV); its ``INSTRUME`` holds the name."""
+    def write(self, path: str | Path, overwrite: bool = True) -> None:
+        """Write the camera table (ECSV); its ``INSTRUME`` holds the name.
+
+        Without ``overwrite``, a file that is there is an `InputError`.
+        """
         from astropy.table import Table
 
         from bayesflat.files import replacing
@@ -112,7 +115,7 @@ class Camera:
         table = Table(rows=rows, names=names, meta={"INSTRUME": self.name})
         for key in _UNITS:
             table[key].unit = _UNITS[key]
-        with replacing(path) as temporary:
+        with replacing(path, overwrite) as temporary:
             table.write(temporary, format="ascii.ecsv")
 
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 from bayesflat.data.camera import Camera, Detector
 from bayesflat.data.finding import find_flats as find_flats
 from bayesflat.data.fitsfile import opened_fits, unpacked
-from bayesflat.data.layout import FlatHDUs, Identity, find_flat_hdus, one_flat
+from bayesflat.data.headers import find_filter, find_instrument, header_keys
+from bayesflat.data.layout import FlatHDUs, Identity, find_flat_hdus, one_flat, only_detector
 from bayesflat.data.pixels import (
     DEFAULT_MASK_PLANES,
     check_shape,
@@ -22,6 +24,9 @@ from bayesflat.data.pixels import (
     read_pixels,
 )
 from bayesflat.errors import InputError
+
+if TYPE_CHECKING:
+    from astropy.nddata import CCDData
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +61,34 @@ class Flat:
                 f"{self.path or 'flat'}: bad must be a boolean array of the image's shape {self.image.shape}, "
                 f"it is {self.bad.dtype} of {self.bad.shape}"
             )
+
+
+def flat_of(ccd: CCDData, camera: Camera, where: str = "flat") -> Flat:
+    """The flat in astropy's `CCDData`, whose header names the detector as that of a file does.
+
+    Parameters
+    ----------
+    ccd : astropy.nddata.CCDData
+        Its mask is what is bad; its uncertainty and unit are not used.
+    camera : Camera
+        Must have the detector, in the image's size or in that which TRIMSEC or DATASEC give.
+    where : str
+        What messages call it.
+
+    Raises
+    ------
+    InputError
+        Its header names no detector, or another camera's instrument; another size.
+    """
+    headers = [ccd.header]
+    instrument = find_instrument(headers, camera, where)
+    keys = header_keys(instrument, camera)
+    detector = only_detector(headers, where, camera, keys)
+    image = np.asarray(ccd.data)
+    window = find_window(ccd.header, image.shape, detector, where)
+    bad = None if ccd.mask is None else np.broadcast_to(np.asarray(ccd.mask, dtype=bool), image.shape)[window]
+    physical_filter = find_filter(headers, keys, where, needed=False)
+    return Flat(image[window], bad, detector, physical_filter, instrument, where)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from bayesflat.data.instruments import (
     LSST_FILTER,
     Instrument,
     instruments_called,
+    usual_name,
 )
 from bayesflat.errors import InputError
 
@@ -96,6 +97,12 @@ def check_instrument(instrument: str, camera: Camera, where: str | Path) -> None
     raise InputError(f"{where}: is of {instrument}, the camera is {camera.name}; {hint}")
 
 
+def warn_of_instrument(instrument: str, camera: Camera, where: str) -> None:
+    """Warn where an instrument has another name than the camera: a camera of a table may be called anything."""
+    if instrument and usual_name(instrument) != usual_name(camera.name):
+        log.warning("%s: is of %s, the camera is %s", where, instrument, camera.name)
+
+
 def warn_of_filter(physical_filter: str, camera: Camera, where: str) -> None:
     """Warn of a filter that the camera does not have, as far as its filters are known."""
     known = next(iter(instruments_called(camera.name)), None)
@@ -107,9 +114,14 @@ def warn_of_filter(physical_filter: str, camera: Camera, where: str) -> None:
 
 
 def find_filter(
-    headers: Sequence[Mapping], keys: HeaderKeys, where: str | Path, physical_filter: str | None = None
+    headers: Sequence[Mapping],
+    keys: HeaderKeys,
+    where: str | Path,
+    physical_filter: str | None = None,
+    *,
+    needed: bool = True,
 ) -> str:
-    """The physical filter that headers name, which must be the one asked for, if one is.
+    """The physical filter that headers name, which must be the one asked for, if one is; empty if it is not needed.
 
     Raises
     ------
@@ -123,7 +135,7 @@ def find_filter(
         found, physical_filter = found.upper(), physical_filter and physical_filter.upper()
     if found and physical_filter and found != physical_filter:
         raise InputError(f"{where}: {key} is {found}, but --physical-filter is {physical_filter}")
-    if not (found or physical_filter):
+    if needed and not (found or physical_filter):
         raise InputError(
             f"{where}: no filter in the headers ({', '.join(keys.filter)}); give --filter-key or --physical-filter"
         )

@@ -117,37 +117,50 @@ def find_flat_hdus(
     main = _main_image(science, own_detector if identity is None else lambda _: None)
     if main is None and identity is not None:
         raise InputError(f"{path}: holds {len(science)} images; a file of one detector is needed")
-    if main is not None:
+    if main is None:
+        flats = _several(images, path, camera, keys, instrument, physical_filter, own_detector)
+    else:
         headers = [main.header, primary] if main.header is not primary else [primary]
         if identity is None:
             found = find_filter(headers, keys, path, physical_filter)
-            identity = _only_detector(headers, path, camera, keys), found, instrument
+            identity = only_detector(headers, path, camera, keys), found, instrument
         flat = FlatHDUs(*identity, where=str(path), image=main.number)
         flats = [_with_companions(flat, images.named(_MASKS), images.named({*_SPREADS, _UNCERT}), path)]
-    else:
-        flats = []
-        for image in science:
-            where = image.where(path)
-            if _is_known_not_science(image, instrument, camera):
-                log.debug("%s: holds no science detector, and is left alone", where)
-                continue
-            detector = own_detector(image)
-            if detector is None:
-                raise InputError(
-                    f"{where}: the image names no detector of camera {camera.name}; looked for "
-                    f"{', '.join(keys.detector)} in its header; --detector-key names another card"
-                )
-            headers = [image.header, primary]
-            mine = find_instrument(headers, camera, where)
-            found = find_filter(headers, keys, where, physical_filter)
-            flats.append(FlatHDUs(detector, found, mine, where, image.number, alone=False))
-        _check_different(flats)
-        flats = _companions(flats, images, own_detector, path)
     for flat in flats:
         image = images.numbered[flat.image]
         if flat.alone or flat.detector.is_science:  # others are not read, whatever their size
             find_window(image.header, image.shape, flat.detector, flat.where)
     return flats
+
+
+def _several(
+    images: _Images,
+    path: str | Path,
+    camera: Camera,
+    keys: HeaderKeys,
+    instrument: str,
+    physical_filter: str | None,
+    own_detector: Callable[[_Image], Detector | None],
+) -> list[FlatHDUs]:
+    """The flats of a file in which each image must name its own detector."""
+    flats = []
+    for image in images.science:
+        where = image.where(path)
+        if _is_known_not_science(image, instrument, camera):
+            log.debug("%s: holds no science detector, and is left alone", where)
+            continue
+        detector = own_detector(image)
+        if detector is None:
+            raise InputError(
+                f"{where}: the image names no detector of camera {camera.name}; looked for "
+                f"{', '.join(keys.detector)} in its header; --detector-key names another card"
+            )
+        headers = [image.header, images.primary]
+        mine = find_instrument(headers, camera, where)
+        found = find_filter(headers, keys, where, physical_filter)
+        flats.append(FlatHDUs(detector, found, mine, where, image.number, alone=False))
+    _check_different(flats)
+    return _companions(flats, images, own_detector, path)
 
 
 def one_flat(flats: Sequence[FlatHDUs], path: str | Path) -> FlatHDUs:
@@ -230,8 +243,14 @@ def _main_image(science: Sequence[_Image], own_detector: Callable[[_Image], Dete
     return None
 
 
-def _only_detector(headers: Sequence[Mapping], path: str | Path, camera: Camera, keys: HeaderKeys) -> Detector:
-    """The detector of a file that holds no other."""
+def only_detector(headers: Sequence[Mapping], path: str | Path, camera: Camera, keys: HeaderKeys) -> Detector:
+    """The detector of a file that holds no other, by its headers, its name, or as the only one of the camera.
+
+    Raises
+    ------
+    InputError
+        As `find_detector`, or none of these tells.
+    """
     name = None if keys.chosen[0] else Path(path).name
     detector = find_detector(headers, path, camera, keys.detector, name)
     if detector is not None:

@@ -41,6 +41,18 @@ _OUTER = {
     "outer_gradient_y": ("OUTER_GRADIENT_Y", "outerGradientY"),
     "outer_gradient_radius": ("OUTER_GRADIENT_RADIUS", "outerGradientRadius"),
 }
+_UNITS = dict.fromkeys(
+    (
+        "radial_spline_nodes",
+        "centroid_x",
+        "centroid_y",
+        "centroid_delta_x",
+        "centroid_delta_y",
+        "outer_gradient_radius",
+    ),
+    "mm",
+)
+_UNITS |= dict.fromkeys(("gradient_x", "gradient_y", "outer_gradient_x", "outer_gradient_y"), "mm-1")
 FIXED_METADATA = {
     "OBSTYPE": "flatGradient",
     "flatGradient_SCHEMA": "FlatGradient",
@@ -53,16 +65,16 @@ _OFFSETS = ("detector", "amplifier", "mean", "sd")
 _PROPERTY_LIST = "lsst.daf.base.PropertyList"
 
 
-def write(gradient: Arguments, path: str | Path) -> None:
+def write(gradient: Arguments, path: str | Path, overwrite: bool) -> None:
     """Write a gradient; see `bayesflat.FlatGradient.write`."""
     kind = _kind(path)
     if kind != "fits" and gradient["estimates"] is not None:
         log.warning("%s: a file in %s holds the gradient alone; its uncertainties stay behind", path, kind.upper())
-    with replacing(path) as temporary:
+    with replacing(path, overwrite) as temporary:
         if kind == "yaml":
             _write_yaml(gradient, temporary)
         elif kind == "ecsv":
-            _table(gradient).write(temporary, format="ascii.ecsv")
+            table_of(gradient).write(temporary, format="ascii.ecsv")
         else:
             _write_fits(gradient, temporary)
 
@@ -94,20 +106,23 @@ def _metadata(gradient: Arguments) -> dict[str, Any]:
     return {**dict.fromkeys(("INSTRUME", "FILTER", "CALIB_ID", *_EMPTY), ""), **gradient["metadata"], **FIXED_METADATA}
 
 
-def _table(gradient: Arguments):
-    """LSST's table: one row of vectors; scalars are vectors of length 1."""
-    from astropy.table import Table
+def table_of(gradient: Arguments):
+    """LSST's table as a QTable: one row of vectors; scalars are vectors of length 1."""
+    from astropy.table import QTable
+    from astropy.units import Quantity
 
-    columns = {column: [gradient[name]] for name, (column, _) in _VECTORS.items()}
-    columns |= {column: [[float(gradient[name])]] for name, (column, _) in (_SCALARS | _OUTER).items()}
-    return Table({key: np.array(value) for key, value in columns.items()}, meta=_metadata(gradient))
+    table = QTable(meta=_metadata(gradient))
+    for name, (column, _) in (_VECTORS | _SCALARS | _OUTER).items():
+        values = np.atleast_2d(np.asarray(gradient[name], dtype=float))
+        table[column] = Quantity(values, _UNITS[name]) if name in _UNITS else values
+    return table
 
 
 def _write_fits(gradient: Arguments, path: Path) -> None:
     from astropy.io import fits
     from astropy.table import Table
 
-    table = _table(gradient)
+    table = table_of(gradient)
     metadata, table.meta = table.meta, {}
     hdu = fits.table_to_hdu(table)
     for key, value in metadata.items():

@@ -18,6 +18,8 @@ from bayesflat.gradient.estimates import Azimuth, Estimates, Offsets
 from bayesflat.gradient.spline import akima_basis
 
 if TYPE_CHECKING:
+    from astropy.table import QTable
+
     from bayesflat.gradient.curve import RadialCurve
 
 
@@ -151,8 +153,8 @@ class FlatGradient:
 
         Parameters
         ----------
-        radius : array_like
-            Radius from the moved centroid (mm).
+        radius : array_like or Quantity
+            Radius from the moved centroid (mm, or any length).
 
         Returns
         -------
@@ -162,22 +164,22 @@ class FlatGradient:
 
         nodes = self.radial_spline_nodes
         spline = Akima1DInterpolator(nodes, self.radial_spline_values, method="akima")
-        return spline(np.clip(np.asarray(radius, dtype=float), nodes[0], nodes[-1]))
+        return spline(np.clip(_in_mm(radius, "radius"), nodes[0], nodes[-1]))
 
     def compute_radial_sd(self, radius: ArrayLike) -> NDArray[np.float64]:
         """Standard deviation of the radial function: that of the fitted curve, else of the spline's values.
 
         Parameters
         ----------
-        radius : array_like
-            Radius from the moved centroid (mm).
+        radius : array_like or Quantity
+            Radius from the moved centroid (mm, or any length).
 
         Returns
         -------
         numpy.ndarray, of the shape of ``radius``
             NaN where the product has no uncertainties.
         """
-        radius = np.asarray(radius, dtype=float)
+        radius = _in_mm(radius, "radius")
         if self.estimates is None:
             return np.full(radius.shape, np.nan)
         curve = self.curve
@@ -194,9 +196,9 @@ class FlatGradient:
         return np.sqrt(np.maximum(variance, 0.0)).reshape(radius.shape)
 
     def radius(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-        """Radius from the moved centroid (mm) of positions on the focal plane (mm)."""
-        dx = np.asarray(x, dtype=float) - self.centroid_x - self.centroid_delta_x
-        dy = np.asarray(y, dtype=float) - self.centroid_y - self.centroid_delta_y
+        """Radius from the moved centroid (mm) of positions on the focal plane (mm, or Quantities of any length)."""
+        dx = _in_mm(x, "x") - self.centroid_x - self.centroid_delta_x
+        dy = _in_mm(y, "y") - self.centroid_y - self.centroid_delta_y
         return np.hypot(dx, dy)
 
     def compute_plane(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
@@ -204,11 +206,11 @@ class FlatGradient:
 
         Parameters
         ----------
-        x, y : array_like
-            Focal-plane positions (mm).
+        x, y : array_like or Quantity
+            Focal-plane positions (mm, or any length).
         """
-        dx = np.asarray(x, dtype=float) - self.centroid_x
-        dy = np.asarray(y, dtype=float) - self.centroid_y
+        dx = _in_mm(x, "x") - self.centroid_x
+        dy = _in_mm(y, "y") - self.centroid_y
         plane = 1 + self.gradient_x * dx + self.gradient_y * dy
         outer = 1 + self.outer_gradient_x * dx + self.outer_gradient_y * dy
         return plane * np.where(np.hypot(dx, dy) >= self.outer_gradient_radius, outer, 1.0)
@@ -218,25 +220,45 @@ class FlatGradient:
 
         Parameters
         ----------
-        x, y : array_like
-            Focal-plane positions (mm).
+        x, y : array_like or Quantity
+            Focal-plane positions (mm, or any length).
         is_itl : array_like of bool
             Whether each position is on an ITL detector.
         """
         ratio = np.where(np.asarray(is_itl, dtype=bool), self.itl_ratio, 1.0)
         return self.compute_radial(self.radius(x, y)) * ratio / self.compute_plane(x, y)
 
-    def write(self, path: str | Path) -> None:
+    def to_table(self) -> QTable:
+        """LSST's table of the gradient: one row, with units.
+
+        Returns
+        -------
+        astropy.table.QTable
+            ``RADIAL_SPLINE_NODES`` (mm) and ``RADIAL_SPLINE_VALUES``, vectors of all nodes, and each scalar in a vector
+            of length 1: lengths in mm, slopes in 1/mm. The header is in ``meta``.
+        """
+        return files.table_of(self._arguments())
+
+    def write(self, path: str | Path, overwrite: bool = True) -> None:
         """Write FITS (everything), or LSST's YAML or ECSV (the gradient alone), by the ending of ``path``.
 
         The file appears whole or not at all.
 
+        Parameters
+        ----------
+        path : path
+        overwrite : bool
+            Whether a file that is there may be replaced.
+
         Raises
         ------
         InputError
-            Another ending.
+            Another ending; without ``overwrite``, a file that is there.
         """
-        files.write({entry.name: getattr(self, entry.name) for entry in fields(self)}, path)
+        files.write(self._arguments(), path, overwrite)
+
+    def _arguments(self) -> dict[str, Any]:
+        return {entry.name: getattr(self, entry.name) for entry in fields(self)}
 
     @classmethod
     def read(cls, path: str | Path) -> FlatGradient:
@@ -253,3 +275,18 @@ class FlatGradient:
         except (TypeError, ValueError) as error:
             reason = f"{type(error).__name__}: {first_line(error)}"
             raise InputError(f"{path}: cannot be read as a flat gradient ({reason})") from None
+
+
+def _in_mm(values: ArrayLike, name: str) -> NDArray[np.float64]:
+    """Lengths as numbers of mm: plain ones are taken for such, astropy's Quantities and columns are converted."""
+    unit = getattr(values, "unit", None)
+    if unit is None:
+        return np.asarray(values, dtype=float)
+    from astropy import units
+
+    try:
+        return np.asarray(units.Quantity(values).to_value(units.mm), dtype=float)
+    except units.UnitConversionError:
+        raise InputError(
+            f"{name} is in {str(unit) or 'no unit'}; it must be a length, or plain numbers, which are mm"
+        ) from None

@@ -32,7 +32,7 @@ def effects(data: FitData, gradient: FlatGradient) -> dict[str, float]:
         ``radial function``; NaN where the product has no uncertainty.  The x and y components are added in quadrature.
     """
     estimates = gradient.require_estimates()
-    r = np.linspace(0.0, gradient.reach, 400)
+    r = np.linspace(min(gradient.radial_spline_nodes[0], gradient.reach), gradient.reach, 400)  # where bins are
     radial, sd = gradient.compute_radial(r), gradient.compute_radial_sd(r)
     lit = radial > 0
     slope = float(np.max(np.abs(np.gradient(radial, r))[lit] / radial[lit], initial=0.0))

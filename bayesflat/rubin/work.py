@@ -14,6 +14,7 @@ from typing import Any
 from bayesflat.commands.results import Outcome
 from bayesflat.data.camera import Camera, Detector
 from bayesflat.data.headers import check_instrument
+from bayesflat.data.instruments import instruments_called
 from bayesflat.errors import InputError, first_line
 from bayesflat.files import check_free, filling
 from bayesflat.rubin.output import Kind, OutputRun
@@ -116,7 +117,8 @@ def open_repository(query: Query, camera: Camera, *, writeable: bool) -> tuple[R
         query.repo, query.collections, instrument=query.instrument, where=query.where,
         writeable=writeable,
     )  # fmt: skip
-    check_instrument(repository.instrument, camera, query.repo)
+    if instruments_called(repository.instrument):  # a repository may have an instrument that is its own
+        check_instrument(repository.instrument, camera, query.repo)
     dates: list[str | None] = [*dict.fromkeys(query.dates)] or [None]
     if query.dates and not repository.has_calibrations:
         message = (

@@ -12,7 +12,7 @@ from bayesflat.data.camera import Camera, Detector, decam, hsc, lsstcam, lsstcom
 from bayesflat.data.flats import find_flats, read_flat_header, read_flats
 from bayesflat.data.headers import check_instrument
 from bayesflat.data.instruments import INSTRUMENTS, instruments_called, usual_name
-from tests.helpers import message
+from tests.helpers import complaint, message
 from tests.mosaics import FILTER, SHAPE
 
 
@@ -213,3 +213,18 @@ def test_a_flat_that_links_lead_to_is_one(tmp_path):
     os.link(path, tmp_path / "c.fits")
     text = message(bin_files, find_flats([tmp_path]), DECAM, bin_factor=10)
     assert "c.fits: detector 1 (S29) is also in" in text
+
+
+def test_keys_do_not_go_with_a_repository(tmp_path, capsys):
+    for command in ("fit", "apply"):
+        for option in ("--detector-key", "--filter-key"):
+            arguments = [command, "--butler", tmp_path, "--collections", "x", "-o", tmp_path / "out", option, "KEY"]
+            assert f"{option}: with --butler, data ids say" in complaint(arguments, capsys)
+
+
+def test_a_camera_of_another_name_is_said_once(tmp_path, caplog):
+    path = single(tmp_path / "x.fits", KMTNET, "K", {"DETECTOR": 1, "FILTER": "V", "INSTRUME": "KMTS"})
+    for name, said in (("kmtnet", 0), ("mine", 1)):
+        caplog.clear()
+        bin_files([path], Camera(name, list(KMTNET)), bin_factor=10)
+        assert caplog.text.count("is of KMTNet, the camera is mine") == said

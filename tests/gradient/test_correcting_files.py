@@ -276,3 +276,21 @@ def test_one_detector_in_memory_at_a_time(tmp_path, products, ending):
     with fits.open(target) as after:
         assert len(after) == 13
     assert peak < 6 * 4 * side**2 + 2**23  # of 12 images; and what is copied at a time, in and out
+
+
+def test_an_image_that_was_compressed_as_a_primary_hdu(tmp_path, products, capsys):
+    """As fpack does it; funpack drops HDU 0, so that the image must have the cards too."""
+    primary = primary_hdu(pixels(1), [("CCDNUM", 1)])
+    packed = fits.CompImageHDU(primary.data, primary.header, **COMPRESSIONS["RICE, dither 1"])
+    assert "SIMPLE" in packed.header
+    path = decam_file(tmp_path / "dome.fits.fz", hdus=[fits.PrimaryHDU(), packed])
+    correction = compute_correction(SCIENCE[0], DOME, SKY)
+    good = ~correction.nowhere
+    target = apply(path, products)
+    with fits.open(path) as before, fits.open(target) as after:
+        np.testing.assert_allclose(after[1].data[good] / before[1].data[good], correction.factor[good], rtol=1e-6)
+        fits.PrimaryHDU(after[1].data, after[1].header).writeto(tmp_path / "unpacked.fits")
+    with whole_hdus(target) as after:
+        assert not {"ZQUANTIZ", "ZDITHER0"} & set(after[1].header)  # nothing is quantised any more
+    again = ["apply", tmp_path / "unpacked.fits", "-o", tmp_path / "again", *products]
+    assert "was corrected before" in complaint(again, capsys)
