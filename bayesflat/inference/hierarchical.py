@@ -135,16 +135,7 @@ class HierarchicalObjective(Objective):
         log_mean = self.mean(self.to_parameters(z))
         if not np.all(np.isfinite(log_mean)):
             return None
-        effects, weight = self.noise.effects, self.data.weight
-        of_own, of_shared, of_white = self.noise.variances(self._log_scales(z))
-        own = np.sqrt(of_own)[effects.vendor] * effects.times
-        own = own * rng.standard_normal(own.shape)
-        shared = np.sqrt(of_shared) * rng.standard_normal(of_shared.shape)
-        if slopes is not None:
-            shared = np.where(self.noise.fixed, slopes, shared)
-        sd = np.sqrt(np.divide(of_white, weight, out=np.zeros(len(weight)), where=weight > 0))
-        white = sd * rng.standard_normal(len(weight))
-        return log_mean + effects.expand(effects.all_effects(own, shared)) + white
+        return self.noise.replicate(log_mean, self._log_scales(z), rng, slopes)
 
     def shortened(self, step: NDArray) -> NDArray[np.float64]:
         """The step, with that of the noise scales shortened: far from the maximum, they would run away.

@@ -133,11 +133,44 @@ class HierarchicalNoise(NoiseModel):
         return {"noise_scale": self.labels}
 
     def add(self, parameters, mean, data):
-        """The closed form, as a potential: bins are not independent, so there is no density of a bin."""
-        residual = pt.log(data.value) - pt.log(mean)
-        log_likelihood, _, _ = LogLikelihood(self).make_node(residual, parameters["log_noise_scales"]).outputs
-        # of the values, not of their logs
-        pm.Potential("value", log_likelihood - np.sum(np.log(data.value[data.weight > 0])))
+        """The bins, observed together: they are not independent, so there is one log-density of all of them."""
+        good = data.weight > 0
+
+        def log_density(value, mean, log_scales):
+            log_likelihood, _, _ = LogLikelihood(self).make_node(pt.log(value) - pt.log(mean), log_scales).outputs
+            return log_likelihood - pt.sum(pt.log(value[good]))  # of the values, not of their logs
+
+        def draw(mean, log_scales, rng=None, size=None):
+            return np.exp(self.replicate(np.log(mean), log_scales, rng))
+
+        pm.CustomDist(
+            "flat", mean, parameters["log_noise_scales"], logp=log_density, random=draw, signature="(n),(s)->(n)",
+            observed=data.value, dims="bin",
+        )  # fmt: skip
+
+    def replicate(
+        self, log_mean: NDArray, log_scales: NDArray, rng: np.random.Generator, slopes: NDArray | None = None
+    ) -> NDArray[np.float64]:
+        """Logs of new values, shape (n_bins,), with detectors, amplifiers and patterns drawn; outliers have no noise.
+
+        Parameters
+        ----------
+        log_mean : numpy.ndarray, shape (n_bins,)
+        log_scales : numpy.ndarray, shape (n_scales,)
+        rng : numpy.random.Generator
+        slopes : numpy.ndarray, shape (n_vendors, n_shared), optional
+            Shared slopes (`fixed`), which are drawn too by default.
+        """
+        effects, weight = self.effects, self.effects.weight
+        of_own, of_shared, of_white = self.variances(log_scales)
+        own = np.sqrt(of_own)[effects.vendor] * effects.times
+        own = own * rng.standard_normal(own.shape)
+        shared = np.sqrt(of_shared) * rng.standard_normal(of_shared.shape)
+        if slopes is not None:
+            shared = np.where(self.fixed, slopes, shared)
+        sd = np.sqrt(np.divide(of_white, weight, out=np.zeros(len(weight)), where=weight > 0))
+        white = sd * rng.standard_normal(len(weight))
+        return log_mean + effects.expand(effects.all_effects(own, shared)) + white
 
     def variances(self, log_scales: NDArray) -> tuple[NDArray, NDArray, float]:
         """Of the own effects and the shared ones by vendor, (n_vendors, n_own) and (n_vendors, n_shared); white."""

@@ -71,7 +71,7 @@ class NormalNoise(IndependentNoise):
 
     def likelihood(self, mean, scale, data):
         """pm.Normal."""
-        pm.Normal("value", mean, scale, observed=_observed(data), dims="bin")
+        pm.Normal("flat", mean, scale, observed=_observed(data), dims="bin")
 
     def draw(self, shape, rng):
         """Normal numbers."""
@@ -91,7 +91,7 @@ class StudentTNoise(IndependentNoise):
 
     def likelihood(self, mean, scale, data):
         """pm.StudentT."""
-        pm.StudentT("value", nu=STUDENT_T_NU, mu=mean, sigma=scale, observed=_observed(data), dims="bin")
+        pm.StudentT("flat", nu=STUDENT_T_NU, mu=mean, sigma=scale, observed=_observed(data), dims="bin")
 
     def draw(self, shape, rng):
         """Student-t numbers."""
@@ -126,7 +126,7 @@ class LaplaceNoise(IndependentNoise):
         def draws(mean, scale, size):
             return pm.Laplace.dist(mean, scale, size=size)
 
-        pm.CustomDist("value", mean, scale, logp=logp, dist=draws, observed=_observed(data), dims="bin")
+        pm.CustomDist("flat", mean, scale, logp=logp, dist=draws, observed=_observed(data), dims="bin")
 
     def draw(self, shape, rng):
         """Laplace's numbers."""

@@ -216,7 +216,7 @@ def test_pymc_draws_from_the_model(small_camera, rng, likelihood):
     assert set(prior["prior"].data_vars) == {
         "radial_spline_values", "itl_ratio", "centroid_delta", "log_noise_scale", "noise_scale"
     }  # fmt: skip
-    assert prior["prior_predictive"]["value"].dims == ("chain", "draw", "bin")
+    assert prior["prior_predictive"]["flat"].dims == ("chain", "draw", "bin")
     assert prior["constant_data"]["dx"].dims == ("bin",)
     ratio = prior["prior"]["itl_ratio"]
     assert float(ratio.std()) == pytest.approx(0.2, rel=5 / 400**0.5)
