@@ -10,7 +10,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import tomlkit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -53,7 +53,10 @@ log = logging.getLogger(__name__)
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, validate_default=True)
+    # instances too: pydantic's own model_copy(update=...) puts in anything
+    model_config = ConfigDict(
+        extra="forbid", validate_assignment=True, validate_default=True, revalidate_instances="always"
+    )
 
 
 class NormalPrior(_Strict):
@@ -233,15 +236,43 @@ class FitConfig(_Strict):
             raise ValueError("radial_spline_nodes = auto: there are none yet")
         return LSST_NODES if self.radial_spline_nodes == "lsst" else self.radial_spline_nodes
 
-    def scaled_to(self, scale: float) -> FitConfig:
+    def scaled_to(self, scale: float) -> Self:
         """The same, with the lengths of `SCALED` that are not set multiplied by a camera's scale (rounded)."""
         found = {
             name: float(f"{scale * getattr(self, name):.3g}") for name in SCALED if name not in self.model_fields_set
         }
-        return self.model_copy(update=found) if scale != 1.0 and found else self
+        return self.replace(**found) if scale != 1.0 and found else self
+
+    def replace(self, **fields: Any) -> Self:
+        """The same configuration with other values of some fields, all of it checked.
+
+        Fields that are not set keep their defaults, such as the `likelihood` that goes with another `noise`.
+
+        Parameters
+        ----------
+        **fields
+            New values, as for the class itself.
+
+        Raises
+        ------
+        InputError
+            A field that is not known (the nearest known one is named), or a value of the wrong type or range.
+        """
+        return self.make(self._given() | fields)
+
+    def _given(self) -> dict[str, Any]:
+        """What was put in, checked or not: fields that were set, that differ from their defaults, or do not exist."""
+        known = type(self).model_fields
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if name in self.model_fields_set
+            or name not in known
+            or (name != "likelihood" and value != known[name].default)  # it follows from the noise
+        }
 
     @classmethod
-    def make(cls, values: Mapping[str, Any], where: str = "config"):
+    def make(cls, values: Mapping[str, Any], where: str = "config") -> Self:
         """A config from a mapping, with mistakes as one clear line."""
         try:
             return cls(**values)
@@ -249,13 +280,28 @@ class FitConfig(_Strict):
             raise InputError(f"{where}: {_explain(cls, error)}") from None
 
     @classmethod
-    def read(cls, path: str | Path):
+    def read(cls, path: str | Path) -> Self:
         """Read a TOML file, such as the ``config.toml`` of an earlier fit; warns of fields that are retired."""
         return cls.make(without_retired(read_toml(path), str(path)), str(path))
 
     def to_toml(self) -> str:
         """The whole configuration as TOML; fields without a value are left out."""
         return tomlkit.dumps(self.model_dump(exclude_none=True))
+
+
+def checked(config: FitConfig | None) -> FitConfig:
+    """A configuration all of whose fields are checked, whichever way they were put in; the default one for None.
+
+    Raises
+    ------
+    InputError
+        Something else than a configuration, or as `FitConfig.make`.
+    """
+    if config is None:
+        return FitConfig()
+    if not isinstance(config, FitConfig):
+        raise InputError(f"config: must be a FitConfig, got {type(config).__name__}: bf.FitConfig(...) makes one")
+    return config.replace()
 
 
 class RunConfig(FitConfig):

@@ -6,7 +6,7 @@ import tomllib
 
 import pytest
 
-from bayesflat.config import LSST_NODES, FitConfig, NormalPrior, RunConfig, merge_overrides, read_toml
+from bayesflat.config import LSST_NODES, FitConfig, NormalPrior, RunConfig, checked, merge_overrides, read_toml
 from tests.helpers import message
 
 NODES_OF_AUGUST = [0, 200, 250, 300, 310, 320, 330, 340, 350, 360, 368]
@@ -414,3 +414,54 @@ def test_lengths_that_are_not_set_scale():
     assert FitConfig().scaled_to(1.0) == FitConfig()
     # other fields keep theirs
     assert config.model_dump() == FitConfig(centroid_max=3.0, outer_gradient_radius=208.0).model_dump()
+
+
+# ---- copies ----
+
+
+def test_replace_checks_values_and_names():
+    config = FitConfig(bin_factor=64, priors={"itl_ratio": "flat"})
+    other = config.replace(do_fit_centroid=True, priors={"gradient": {"sigma": 1e-6}})
+    assert (other.bin_factor, other.do_fit_centroid) == (64, True)
+    assert other.priors == {"gradient": NormalPrior(sigma=1e-6)}
+    assert not config.do_fit_centroid
+    assert "did you mean 'noise'?" in message(config.replace, nois="independent")
+    text = message(config.replace, noise="hierachical")
+    assert text == "config: noise: input should be 'independent' or 'hierarchical', got 'hierachical'"
+
+
+def test_replace_keeps_the_class_and_what_was_left_to_its_default():
+    config = RunConfig(camera="decam").replace(noise="independent")
+    assert type(config) is RunConfig
+    assert (config.camera, config.likelihood) == ("decam", "student_t")  # normal goes with hierarchical noise
+    assert config.scaled_to(0.5).centroid_max == 5.0  # as it was never set
+
+
+@pytest.mark.parametrize(
+    ("unchecked", "said"),
+    [
+        ({"noise": "hierachical"}, "noise: input should be 'independent' or 'hierarchical', got 'hierachical'"),
+        ({"priors": {"gradent": "flat"}}, "no parameter 'gradent'; did you mean 'gradient'?"),
+        ({"priors": {"gradient": {"dist": "normal", "sigma": -1.0}}}, "priors.gradient.sigma: input should be greater"),
+        ({"priors": {"gradient": NormalPrior(sigma=1.0).model_copy(update={"sigma": -1.0})}}, "priors.gradient.sigma"),
+        ({"do_fit_centriod": True}, "unknown key 'do_fit_centriod'; did you mean 'do_fit_centroid'?"),
+        ({"centroid_max": float("nan")}, "centroid_max: input should be greater than 0, got nan"),
+        ({"seed": True}, "seed: input should be a number, not true or false, got True"),
+    ],
+)
+def test_fields_that_were_put_in_unchecked_are_checked(unchecked, said):
+    assert said in message(checked, FitConfig(do_fit_gradient=True).model_copy(update=unchecked))
+
+
+def test_a_config_that_was_constructed_unchecked_is_checked():
+    assert "noise: input should be" in message(checked, FitConfig.model_construct(noise="hierachical"))
+
+
+def test_checked_makes_priors_of_mappings_and_takes_no_other_class():
+    config = FitConfig().model_copy(update={"priors": {"gradient": {"sigma": 2e-6}}})
+    assert checked(config).priors["gradient"] == NormalPrior(sigma=2e-6)
+    assert checked(None) == FitConfig()
+    config = FitConfig()
+    config.priors["centroid_delta"] = {"sigma": 0.1}  # in place
+    assert checked(config).priors["centroid_delta"] == NormalPrior(sigma=0.1)
+    assert message(checked, {"noise": "independent"}).startswith("config: must be a FitConfig, got dict")

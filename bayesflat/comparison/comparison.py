@@ -166,7 +166,7 @@ def compare(
     at = radius or reference_radius(reach)
     if binned is not None:
         sky_data, dome_data = (
-            prepare(bins, config_of(p).model_copy(update={"noise": "hierarchical", "likelihood": "normal"}))
+            prepare(bins, config_of(p).replace(noise="hierarchical", likelihood="normal"))
             for bins, p in zip(binned, (sky_product, dome_product), strict=True)
         )
         for name, data, p in (("sky", sky_data, sky_product), ("dome", dome_data, dome_product)):
@@ -263,6 +263,8 @@ def config_of(product: FlatGradient) -> FitConfig:
 
 def _parts(given: FitResult | FlatGradient) -> tuple[FlatGradient, FitData | None]:
     """Product and data."""
+    if not isinstance(given, FlatGradient) and not (hasattr(given, "gradient") and hasattr(given, "data")):
+        raise InputError(f"compare: a FitResult or a FlatGradient is needed, got {type(given).__name__}")
     return (given, None) if isinstance(given, FlatGradient) else (given.gradient, given.data)
 
 

@@ -101,7 +101,7 @@ def fit_ratio(
     """
     with threadpool_limits(1, "blas"), np.errstate(all="ignore"):
         if curve is None:
-            rough = rough_fit(sky, config.model_copy(update={"do_fit_centroid": True, "do_fit_gradient": True}))
+            rough = rough_fit(sky, config.replace(do_fit_centroid=True, do_fit_gradient=True))
             sky, curve = sky.select(rough.inside), SkyCurve.of_first_fit(rough)
         rows_sky, rows_dome = _common(sky, dome)
         data = sky.select(rows_sky)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from bayesflat.config import FitConfig
+from bayesflat.config import FitConfig, checked
 from bayesflat.data.binned import BinnedFlat
 from bayesflat.errors import InputError
 from bayesflat.gradient.correlations import strongest_correlations
@@ -130,6 +130,7 @@ def build_model(binned: BinnedFlat | FitData, config: FitConfig) -> pm.Model:
     InputError
         As `fit`; or a prior with the wrong number of components.
     """
+    config = checked(config)
     data = prepare(binned, config) if isinstance(binned, BinnedFlat) else binned
     data, config, _ = make_ready(data, config)
     return build.build_model(data, config)
@@ -154,10 +155,10 @@ def fit(binned: BinnedFlat, config: FitConfig | None = None, *, inputs: Sequence
     Raises
     ------
     InputError
-        No good bin at the centre, no bin left after the cuts, bins as large as the detectors, or a prior of the wrong
-        size.
+        No good bin at the centre, no bin left after the cuts, bins as large as the detectors, a prior of the wrong
+        size, or a configuration with fields that were put in unchecked and are wrong.
     """
-    config = config or FitConfig()
+    config = checked(config)
     data = prepare(binned, config)
     log.info(
         "fitting %d bins of %d detectors, %s noise (%s)",
@@ -194,7 +195,7 @@ def fit_data(
     approximation = None if config.likelihood == "laplace" else laplace(objective, found)
     projection = _projected(objective, found, approximation)
     if projection is not None:
-        config = config.model_copy(update={"radial_spline_nodes": projection.nodes.tolist()})
+        config = config.replace(radial_spline_nodes=projection.nodes.tolist())
     gradient = make_gradient(objective, config, found, approximation, projection, inputs)
     if "CORRMAX" in gradient.require_estimates().header:
         pairs = [f"{one} and {other} ({value:+.2f})" for one, other, value in strongest_correlations(gradient)]
@@ -296,7 +297,7 @@ def sample(
     if sampler == "nutpie":
         require_nutpie()
         given = {"draws": 500, "tune": 500} | given
-    config = type(result.config)(**(result.config.model_dump() | given))
+    config = checked(result.config).replace(**given)
     log.info("sampling %d chains of %d draws after %d of tuning", config.chains, config.draws, config.tune)
     coordinates = coordinates_of(result.objective, result.map, result.laplace)
     model = result._model(coordinates)

@@ -17,7 +17,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from bayesflat.config import FitConfig
+from bayesflat.config import FitConfig, checked
 from bayesflat.data.binned import BinnedFlat
 from bayesflat.errors import InputError
 from bayesflat.inference.fitting import FitResult, fit, fit_data
@@ -126,9 +126,9 @@ def compare_terms(binned: BinnedFlat, config: FitConfig | None = None) -> Table:
     InputError
         Independent noise.
     """
-    config = config or FitConfig()
+    config = checked(config)
     require_scatter(config)
-    everything = config.model_copy(update=dict.fromkeys(TERMS, True))
+    everything = config.replace(**dict.fromkeys(TERMS, True))
     # the fullest model sets bins and weights, so that all see the same
     fullest = fit(binned, everything)
     # nodes only describe a curve: each curve has its own
@@ -138,7 +138,7 @@ def compare_terms(binned: BinnedFlat, config: FitConfig | None = None) -> Table:
         chosen = dict(zip(TERMS, switches, strict=True))
         result = fullest
         if not all(switches):
-            result = fit_data(fullest.data, fullest.config.model_copy(update=given | chosen), fullest.rough)
+            result = fit_data(fullest.data, fullest.config.replace(**given, **chosen), fullest.rough)
         names = [name.removeprefix("do_fit_") for name, on in chosen.items() if on]
         rows.append((names, leave_one_out(result), result.converged))
         log.info("%s: elpd %.1f", " + ".join(names) or "none", rows[-1][1].total)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from bayesflat.config import FitConfig
+from bayesflat.config import FitConfig, checked
 from bayesflat.data.binned import BinnedFlat
 from bayesflat.errors import InputError
 from bayesflat.inference.map import make_objective
@@ -163,6 +163,7 @@ def prior_predictive(
     InputError
         A prior is flat, or hardly any draw has a positive mean.
     """
+    config = checked(config)
     data = prepare(binned, config) if isinstance(binned, BinnedFlat) else binned
     rng = _rng(draws, seed)
     data, config, _ = make_ready(data, config)

@@ -86,7 +86,7 @@ def _with_nodes(data: FitData, config: FitConfig) -> tuple[FitData, FitConfig]:
     last = np.ceil(data.radius.max() + (config.centroid_max if config.do_fit_centroid else 0.0))
     nodes = np.append(nodes[nodes < last - 1.0], max(last, nodes[-1]))
     log.info("%d spline nodes placed", len(nodes))
-    return replace(data, nodes=nodes), config.model_copy(update={"radial_spline_nodes": nodes.tolist()})
+    return replace(data, nodes=nodes), config.replace(radial_spline_nodes=nodes.tolist())
 
 
 def _check_bins_per_detector(data: FitData) -> None:

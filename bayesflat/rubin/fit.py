@@ -106,7 +106,7 @@ def run_fit(
     camera = get_camera(config.camera)
     table = Path(config.camera)
     if table.is_file():  # a worker may run in another folder
-        config = config.model_copy(update={"camera": str(table.resolve())})
+        config = config.replace(camera=str(table.resolve()))
     with capture_records() as records:
         repository, units = find_units(query, out, names.input_flats, camera, overwrite)
     for unit in units:
@@ -118,7 +118,7 @@ def run_fit(
     tasks = {
         k: (
             registers[k], parts[k].bins, parts[k].inputs,
-            config.model_copy(update={"physical_filter": unit.physical_filter}), sampling, terms, report, bars,
+            config.replace(physical_filter=unit.physical_filter), sampling, terms, report, bars,
             [*records, *parts[k].records],
         )
         for k, unit in enumerate(units) if k not in errors

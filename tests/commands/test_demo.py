@@ -26,7 +26,7 @@ def rows_of(table):
 @pytest.fixture(scope="module")
 def table(small_camera):
     flats = simulate_pair(small_camera)
-    config = small_config().model_copy(update={"radial_spline_nodes": "auto"})
+    config = small_config().replace(radial_spline_nodes="auto")
     sky, dome = (fit(flats[kind], config) for kind in ("sky", "dome"))
     comparison = compare(sky, dome)
     by, bins = comparison.tied, flats["dome"]

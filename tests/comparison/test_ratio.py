@@ -219,7 +219,7 @@ def test_derivatives_by_the_sky(mean, rng):
 
 def test_errors_are_those_of_a_dense_covariance(small_camera, rng):
     """On few bins: weighted least squares written out, with the sky's radial function as a normal prior."""
-    config = CONFIG.model_copy(update={"normalize_center_radius": 60.0})
+    config = CONFIG.replace(normalize_center_radius=60.0)
     light = Light(radial=(RADIUS, RADIAL), **SKY)
     binned = simulate_binned(small_camera, light, NOISE, 3, bin_factor=50, detector_boundary=0)
     data = prepare(binned, config)

@@ -14,7 +14,7 @@ from bayesflat.model.zernike import n_terms, zernike
 from tests.helpers import CENTROID_AND_PLANE, config_with, noisy_flat, small_config
 from tests.inference.test_azimuth import dense_fit
 
-AUTO = small_config().model_copy(update={"radial_spline_nodes": "auto"})
+AUTO = small_config().replace(radial_spline_nodes="auto")
 DEGREE = 4  # ten terms: 25 detectors bear twelve
 
 
@@ -87,7 +87,7 @@ def test_a_field_is_named(flat, fitted):
     here = zernike(result.data.dx, result.data.dy, edge, DEGREE)[:, 8]
     assert header["FLDRMS"][0] == pytest.approx(0.02 * np.std(here) * 2.5e3 / np.log(10), rel=0.35)
     assert result.judgement.word == "look"
-    tolerant = fit(result.data.binned, AUTO.model_copy(update={"tolerance_mmag": 50.0}))
+    tolerant = fit(result.data.binned, AUTO.replace(tolerance_mmag=50.0))
     assert tolerant.judgement.word == "good", tolerant.judgement.reasons
 
 

@@ -1,19 +1,21 @@
 """Whole fits: nodes describe the curve and change nothing else, and a fit can be repeated from its config."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from bayesflat.config import FitConfig
 from bayesflat.errors import InputError
-from bayesflat.inference.fitting import build_model, fit, fit_data
+from bayesflat.inference.fitting import build_model, fit, fit_data, sample
 from bayesflat.inference.hierarchical import HierarchicalObjective
 from bayesflat.inference.loo import compare_terms
+from bayesflat.inference.predictive import prior_predictive
 from bayesflat.model.prepare import prepare
 from bayesflat.simulation.detectors import simulate_binned
 from bayesflat.simulation.truth import Light, Noise
-from tests.helpers import NODES, small_config
+from tests.helpers import NODES, message, small_config
 
 NOISE = Noise(white=0.002, detector_scatter=0.005, amplifier_scatter=0.002)
 TRUTH = {"centroid_delta": (0.5, -0.3), "gradient": (1e-4, -5e-5)}
@@ -28,7 +30,7 @@ def flat(camera, bin_factor=20, radial=(RADIUS, FALL)):
 
 
 def config(nodes="auto", **more):
-    return small_config().model_copy(update={"radial_spline_nodes": nodes, **more})
+    return small_config().replace(radial_spline_nodes=nodes, **more)
 
 
 @pytest.fixture(scope="module")
@@ -252,3 +254,29 @@ def test_bins_as_large_as_the_detectors_are_refused(small_camera, bin_factor, bi
     expected = rf"^{bins} in the typical detector \(200 x 200 pixels\); at least 4 are needed: bin more finely"
     with pytest.raises(InputError, match=expected):
         fit(flat(small_camera, bin_factor=bin_factor), config())
+
+
+@pytest.mark.parametrize("call", [fit, build_model, compare_terms, prior_predictive])
+@pytest.mark.parametrize(
+    ("unchecked", "said"),
+    [
+        ({"noise": "hierachical"}, "config: noise: input should be 'independent' or 'hierarchical', got 'hierachical'"),
+        ({"do_fit_plane": True}, "config: unknown key 'do_fit_plane'"),
+        ({"priors": {"gradent": "flat"}}, "no parameter 'gradent'; did you mean 'gradient'?"),
+    ],
+)
+def test_a_config_with_unchecked_fields_is_refused(small_camera, call, unchecked, said):
+    assert said in message(call, flat(small_camera), config().model_copy(update=unchecked))
+
+
+def test_priors_that_were_put_in_as_mappings_hold(small_camera):
+    priors = {"gradient": {"dist": "normal", "mu": [3e-4, 0.0], "sigma": 1e-9}}
+    held = fit(flat(small_camera), config().model_copy(update={"priors": priors})).gradient
+    assert held.gradient_x == pytest.approx(3e-4, abs=5e-9)
+    assert abs(held.gradient_y) < 5e-9
+
+
+def test_sampling_checks_the_config_of_a_result(fits):
+    result = replace(fits["auto"], config=fits["auto"].config.model_copy(update={"chains": 0}))
+    assert message(sample, result).startswith("config: chains: input should be greater than or equal to 1")
+    assert message(sample, fits["auto"], draws=0).startswith("config: draws: input should be greater")

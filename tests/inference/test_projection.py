@@ -167,7 +167,7 @@ def test_the_level_is_no_matter_of_nodes(lsst):
 def test_placed_nodes_as_a_list_give_the_same(lsst, constrained):
     config = FitConfig(do_constrain_zero=constrained)
     one = project(lsst, config)
-    other = project(lsst, config.model_copy(update={"radial_spline_nodes": one.nodes.tolist()}))
+    other = project(lsst, config.replace(radial_spline_nodes=one.nodes.tolist()))
     np.testing.assert_allclose(other.values, one.values, rtol=1e-12)
     np.testing.assert_allclose(other.gain, one.gain, rtol=1e-12, atol=1e-15)
 

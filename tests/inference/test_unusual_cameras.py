@@ -10,7 +10,7 @@ from bayesflat.data.camera import Camera
 from bayesflat.inference.fitting import fit
 from tests.helpers import NODES, VALUES, message, noisy_flat, small_config
 
-AUTO = small_config().model_copy(update={"radial_spline_nodes": "auto"})
+AUTO = small_config().replace(radial_spline_nodes="auto")
 
 
 def halved(detector):
@@ -45,7 +45,7 @@ def test_plane_and_centroid_are_recovered(small_camera, kind, plane):
 
 def test_nothing_to_normalize_by_is_said(small_camera):
     camera = Camera("Hole", CAMERAS["a hole of 30 mm"](list(small_camera)))
-    config = AUTO.model_copy(update={"normalize_center_radius": 15.0})
+    config = AUTO.replace(normalize_center_radius=15.0)
     said = message(fit, noisy_flat(camera), config)
     assert said == (
         "no good bin within normalize_center_radius = 15 mm of (0, 0) to normalize by; move the pivot, or enlarge the "
@@ -56,7 +56,7 @@ def test_nothing_to_normalize_by_is_said(small_camera):
 def test_one_detector(small_camera):
     """Its own throughput is all that it has: the radial function is the light on it, relative to its centre."""
     camera = Camera("One", [small_camera[12]])
-    result = fit(noisy_flat(camera), AUTO.model_copy(update={"do_fit_centroid": False, "do_fit_gradient": False}))
+    result = fit(noisy_flat(camera), AUTO.replace(do_fit_centroid=False, do_fit_gradient=False))
     assert result.converged
     radius = np.array([3.0, 6.0, 9.0])
     found = result.gradient.compute_radial(radius) / result.gradient.compute_radial(1.0)

@@ -14,7 +14,7 @@ from bayesflat.model.build import build_model
 from bayesflat.model.hierarchical import HierarchicalNoise
 from tests.helpers import CENTROID_AND_PLANE, config_with, noisy_flat, small_config
 
-AUTO = small_config().model_copy(update={"radial_spline_nodes": "auto"})
+AUTO = small_config().replace(radial_spline_nodes="auto")
 ODD = 7
 
 
