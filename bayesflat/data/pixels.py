@@ -122,12 +122,17 @@ def read_flagged(
         return None
     log.debug("%s: mask %s", where, reading)
     bits = [planes[plane] for plane in mask_planes if plane in planes]
-    mask = hdu.data
     sizes = [shape, _size(window, shape)]
-    if mask.dtype.kind not in "iu" or mask.shape not in sizes:
+    kind = np.dtype(f"f{-hdu.header['BITPIX'] // 8}").name if hdu.header["BITPIX"] < 0 else "integers"
+    if (
+        kind != "integers" or hdu.shape not in sizes
+    ):  # before it is read: a compressed one may be said to be of any size
         raise InputError(
-            f"{where}: MASK must hold integers in the image's shape {shape}, it holds {mask.dtype.name} in {mask.shape}"
+            f"{where}: MASK must hold integers in the image's shape {shape}, it holds {kind} in {hdu.shape}"
         )
+    mask = hdu.data
+    if mask.dtype.kind not in "iu":  # BSCALE makes floats of them
+        raise InputError(f"{where}: MASK must hold integers, BZERO and BSCALE make it {mask.dtype.name}")
     if mask.shape == shape:
         mask = mask[window]
     if not planes:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from bayesflat.data.fitsfile import opened_fits
 from bayesflat.errors import InputError, first_line
 from bayesflat.files import replacing
 from bayesflat.gradient.estimates import STATISTICS, Azimuth, Estimates, Offsets
@@ -185,7 +186,7 @@ def _read_fits(path: str | Path) -> Arguments:
     from astropy.io import fits
     from astropy.table import Table
 
-    with fits.open(path) as hdus:
+    with opened_fits(path, what="a flat gradient") as hdus:
         tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU)]
         if not tables:
             raise InputError(f"{path}: no table in it, so no flat gradient")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from bayesflat.data.camera import Camera, Detector
 from bayesflat.data.headers import check_instrument
 from bayesflat.data.instruments import instruments_called
 from bayesflat.errors import InputError, first_line
-from bayesflat.files import check_free, filling
+from bayesflat.files import check_free, filling, owned_folder
 from bayesflat.rubin.output import Kind, OutputRun
 from bayesflat.rubin.query import Query
 from bayesflat.rubin.repository import Dataset, Repository, parse_date
@@ -155,8 +154,8 @@ def place(unit: WorkUnit, names: Sequence[str], overwrite: bool) -> Iterator[Pat
         with filling(unit.folder, names, overwrite) as folder:
             yield folder
         return
-    with tempfile.TemporaryDirectory(prefix="bayesflat-") as folder:
-        yield Path(folder)
+    with owned_folder() as folder:
+        yield folder
 
 
 def _places(unit: WorkUnit) -> tuple[str, ...]:

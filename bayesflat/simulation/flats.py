@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict
@@ -17,6 +16,7 @@ import numpy as np
 
 from bayesflat.data.camera import Camera, lsstcam
 from bayesflat.errors import InputError
+from bayesflat.files import naming, nearest_folder, owned_folder
 from bayesflat.processes import in_processes
 from bayesflat.simulation.detectors import CELL, VIGNETTED_RADIUS, SimulatedDetectors, true_parameters
 from bayesflat.simulation.layouts import MASK_PLANES, About, DetectorImage, flat_hdus, join
@@ -195,8 +195,8 @@ def write_simulation(
     truth = _truth(light, detectors, kind=kind, coarse=int(coarse), physical_filter=physical_filter)
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-        new = Path(temporary) / "new"  # a folder of its own, since a temporary one is closed to others
+    with owned_folder(out.parent) as temporary, naming(out, temporary / "new"):
+        new = temporary / "new"  # a folder of its own, since a temporary one is closed to others
         for name in ("flats", "defects"):
             (new / name).mkdir(parents=True)
         about = About(camera.name, physical_filter, kind, detectors.seed)
@@ -210,13 +210,12 @@ def write_simulation(
             join([_flat_path(new, about, d.name) for d in camera], _flat_path(new, about))
         small.write(new / "camera.ecsv")
         (new / "truth.json").write_text(json.dumps(truth, indent=1) + "\n")
-        _put_in_place(new, out, Path(temporary) / "old")
+        _put_in_place(new, out, temporary / "old")
     return truth
 
 
 def _check_folder(out: Path, overwrite: bool) -> None:
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: is a file, a folder is needed")
+    nearest_folder(out)
     present = [name for name in CONTENTS if (out / name).exists()]
     if present and not overwrite:
         raise InputError(f"{out}: holds {', '.join(present)} already; give another folder, or overwrite")
