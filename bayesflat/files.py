@@ -7,6 +7,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from pathlib import Path
 from bayesflat.errors import InputError
 
 _PREFIX = ".bayesflat-"  # of folders for what is not finished
+_OURS = re.compile(r"\.bayesflat-[a-z0-9_]{8}")  # as `tempfile.mkdtemp` names them
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 # astropy and NumPy do not hand on the error's number
 _FULL_IN_WORDS = ("No space left on device", "Not enough space on disk", "requested and")
@@ -101,7 +103,7 @@ def remove_left_over(parent: str | Path) -> None:
     """Remove the temporary folders in a folder whose processes were killed."""
     try:
         with os.scandir(parent) as entries:
-            found = [e.path for e in entries if e.name.startswith(_PREFIX) and e.is_dir(follow_symlinks=False)]
+            found = [e.path for e in entries if _OURS.fullmatch(e.name) and e.is_dir(follow_symlinks=False)]
     except OSError:
         return
     for folder in found:

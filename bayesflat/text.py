@@ -8,7 +8,7 @@ from typing import Any
 from bayesflat.errors import InputError
 
 MOST_SHOWN = 80  # characters of a value in a message
-MOST_NAME = 68  # characters of a FITS card's text; longer ones need cards of their own, which few programs read
+MOST_NAME = 200  # characters of a name that is a name
 
 
 def printable(text: str) -> str:
@@ -38,7 +38,7 @@ def shown(value: Any, most: int = MOST_SHOWN) -> str:
 
 
 def check_name(name: str, what: str, where: Any) -> str:
-    """The name of a camera, detector or filter, which must fit into a card of a FITS header.
+    """The name of a camera, detector or filter, which a FITS header must be able to hold.
 
     Parameters
     ----------
@@ -51,10 +51,12 @@ def check_name(name: str, what: str, where: Any) -> str:
     Raises
     ------
     InputError
-        It has other characters than printable ASCII, or more than 68.
+        It has other characters than printable ASCII, or more than 200.
     """
     if len(name) > MOST_NAME:
-        raise InputError(f"{where}: {what} has {len(name)} characters ({shown(name)}); a FITS header holds {MOST_NAME}")
+        raise InputError(
+            f"{where}: {what} has {len(name)} characters ({shown(name)}); at most {MOST_NAME} are accepted"
+        )
     if not (name.isascii() and name.isprintable()):
         raise InputError(
             f"{where}: {what} is {shown(name)}; FITS headers hold letters without accents, digits and ASCII signs only"

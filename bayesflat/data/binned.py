@@ -15,6 +15,7 @@ from bayesflat.data.fitsfile import opened_fits
 from bayesflat.data.headers import warn_of_instrument
 from bayesflat.errors import InputError, first_line
 from bayesflat.files import replacing
+from bayesflat.text import check_name, shown
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ class BinnedFlat:
         if missing:
             raise InputError(
                 f"{where}: column {', '.join(missing)} missing; "
-                f"it needs {', '.join(REQUIRED)}, found {', '.join(columns)}"
+                f"it needs {', '.join(REQUIRED)}, found {shown(', '.join(columns))}"
             )
         arrays = {
             name: _column(columns[name], name, kind, where)
@@ -118,6 +119,8 @@ class BinnedFlat:
                 f"{where}: column amplifier is {arrays['amplifier'][beyond[0]]} in row {beyond[0]}; "
                 f"camera {camera.name} has amplifiers 0 to {most - 1}"
             )
+        check_name(instrument, "INSTRUME", where)
+        check_name(physical_filter, "FILTER", where)
         warn_of_instrument(instrument, camera, where)
         return cls(camera=camera, instrument=instrument, physical_filter=physical_filter, **arrays)
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from bayesflat.data.camera import Detector
 from bayesflat.errors import InputError
+from bayesflat.text import shown
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ def find_window(header: Mapping, shape: tuple[int, ...], detector: Detector, whe
         if window and [part.stop - part.start for part in window] == [detector.ny, detector.nx]:
             return window
         if text:
-            tried.append(f"{key} {text}")
+            tried.append(f"{key} {shown(text)}")
     if tried:
         raise InputError(f"{_wrong_size(shape, detector, where)}, which {' and '.join(tried)} do not give either")
     check_shape(shape, detector, where)
@@ -116,7 +117,7 @@ def read_flagged(
     planes = _planes(hdu.header) if hdu is not None else {}
     lacking = [plane for plane in mask_planes if plane not in planes and plane not in DEFAULT_MASK_PLANES]
     if lacking:
-        has = ", ".join(planes) if planes else "no mask planes"
+        has = shown(", ".join(planes)) if planes else "no mask planes"
         raise InputError(f"{where}: mask plane {', '.join(lacking)} is not in it; it has {has}")
     if hdu is None or not reading:
         return None

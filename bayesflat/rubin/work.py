@@ -16,6 +16,7 @@ from bayesflat.data.headers import check_instrument
 from bayesflat.data.instruments import instruments_called
 from bayesflat.errors import InputError, first_line
 from bayesflat.files import check_free, filling, owned_folder
+from bayesflat.processes import Ended
 from bayesflat.rubin.output import Kind, OutputRun
 from bayesflat.rubin.query import Query
 from bayesflat.rubin.repository import Dataset, Repository, parse_date
@@ -195,7 +196,7 @@ def finish_units(
 
     Raises
     ------
-    KeyboardInterrupt
+    KeyboardInterrupt, Ended
         Its message lists the units that are written.
     """
     errors = {} if errors is None else errors
@@ -206,8 +207,11 @@ def finish_units(
                 results[k] = finish(k, what)
             except Exception as error:
                 errors[k] = error
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Ended) as error:
         done = ", ".join(units[k].name for k in results)
+        if isinstance(error, Ended):
+            error.message = f"terminated; written: {done or 'nothing'}"
+            raise
         raise KeyboardInterrupt(f"interrupted; written: {done or 'nothing'}") from None
     return [
         Outcome(unit.name, error=_explained(errors[k], unit.name))

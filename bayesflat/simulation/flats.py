@@ -30,6 +30,7 @@ from bayesflat.simulation.truth import (
     default_light,
     light_scale,
 )
+from bayesflat.text import check_name
 
 PARTLY_VIGNETTED_RADIUS = 317.0  # mm, on LSSTCam
 _DEAD = (0.0, np.nan, 1.5)  # what dead columns hold, in turn; in levels of the light
@@ -182,6 +183,7 @@ def write_simulation(
     check_whole("processes", processes, 1)
     camera = lsstcam() if camera is None else camera
     physical_filter = physical_filter or default_filter(camera)
+    check_name(physical_filter, "the filter", "simulation")
     light = default_light(kind, physical_filter, light_scale(camera)) if light is None else light
     noise = Noise.for_band(physical_filter) if noise is None else noise
     camera = camera.science() if science_only else camera
