@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,16 +33,17 @@ from bayesflat.commands.results import (
     NOT_CONVERGED,
     WRONG_INPUT,
     fail,
+    say,
     show_all,
     show_comparison,
     show_fit,
     show_flats,
     stderr,
-    stdout,
 )
 from bayesflat.config import RunConfig, merge_overrides
 from bayesflat.errors import InputError
-from bayesflat.processes import workers_of
+from bayesflat.logs import PrintableFormatter
+from bayesflat.processes import Ended, end_on_signals, workers_of
 from bayesflat.quantities import REFERENCE_RADIUS, TOLERANCE_MMAG
 from bayesflat.rubin.options import (
     Source,
@@ -50,6 +52,7 @@ from bayesflat.rubin.options import (
     source_and_output_options,
     source_options,
 )
+from bayesflat.text import printable
 
 if TYPE_CHECKING:
     from bayesflat.simulation.truth import Light, Noise
@@ -60,6 +63,8 @@ Progress = Callable[[int], Callable[..., None]]
 
 def main() -> None:
     """Run the command line and end with its exit status."""
+    _occupy_standard_streams()
+    end_on_signals()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -80,8 +85,23 @@ def run(arguments: list[str]) -> int:
         # the disk is full, no permission ...: the user can solve it
         return fail(f"{error.filename or 'file'}: {error.strerror or error}")
     except (KeyboardInterrupt, click.Abort) as error:
-        stderr.print(str(error) or "interrupted; nothing was written", highlight=False)
-        return INTERRUPTED
+        return _ended(str(error) or "interrupted; nothing was written", INTERRUPTED)
+    except Ended as error:
+        return _ended(error.message, error.status)
+
+
+def _ended(message: str, status: int) -> int:
+    """Say what ended the work, if anybody still listens, and return the exit status."""
+    with suppress(OSError):
+        click.echo(printable(message), err=True)
+    return status
+
+
+def _occupy_standard_streams() -> None:
+    """Let no file that is opened take the number of stdin, stdout or stderr where that is closed."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -89,7 +109,8 @@ def run(arguments: list[str]) -> int:
 def cli() -> None:
     """Large-scale gradients of a wide-field camera's flats.
 
-    Exit status: 0 done, 2 wrong input or options, 3 not converged or diagnostics failed, 130 interrupted.
+    Exit status: 0 done, 2 wrong input or options, 3 not converged or diagnostics failed, 130 interrupted,
+    143 terminated.
     """
 
 
@@ -160,7 +181,7 @@ def fit_command(
     if compare_terms and not common.quiet:
         from bayesflat.commands.tables import terms_table
 
-        stdout.print(terms_table(folder))
+        say(terms_table(folder))
     return show_fit(result, f"written to {folder}", common.quiet)
 
 
@@ -386,7 +407,7 @@ def simulate_command(
             progress=report,
         )
     if not common.quiet:
-        stdout.print(f"written to {out}", highlight=False)
+        say(f"written to {out}", where=f"written to {out}")
     return DONE
 
 
@@ -435,9 +456,7 @@ def demo_command(out: Path, seed: int, coarse: int, common: Common) -> int:
             processes=common.processes,
             overwrite=common.overwrite,
             progress=progress,
-            say=lambda what: (
-                None if common.quiet else stdout.print(what, highlight=False, soft_wrap=isinstance(what, str))
-            ),
+            say=lambda what: None if common.quiet else say(what),
         )
     return DONE if all(result.converged for result in results) else NOT_CONVERGED
 
@@ -455,6 +474,7 @@ def _logging(verbose: int, quiet: bool) -> Iterator[None]:
     logger = logging.getLogger("bayesflat")
     handler = RichHandler(console=stderr, show_path=False, show_time=False, markup=False, rich_tracebacks=False)
     level = logging.ERROR if quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    handler.setFormatter(PrintableFormatter())
     handler.setLevel(level)
     before = logger.level
     logger.setLevel(min(level, before or level))

@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from bayesflat.errors import InputError
 from bayesflat.quantities import TOLERANCE_MMAG
+from bayesflat.text import check_name
 
 
 def _not_boolean(value: Any) -> Any:
@@ -315,6 +316,11 @@ class RunConfig(FitConfig):
     filter_key: str | None = Field(
         None, description="header card that names the filter; unset: as known of the instrument"
     )
+
+    @field_validator("physical_filter")
+    @classmethod
+    def _fits_into_headers(cls, name):
+        return name if name is None else check_name(name, "the filter", "physical filter")
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -12,6 +16,12 @@ from pathlib import Path
 
 from bayesflat.errors import InputError
 
+_PREFIX = ".bayesflat-"  # of folders for what is not finished
+_OURS = re.compile(r"\.bayesflat-[a-z0-9_]{8}")  # as `tempfile.mkdtemp` names them
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+# astropy and NumPy do not hand on the error's number
+_FULL_IN_WORDS = ("No space left on device", "Not enough space on disk", "requested and")
+
 
 def checksum(path: str | Path) -> str:
     """SHA-256 of a file."""
@@ -19,40 +29,147 @@ def checksum(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+# ---- a disk that is full ----
+
+
+def written_in_vain(error: BaseException) -> bool:
+    """Whether an error means that a disk took no more: then the file that is written is at fault, none that is read."""
+    if not isinstance(error, OSError):
+        return False
+    return error.errno in _FULL or (error.errno is None and any(words in str(error) for words in _FULL_IN_WORDS))
+
+
+@contextmanager
+def naming(path: str | Path, temporary: Path | None = None) -> Iterator[None]:
+    """Let errors of a full disk name a file or folder that is written, and not a temporary one within it."""
+    try:
+        yield
+    except OSError as error:
+        name = error.filename
+        if temporary is not None and str(name).startswith(str(temporary)):
+            name = str(Path(path, *Path(str(name)).relative_to(temporary).parts))
+        elif not written_in_vain(error) or name is not None:
+            raise
+        number = error.errno or errno.ENOSPC
+        raise OSError(number, error.strerror or os.strerror(number), str(name or path)) from None
+
+
+# ---- folders for what is not finished ----
+
+
+@contextmanager
+def owned_folder(parent: str | Path | None = None) -> Iterator[Path]:
+    """Yield a temporary folder, which goes in the end; those that killed processes left beside it go first.
+
+    Its process holds a lock on it: where the lock is free, no process lives that needs the folder.
+
+    Parameters
+    ----------
+    parent : str or Path, optional
+        Where it is made; by default the system's folder for temporary files.
+    """
+    parent = Path(tempfile.gettempdir() if parent is None else parent)
+    remove_left_over(parent)
+    folder, lock = _locked_folder(parent)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _locked_folder(parent: Path) -> tuple[Path, int | None]:
+    """A new folder and the lock on it; None on disks that know no locks, where nobody removes it either."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        lock = None
+        try:
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if os.path.samestat(os.fstat(lock), os.stat(folder)):
+                return folder, lock
+        except FileNotFoundError:
+            pass  # another process took it for left over before it was locked
+        except OSError:
+            if lock is not None:
+                os.close(lock)
+            return folder, None
+        if lock is not None:
+            os.close(lock)
+
+
+def remove_left_over(parent: str | Path) -> None:
+    """Remove the temporary folders in a folder whose processes were killed."""
+    try:
+        with os.scandir(parent) as entries:
+            found = [e.path for e in entries if _OURS.fullmatch(e.name) and e.is_dir(follow_symlinks=False)]
+    except OSError:
+        return
+    for folder in found:
+        with contextlib.suppress(OSError):  # another user's, or in use: the lock is not to be had
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(lock)
+
+
 @contextmanager
 def replacing(path: str | Path, overwrite: bool = True) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it takes the place of ``path``, on failure it is removed.
+    """Yield a temporary path near ``path``; on success it takes the place of ``path``, on failure it is removed.
 
-    The temporary name ends as ``path`` does, since writers choose a format by the ending.
+    The temporary file has the same name, in a folder of its own, since writers choose a format by the ending.
 
     Raises
     ------
     InputError
-        ``path`` is there, and may not be replaced.
+        ``path`` is there, and may not be replaced; or its folder is not there, or cannot be written.
     """
     path = Path(path)
-    if path.exists() and not overwrite:
+    if os.path.lexists(path) and not overwrite:
         raise InputError(f"{path}: is there already; overwrite=True replaces it")
-    handle, name = tempfile.mkstemp(prefix=".", suffix="." + path.name, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    temporary.unlink()
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(owned_folder(path.parent))
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+        with naming(path.parent, folder):
+            yield folder / path.name
+            os.replace(folder / path.name, path)
 
 
 def check_free(folder: str | Path, names: Sequence[str], overwrite: bool) -> list[str]:
     """Which of these files a folder holds already; an `InputError` unless they may be replaced."""
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: is a file; -o needs a folder")
-    present = [name for name in names if (folder / name).exists()]
+    nearest_folder(folder)
+    present = [name for name in names if os.path.lexists(folder / name)]
     if present and not overwrite:
         raise InputError(f"{folder}: holds {present[-1]} already; give another folder, or --overwrite")
+    for name in present:
+        if (folder / name).is_dir() and not (folder / name).is_symlink():
+            raise InputError(f"{folder / name}: is a folder, where a file is to be written; give another folder")
     return present
+
+
+def nearest_folder(folder: str | Path) -> Path:
+    """The folder itself, or of its parents the nearest that is there.
+
+    Raises
+    ------
+    InputError
+        It, or one of its parents, is a file or a link that leads nowhere.
+    """
+    place = Path(folder).absolute()
+    while not place.is_dir():
+        what = "" if place == Path(folder).absolute() else f"{place} "
+        if place.exists():
+            raise InputError(f"{folder}: {what}is a file; -o needs a folder")
+        if place.is_symlink():
+            raise InputError(f"{folder}: {what}is a link that leads nowhere, or to itself; -o needs a folder")
+        place = place.parent
+    return place
 
 
 @contextmanager
@@ -72,26 +189,25 @@ def filling(folder: str | Path, names: Sequence[str], overwrite: bool = False) -
     Raises
     ------
     InputError
-        ``folder`` is a file, cannot be written, or holds one of the files without ``overwrite``.
+        ``folder`` is a file or leads nowhere, cannot be written, or holds one of the files without ``overwrite``.
     """
     folder = Path(folder)
     present = check_free(folder, names, overwrite)
-    # the nearest folder that is there: on the same disk as the target, or files would not move in one step
-    home = folder.absolute()
-    while not home.exists():
-        home = home.parent
-    try:
-        temporary = Path(tempfile.mkdtemp(prefix=".bayesflat-", dir=home))
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
-    try:
-        yield temporary
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in present:
-            if not (temporary / name).exists():
-                (folder / name).unlink()
-        for name in names:
-            if (temporary / name).exists():
-                os.replace(temporary / name, folder / name)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    # on the same disk as the target, or files would not move in one step
+    home = nearest_folder(folder)
+    if home == folder.absolute():  # an earlier run may have been killed before the folder was there
+        remove_left_over(home.parent)
+    with contextlib.ExitStack() as stack:
+        try:
+            temporary = stack.enter_context(owned_folder(home))
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
+        with naming(folder, temporary):
+            yield temporary
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in present:
+                if not (temporary / name).exists():
+                    (folder / name).unlink()
+            for name in names:
+                if (temporary / name).exists():
+                    os.replace(temporary / name, folder / name)

@@ -10,6 +10,8 @@ from logging.handlers import QueueHandler
 from pathlib import Path
 from queue import SimpleQueue
 
+from bayesflat.text import printable
+
 _PACKAGE = "bayesflat"
 
 
@@ -28,7 +30,7 @@ def logging_to(path: Path | None, earlier: Sequence[logging.LogRecord] = ()) -> 
     handlers: list[logging.Handler] = [warnings]
     if path is not None:
         handlers.append(logging.FileHandler(path, encoding="utf-8"))
-        handlers[-1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handlers[-1].setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
     try:
         for record in earlier:
             for handler in handlers:
@@ -65,6 +67,14 @@ def _attached(handlers: Sequence[logging.Handler], level: int) -> Iterator[None]
             root.removeHandler(handler)
 
 
+class PrintableFormatter(logging.Formatter):
+    """Writes out what would steer a terminal, or what UTF-8 cannot hold: messages quote headers and file names."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as text."""
+        return printable(super().format(record))
+
+
 class _Warnings(logging.Handler):
     """Collects the texts of warnings."""
 
@@ -73,7 +83,7 @@ class _Warnings(logging.Handler):
         self.texts: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.texts.append(record.getMessage())
+        self.texts.append(printable(record.getMessage()))
 
 
 class _Capture(QueueHandler):

@@ -194,6 +194,31 @@ def workers_of(processes: int, dask: str | None = None) -> Iterator[Workers]:
             yield client.get_executor()
 
 
+class Ended(SystemExit):
+    """A signal ends this process: what is not finished is removed on the way.
+
+    Libraries that go on with what they have on Ctrl-C, as samplers do, let it pass.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.status = 128 + number
+        self.message = "terminated; nothing was written"
+        super().__init__(self.status)
+
+
+def end_on_signals() -> None:
+    """Let SIGTERM and the end of the terminal (SIGHUP) end this process and its workers with clean folders."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP
+            signal.signal(number, _end)
+
+
+def _end(number: int, frame: object) -> None:
+    for child in multiprocessing.active_children():  # else the pool would wait for the work at hand
+        child.terminate()
+    raise Ended(number)
+
+
 def begin_worker() -> None:
     """Let a worker end with its parent, and on Ctrl-C at once and without a traceback, which the parent prints."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)

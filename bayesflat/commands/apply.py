@@ -17,10 +17,11 @@ from bayesflat.data.headers import warn_of_filter, warn_of_instrument
 from bayesflat.data.layout import FlatHDUs, Identity, find_flat_hdus
 from bayesflat.data.pixels import check_shape, find_window, read_pixels
 from bayesflat.errors import InputError
-from bayesflat.files import checksum, filling
+from bayesflat.files import check_free, checksum, filling
 from bayesflat.gradient.correction import check_products, corrections, warn_of_unconverged
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.processes import in_processes
+from bayesflat.text import shown
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ Cards = dict[str, tuple[str, str]]  # keyword to value and comment
 
 _DONE = "CPPGRSUM"  # SHA-256 of the gradient that was applied: this card marks a flat as corrected
 BUTLER_CARDS = "LSST BUTLER"  # first words of the cards that name a dataset and its inputs
+_MOST_ID = 200  # characters
 _NO_DATA = "MP_NO_DATA"
 _LOSSLESS = ("GZIP_2", "GZIP_1", "NOCOMPRESS")  # compressions of floats that lose nothing
 
@@ -81,6 +83,7 @@ def run_apply(
     """
     paths = find_flats(inputs)
     out = Path(out)
+    check_free(out, [], overwrite)
     names: dict[str, Path] = {}
     for path in paths:
         if path.name in names:
@@ -263,4 +266,5 @@ def _mark(header, cards: Cards) -> None:
 
 def _name_of(product: FlatGradient, path: str | Path) -> str:
     """The calibration id of a product if it has one, else its file name."""
-    return str(product.metadata.get("CALIB_ID") or "") or Path(path).name
+    name = str(product.metadata.get("CALIB_ID") or "") or Path(path).name
+    return shown(name, _MOST_ID).encode("ascii", "backslashreplace").decode()  # headers hold nothing else

@@ -17,6 +17,7 @@ from bayesflat.errors import InputError
 from bayesflat.files import checksum, filling
 from bayesflat.logs import logging_to
 from bayesflat.processes import Workers
+from bayesflat.text import printable
 
 if TYPE_CHECKING:
     from bayesflat.inference.fitting import FitResult
@@ -191,7 +192,7 @@ def _with_filter(binned: BinnedFlat, physical_filter: str | None, where: str) ->
 
 def record(path: str | Path) -> dict[str, str]:
     """Name and SHA-256 of a file."""
-    return {"name": str(path), "sha256": checksum(path)}
+    return {"name": printable(str(path)), "sha256": checksum(path)}
 
 
 def _write(result: FitResult, binned: BinnedFlat, config: RunConfig, folder: Path, warnings: list[str] | None) -> None:

@@ -14,6 +14,7 @@ from bayesflat.comparison.judgement import zones
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.quantities import SCALARS
 from bayesflat.report.numbers import shown_radii
+from bayesflat.text import printable
 
 
 def new_table(title: str | None, columns: Sequence[str], text: Collection[str], *, no_wrap: bool = False) -> Table:
@@ -27,7 +28,7 @@ def new_table(title: str | None, columns: Sequence[str], text: Collection[str], 
 def fit_table(gradient: FlatGradient) -> Table:
     """The scalars of a fit, with their standard deviations where they are known."""
     estimates = gradient.require_estimates()
-    title = f"{gradient.instrument} {gradient.physical_filter}".strip() or None
+    title = printable(f"{gradient.instrument} {gradient.physical_filter}").strip() or None
     table = new_table(title, ("parameter", "MAP", "sd", "unit"), ("parameter", "unit"))
     groups = str(estimates.header.get("GROUPS", ("ITL", ""))[0])
     for name in SCALARS:
@@ -36,7 +37,7 @@ def fit_table(gradient: FlatGradient) -> Table:
         if row["sd"] == 0:
             continue  # the term was not fitted, or there is one group of detectors
         shown = f"{name} ({groups})" if name == "itl_ratio" and not groups.startswith("ITL") else name
-        table.add_row(shown, f"{row['map']:.6g}", "" if np.isnan(row["sd"]) else f"{row['sd']:.2g}", unit)
+        table.add_row(printable(shown), f"{row['map']:.6g}", "" if np.isnan(row["sd"]) else f"{row['sd']:.2g}", unit)
     for radius in shown_radii(gradient):
         sd = float(gradient.compute_radial_sd(radius))
         shown = "" if np.isnan(sd) else f"{sd:.2g}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,13 +11,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bayesflat.data.camera import Camera
+from bayesflat.data.fitsfile import opened_fits
 from bayesflat.data.headers import warn_of_instrument
 from bayesflat.errors import InputError, first_line
 from bayesflat.files import replacing
+from bayesflat.text import check_name, shown
 
 log = logging.getLogger(__name__)
 
 REQUIRED = {"xf": float, "yf": float, "value": float, "detector": np.int64, "itl": bool}
+_TABLE = "a binned table in FITS or ECSV"
 OPTIONAL = {"amplifier": np.int64, "n_pixels": np.int64}
 
 
@@ -91,7 +93,7 @@ class BinnedFlat:
         if missing:
             raise InputError(
                 f"{where}: column {', '.join(missing)} missing; "
-                f"it needs {', '.join(REQUIRED)}, found {', '.join(columns)}"
+                f"it needs {', '.join(REQUIRED)}, found {shown(', '.join(columns))}"
             )
         arrays = {
             name: _column(columns[name], name, kind, where)
@@ -117,6 +119,8 @@ class BinnedFlat:
                 f"{where}: column amplifier is {arrays['amplifier'][beyond[0]]} in row {beyond[0]}; "
                 f"camera {camera.name} has amplifiers 0 to {most - 1}"
             )
+        check_name(instrument, "INSTRUME", where)
+        check_name(physical_filter, "FILTER", where)
         warn_of_instrument(instrument, camera, where)
         return cls(camera=camera, instrument=instrument, physical_filter=physical_filter, **arrays)
 
@@ -166,17 +170,17 @@ class BinnedFlat:
 
         where = str(path)
         try:
-            # NaN is NaN here, not a missing value
-            options = {"hdu": 1, "mask_invalid": False} if _format(path) == "fits" else {}
-            with warnings.catch_warnings():
-                warnings.filterwarnings("error", message=".*truncated.*")
-                table = Table.read(path, format=_format(path), **options)
+            if _format(path) == "fits":
+                with opened_fits(path, what=_TABLE) as hdus:  # NaN is NaN here, not a missing value
+                    table = Table.read(hdus, format="fits", hdu=1, mask_invalid=False)
+            else:
+                table = Table.read(path, format=_format(path))
         except FileNotFoundError:
             raise InputError(f"{where}: no such file") from None
+        except InputError:
+            raise
         except Exception as error:
-            raise InputError(
-                f"{where}: cannot be read as a binned table in FITS or ECSV ({first_line(error)})"
-            ) from None
+            raise InputError(f"{where}: cannot be read as {_TABLE} ({first_line(error)})") from None
         columns = {name: table[name] for name in table.colnames}
         text = {key: str(table.meta.get(key) or "").strip() for key in ("INSTRUME", "FILTER")}
         return cls.from_columns(
@@ -241,10 +245,8 @@ def is_binned_table(path: str | Path) -> bool:
     from astropy.io import fits
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the reader of the file reports what is wrong with it
-            with fits.open(path) as hdus:
-                found = hdus[1].columns.names if len(hdus) > 1 and type(hdus[1]) is fits.BinTableHDU else []
+        with opened_fits(path) as hdus:
+            found = hdus[1].columns.names if len(hdus) > 1 and type(hdus[1]) is fits.BinTableHDU else []
     except Exception:
         return False  # no FITS at all: the reader of flats reports what is wrong with it
     return any(name in found for name in REQUIRED)

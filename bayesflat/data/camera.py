@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cache, partial
@@ -14,6 +15,7 @@ import numpy as np
 
 from bayesflat.data.detector import SCIENCE, Detector
 from bayesflat.errors import InputError, first_line
+from bayesflat.text import MOST_NAME, check_name, shown
 
 LSSTCAM = "LSSTCam"
 LIGHT_RADIUS = 350.0  # mm: where the light of LSSTCam's flats ends
@@ -39,10 +41,11 @@ class Camera:
     """
 
     def __init__(self, name: str, detectors: Iterable[Detector]) -> None:
-        self.name = name
+        self.name = check_name(name, "its name (INSTRUME)", "camera")
         self._by_id: dict[int, Detector] = {}
         self._by_name: dict[str, Detector] = {}
         for detector in _in_groups(name, list(detectors)):
+            check_name(detector.name, f"name of detector {detector.id}", f"camera {name}")
             if detector.id in self._by_id or detector.name in self._by_name:
                 raise InputError(f"camera {name}: detector {detector.id} ({detector.name}) is there twice")
             self._by_id[detector.id] = detector
@@ -160,7 +163,10 @@ class Camera:
         if missing:
             raise InputError(f"camera {path}: column {', '.join(missing)} missing; it has {', '.join(table.colnames)}")
         detectors = [_detector_from_row(path, number, row) for number, row in enumerate(table)]
-        return cls(str(table.meta.get("INSTRUME", Path(path).stem)), detectors)
+        # a file may be called anything
+        name = str(table.meta.get("INSTRUME") or re.sub(r"[^ -~]", "_", Path(path).stem)[:MOST_NAME])
+        check_name(name, "INSTRUME", f"camera {path}")
+        return cls(name, detectors)
 
 
 _COLUMNS = {
@@ -219,7 +225,7 @@ def _in_groups(camera: str, detectors: list[Detector]) -> list[Detector]:
     if not groups:
         return detectors
     if len(groups) > 2:
-        raise InputError(f"camera {camera}: the groups are {', '.join(groups)}; at most two can be told apart")
+        raise InputError(f"camera {camera}: the groups are {shown(', '.join(groups))}; at most two can be told apart")
     without = next((d for d in detectors if d.is_science and not d.group), None)
     if without is not None:
         raise InputError(f"camera {camera}: detector {without.id} ({without.name}) has no group; others have")
@@ -243,7 +249,9 @@ def _detector_from_row(path: str | Path, number: int, row) -> Detector:
             if kind is int and value != float(row[key]):
                 raise ValueError
         except (TypeError, ValueError, OverflowError):
-            raise InputError(f"camera {path}: row {number}, column {key}: {row[key]} is not {kind.__name__}") from None
+            raise InputError(
+                f"camera {path}: row {number}, column {key}: {shown(row[key])} is not {kind.__name__}"
+            ) from None
         if kind is not str and not math.isfinite(value):
             raise InputError(f"camera {path}: row {number}, column {key} is not finite")
         if key in ("nx", "ny", "pixel_size", "amp_nx", "amp_ny") and value <= 0:

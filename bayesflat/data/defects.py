@@ -19,6 +19,7 @@ from bayesflat.data.finding import FITS_ENDINGS, find_files
 from bayesflat.data.fitsfile import opened_fits
 from bayesflat.data.headers import check_instrument, detector_called, find_detector
 from bayesflat.errors import InputError, first_line
+from bayesflat.text import shown
 
 log = logging.getLogger(__name__)
 
@@ -109,8 +110,8 @@ def _holding(tables: list[_Table], when: datetime | None) -> _Table | None:
                 "a detector may have one table, or one of each date"
             )
         if when is None:
-            shown = ", ".join(date.isoformat() for date in dates)
-            raise InputError(f"{tables[0].path.parent}: {detector} has defects of {shown}; --defects-date chooses")
+            of_dates = ", ".join(date.isoformat() for date in dates)
+            raise InputError(f"{tables[0].path.parent}: {detector} has defects of {of_dates}; --defects-date chooses")
     if when is None:
         return tables[0]
     before = [table for table in tables if table.since is None or table.since <= when]
@@ -205,7 +206,7 @@ def _read_boxes(columns: Mapping[str, NDArray], path: str | Path) -> list[Box]:
         return _regions(columns, path)
     raise InputError(
         f"{path}: not a table of defects; its columns must be {', '.join(BOX_COLUMNS)} or "
-        f"X, Y, SHAPE, R, ROTANG, they are {', '.join(columns) or 'none'}"
+        f"X, Y, SHAPE, R, ROTANG, they are {shown(', '.join(columns)) or 'none'}"
     )
 
 
@@ -245,7 +246,7 @@ def _regions(columns: Mapping[str, NDArray], path: str | Path) -> list[Box]:
         shape = shape.decode() if isinstance(shape, bytes) else str(shape)
         shape = shape.strip().upper()
         if shape not in ("POINT", "BOX", "ROTBOX"):
-            log.warning("%s: row %d skipped: shape %s, accepted are POINT, BOX and ROTBOX", path, row, shape)
+            log.warning("%s: row %d skipped: shape %s, accepted are POINT, BOX and ROTBOX", path, row, shown(shape))
             continue
         x, y = (_number(columns, name, row, 0, path) for name in ("x", "y"))
         if shape == "POINT":
@@ -268,7 +269,7 @@ def _regions(columns: Mapping[str, NDArray], path: str | Path) -> list[Box]:
 def _number(columns: Mapping[str, NDArray], name: str, row: int, index: int, path: str | Path) -> float:
     """One finite number of a column whose entries may be vectors."""
     if name not in columns:
-        raise InputError(f"{path}: column {name} missing; it has {', '.join(columns)}")
+        raise InputError(f"{path}: column {name} missing; it has {shown(', '.join(columns))}")
     values = np.ma.atleast_1d(columns[name][row])
     if values.dtype.kind not in "iuf":
         raise InputError(f"{path}: column {name} holds text, numbers are needed")

@@ -10,7 +10,6 @@ import logging
 import lzma
 import os
 import shutil
-import tempfile
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from bayesflat.data.sizes import check_sizes
 from bayesflat.errors import InputError, first_line
+from bayesflat.files import naming, owned_folder, written_in_vain
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ _CHUNK = 2**22  # bytes that are copied at a time
 
 
 @contextmanager
-def opened_fits(path: str | Path, file: IO[bytes] | None = None) -> Iterator:
+def opened_fits(path: str | Path, file: IO[bytes] | None = None, what: str = "FITS") -> Iterator:
     """Open a FITS file so that whatever is wrong with it becomes an `InputError`.
 
     astropy only warns about some damage, such as truncation.  That is an error here; remarks about the style of header
@@ -45,6 +46,8 @@ def opened_fits(path: str | Path, file: IO[bytes] | None = None) -> Iterator:
     path : path
     file : file, optional
         Its bytes as from `unpacked`, which stay open.
+    what : str
+        What messages say that it cannot be read as.
 
     Yields
     ------
@@ -56,9 +59,9 @@ def opened_fits(path: str | Path, file: IO[bytes] | None = None) -> Iterator:
         unpacked(path) if file is None else contextlib.nullcontext(file) as opened,
         warnings.catch_warnings(record=True) as caught,
     ):
-        opened.seek(0)
         warnings.simplefilter("always")
         try:
+            check_sizes(opened, path)
             hdus = fits.open(opened, memmap=False)
             len(hdus)  # reads all headers: a file cut short behind what is used is damaged all the same
             yield hdus
@@ -66,9 +69,9 @@ def opened_fits(path: str | Path, file: IO[bytes] | None = None) -> Iterator:
             damage = _damage(caught)
             if damage:
                 raise InputError(f"{path}: {damage}") from None
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{path}: cannot be read as FITS ({first_line(error)})") from None
+            if isinstance(error, InputError) or written_in_vain(error):
+                raise  # what is written meanwhile is no fault of this file
+            raise InputError(f"{path}: cannot be read as {what} ({first_line(error)})") from None
     _report(caught, path)
 
 
@@ -91,18 +94,18 @@ def unpacked(path: str | Path) -> Iterator[IO[bytes]]:
         if opener is None:
             yield file
             return
-        with tempfile.NamedTemporaryFile(delete_on_close=False) as plain:
+        with owned_folder() as folder:
+            plain = folder / "unpacked.fits"
             try:
-                with opener(file) as packed:
-                    shutil.copyfileobj(packed, plain, _CHUNK)
+                with opener(file) as packed, naming(f"{folder.parent} (TMPDIR)"), open(plain, "wb") as out:
+                    shutil.copyfileobj(packed, out, _CHUNK)
             except EOFError:
                 raise InputError(f"{path}: the file is truncated (its compressed bytes end early)") from None
             except (OSError, zlib.error, lzma.LZMAError) as error:
                 if isinstance(error, OSError) and error.errno:
                     raise  # the disk is full, and so on
                 raise InputError(f"{path}: the file is corrupted ({first_line(error)})") from None
-            plain.close()
-            with open(plain.name, "rb") as whole:  # astropy takes no file that is open for writing
+            with open(plain, "rb") as whole:  # astropy takes no file that is open for writing
                 yield whole
 
 
@@ -152,7 +155,7 @@ def _report(caught: list[warnings.WarningMessage], path: str | Path) -> None:
 @contextmanager
 def written_like(path: str | Path, target: str | Path) -> Iterator[IO[bytes]]:
     """Open ``target`` to write bytes, which are compressed as a whole where those of ``path`` are."""
-    with (_opener(path) or open)(target, "wb") as file:
+    with naming(target), (_opener(path) or open)(target, "wb") as file:
         yield file
 
 

@@ -21,6 +21,7 @@ from bayesflat.data.instruments import (
     usual_name,
 )
 from bayesflat.errors import InputError
+from bayesflat.text import check_name, shown
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,8 @@ def find_instrument(headers: Sequence[Mapping], camera: Camera, where: str | Pat
     InputError
         As `check_instrument`.
     """
-    name = next((str(value) for _, value in _cards(headers, INSTRUMENT_KEYS)), "")
+    key, name = next(((key, str(value)) for key, value in _cards(headers, INSTRUMENT_KEYS)), ("", ""))
+    check_name(name, key, where)
     check_instrument(name, camera, where)
     known = _known(name, camera) if name else None
     return known.name if known and known.is_called(name) else name
@@ -129,6 +131,7 @@ def find_filter(
         They name another one than ``physical_filter``, or none and it is not given either.
     """
     key, found = next(((k, str(value)) for k, value in _cards(headers, keys.filter)), ("", ""))
+    check_name(found, key, where)
     if not found and keys.chosen[1]:
         raise InputError(f"{where}: no card {keys.filter[0]} (--filter-key) in the headers, or it is empty")
     if keys.upper_case:
@@ -179,20 +182,20 @@ def find_detector(
             continue
         named = detector_called(str(value), camera) if isinstance(value, str) else None
         if named is not None:
-            by_name = by_name or (f"{key} {value}", named)
+            by_name = by_name or (f"{key} {shown(value)}", named)
         elif key == LAST_RESORT:  # what HDUs are called need not have to do with detectors
             continue
         elif isinstance(value, int) or value.isdecimal():
             if by_id is None and int(value) not in camera:
                 raise InputError(
-                    f"{path}: {key} is {value}, camera {camera.name} has no such detector; "
+                    f"{path}: {key} is {shown(value)}, camera {camera.name} has no such detector; "
                     f"its ids are {min(d.id for d in camera)} to {max(d.id for d in camera)}"
                 )
-            by_id = by_id or (f"{key} {value}", camera[int(value)])
+            by_id = by_id or (f"{key} {shown(value)}", camera[int(value)])
         elif key == "DET_NAME":  # never a serial number: the table is another camera's, whatever its id says
-            raise InputError(f"{path}: {key} is {value}, camera {camera.name} has no such detector")
+            raise InputError(f"{path}: {key} is {shown(value)}, camera {camera.name} has no such detector")
         else:
-            unknown = unknown or f"{key} is {value}"
+            unknown = unknown or f"{key} is {shown(value)}"
     if by_name and by_id and by_name[1] != by_id[1]:
         raise InputError(
             f"{path}: {by_id[0]} and {by_name[0]} are different detectors in camera {camera.name}; "

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from bayesflat.data.camera import Detector
 from bayesflat.errors import InputError
+from bayesflat.text import shown
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ def find_window(header: Mapping, shape: tuple[int, ...], detector: Detector, whe
         if window and [part.stop - part.start for part in window] == [detector.ny, detector.nx]:
             return window
         if text:
-            tried.append(f"{key} {text}")
+            tried.append(f"{key} {shown(text)}")
     if tried:
         raise InputError(f"{_wrong_size(shape, detector, where)}, which {' and '.join(tried)} do not give either")
     check_shape(shape, detector, where)
@@ -116,18 +117,23 @@ def read_flagged(
     planes = _planes(hdu.header) if hdu is not None else {}
     lacking = [plane for plane in mask_planes if plane not in planes and plane not in DEFAULT_MASK_PLANES]
     if lacking:
-        has = ", ".join(planes) if planes else "no mask planes"
+        has = shown(", ".join(planes)) if planes else "no mask planes"
         raise InputError(f"{where}: mask plane {', '.join(lacking)} is not in it; it has {has}")
     if hdu is None or not reading:
         return None
     log.debug("%s: mask %s", where, reading)
     bits = [planes[plane] for plane in mask_planes if plane in planes]
-    mask = hdu.data
     sizes = [shape, _size(window, shape)]
-    if mask.dtype.kind not in "iu" or mask.shape not in sizes:
+    kind = np.dtype(f"f{-hdu.header['BITPIX'] // 8}").name if hdu.header["BITPIX"] < 0 else "integers"
+    if (
+        kind != "integers" or hdu.shape not in sizes
+    ):  # before it is read: a compressed one may be said to be of any size
         raise InputError(
-            f"{where}: MASK must hold integers in the image's shape {shape}, it holds {mask.dtype.name} in {mask.shape}"
+            f"{where}: MASK must hold integers in the image's shape {shape}, it holds {kind} in {hdu.shape}"
         )
+    mask = hdu.data
+    if mask.dtype.kind not in "iu":  # BSCALE makes floats of them
+        raise InputError(f"{where}: MASK must hold integers, BZERO and BSCALE make it {mask.dtype.name}")
     if mask.shape == shape:
         mask = mask[window]
     if not planes:

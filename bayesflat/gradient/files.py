@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from bayesflat.data.fitsfile import opened_fits
 from bayesflat.errors import InputError, first_line
 from bayesflat.files import replacing
 from bayesflat.gradient.estimates import STATISTICS, Azimuth, Estimates, Offsets
+from bayesflat.text import check_name, shown
 
 log = logging.getLogger(__name__)
 
@@ -185,7 +187,7 @@ def _read_fits(path: str | Path) -> Arguments:
     from astropy.io import fits
     from astropy.table import Table
 
-    with fits.open(path) as hdus:
+    with opened_fits(path, what="a flat gradient") as hdus:
         tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU)]
         if not tables:
             raise InputError(f"{path}: no table in it, so no flat gradient")
@@ -271,7 +273,9 @@ def _from_table(table, metadata: dict[str, Any], path: str | Path, **more: Any) 
     _check_metadata(metadata, path)
     missing = [column for column, _ in (_VECTORS | _SCALARS).values() if column not in table.colnames]
     if missing:
-        raise InputError(f"{path}: not a flat gradient; column {missing[0]} missing, found {', '.join(table.colnames)}")
+        raise InputError(
+            f"{path}: not a flat gradient; column {missing[0]} missing, found {shown(', '.join(table.colnames), 400)}"
+        )
     values: dict[str, Any] = {name: np.array(table[column][0]) for name, (column, _) in _VECTORS.items()}
     for name, (column, _) in (_SCALARS | _OUTER).items():
         if column in table.colnames:
@@ -320,4 +324,6 @@ def _read_yaml(path: str | Path) -> Arguments:
 
 def _check_metadata(metadata: dict[str, Any], path: str | Path) -> None:
     if (found := metadata.get("OBSTYPE")) != "flatGradient":
-        raise InputError(f"{path}: not a flat gradient; OBSTYPE is {found!r}, 'flatGradient' is needed")
+        raise InputError(f"{path}: not a flat gradient; OBSTYPE is {shown(repr(found))}, 'flatGradient' is needed")
+    for key in ("INSTRUME", "FILTER"):
+        check_name(str(metadata.get(key) or ""), key, path)

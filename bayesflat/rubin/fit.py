@@ -7,7 +7,6 @@ return the contents of the files to write.
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from bayesflat.data.camera import Camera, Detector, get_camera
 from bayesflat.data.defects import Box, read_boxes
 from bayesflat.data.flats import read_flat
 from bayesflat.errors import InputError
-from bayesflat.files import checksum
+from bayesflat.files import checksum, owned_folder
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.logs import capture_records, logging_to
 from bayesflat.processes import Workers, in_processes
@@ -268,8 +267,7 @@ def fit_unit(
 
     Records that were captured before, when its flats and defects were read, go into its log and its report too.
     """
-    with tempfile.TemporaryDirectory(prefix="bayesflat-") as temporary:
-        folder = Path(temporary)
+    with owned_folder() as folder:
         with logging_to(folder / LOG if config.saveLogOutput else None, records) as warnings:
             result = fit_into(
                 folder, register.assemble(parts), inputs, config, sampling=sampling, terms=terms, bars=bars,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayesflat.errors import InputError, first_line
+from bayesflat.files import owned_folder
 
 if TYPE_CHECKING:
     from lsst.daf.butler import Butler
@@ -187,7 +187,7 @@ def _kept(files: Iterable[Any]) -> Iterator[None]:
     """Restore files if what follows fails: a transaction restores the tables of a repository, not its files."""
     from lsst.resources import ResourcePath
 
-    with tempfile.TemporaryDirectory(prefix="bayesflat-") as folder:
+    with owned_folder() as folder:
         copies = [(file, ResourcePath(f"{folder}/{k}")) for k, file in enumerate(files)]
         for file, copy in copies:
             copy.transfer_from(file, "copy")

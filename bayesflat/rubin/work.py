@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ from bayesflat.data.camera import Camera, Detector
 from bayesflat.data.headers import check_instrument
 from bayesflat.data.instruments import instruments_called
 from bayesflat.errors import InputError, first_line
-from bayesflat.files import check_free, filling
+from bayesflat.files import check_free, filling, owned_folder
+from bayesflat.processes import Ended
 from bayesflat.rubin.output import Kind, OutputRun
 from bayesflat.rubin.query import Query
 from bayesflat.rubin.repository import Dataset, Repository, parse_date
@@ -155,8 +155,8 @@ def place(unit: WorkUnit, names: Sequence[str], overwrite: bool) -> Iterator[Pat
         with filling(unit.folder, names, overwrite) as folder:
             yield folder
         return
-    with tempfile.TemporaryDirectory(prefix="bayesflat-") as folder:
-        yield Path(folder)
+    with owned_folder() as folder:
+        yield folder
 
 
 def _places(unit: WorkUnit) -> tuple[str, ...]:
@@ -196,7 +196,7 @@ def finish_units(
 
     Raises
     ------
-    KeyboardInterrupt
+    KeyboardInterrupt, Ended
         Its message lists the units that are written.
     """
     errors = {} if errors is None else errors
@@ -207,8 +207,11 @@ def finish_units(
                 results[k] = finish(k, what)
             except Exception as error:
                 errors[k] = error
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Ended) as error:
         done = ", ".join(units[k].name for k in results)
+        if isinstance(error, Ended):
+            error.message = f"terminated; written: {done or 'nothing'}"
+            raise
         raise KeyboardInterrupt(f"interrupted; written: {done or 'nothing'}") from None
     return [
         Outcome(unit.name, error=_explained(errors[k], unit.name))

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict
@@ -17,6 +16,7 @@ import numpy as np
 
 from bayesflat.data.camera import Camera, lsstcam
 from bayesflat.errors import InputError
+from bayesflat.files import naming, nearest_folder, owned_folder
 from bayesflat.processes import in_processes
 from bayesflat.simulation.detectors import CELL, VIGNETTED_RADIUS, SimulatedDetectors, true_parameters
 from bayesflat.simulation.layouts import MASK_PLANES, About, DetectorImage, flat_hdus, join
@@ -30,6 +30,7 @@ from bayesflat.simulation.truth import (
     default_light,
     light_scale,
 )
+from bayesflat.text import check_name
 
 PARTLY_VIGNETTED_RADIUS = 317.0  # mm, on LSSTCam
 _DEAD = (0.0, np.nan, 1.5)  # what dead columns hold, in turn; in levels of the light
@@ -182,6 +183,7 @@ def write_simulation(
     check_whole("processes", processes, 1)
     camera = lsstcam() if camera is None else camera
     physical_filter = physical_filter or default_filter(camera)
+    check_name(physical_filter, "the filter", "simulation")
     light = default_light(kind, physical_filter, light_scale(camera)) if light is None else light
     noise = Noise.for_band(physical_filter) if noise is None else noise
     camera = camera.science() if science_only else camera
@@ -195,8 +197,8 @@ def write_simulation(
     truth = _truth(light, detectors, kind=kind, coarse=int(coarse), physical_filter=physical_filter)
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-        new = Path(temporary) / "new"  # a folder of its own, since a temporary one is closed to others
+    with owned_folder(out.parent) as temporary, naming(out, temporary / "new"):
+        new = temporary / "new"  # a folder of its own, since a temporary one is closed to others
         for name in ("flats", "defects"):
             (new / name).mkdir(parents=True)
         about = About(camera.name, physical_filter, kind, detectors.seed)
@@ -210,13 +212,12 @@ def write_simulation(
             join([_flat_path(new, about, d.name) for d in camera], _flat_path(new, about))
         small.write(new / "camera.ecsv")
         (new / "truth.json").write_text(json.dumps(truth, indent=1) + "\n")
-        _put_in_place(new, out, Path(temporary) / "old")
+        _put_in_place(new, out, temporary / "old")
     return truth
 
 
 def _check_folder(out: Path, overwrite: bool) -> None:
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: is a file, a folder is needed")
+    nearest_folder(out)
     present = [name for name in CONTENTS if (out / name).exists()]
     if present and not overwrite:
         raise InputError(f"{out}: holds {', '.join(present)} already; give another folder, or overwrite")

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bayesflat.errors import InputError
+from bayesflat.text import shown
 
 if TYPE_CHECKING:
     from bayesflat.data.camera import Camera
@@ -66,7 +67,9 @@ def band_of(physical_filter: str) -> str:
     """
     band = physical_filter.removeprefix("HSC-")[:1].lower()
     if band not in _BANDS:
-        raise InputError(f"filter {physical_filter!r}: its first letter must be a band, one of {', '.join(_BANDS)}")
+        raise InputError(
+            f"filter '{shown(physical_filter)}': its first letter must be a band, one of {', '.join(_BANDS)}"
+        )
     return band
 
 

@@ -334,7 +334,7 @@ def test_output_that_cannot_be_written(fitted, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     arguments = ["fit", fitted / "binned_image.fits", "-C", fitted / "config.toml", "-o"]
     assert "is a file; -o needs a folder" in complaint([*arguments, tmp_path / "file"], capsys)
-    assert "cannot be written" in complaint([*arguments, tmp_path / "file" / "out"], capsys)
+    assert f"{tmp_path / 'file'} is a file" in complaint([*arguments, tmp_path / "file" / "out"], capsys)
     assert "cannot be written" in complaint([*arguments, "/proc/out"], capsys)
 
 
