@@ -14,6 +14,7 @@ import numpy as np
 
 from bayesflat.data.detector import SCIENCE, Detector
 from bayesflat.errors import InputError, first_line
+from bayesflat.files import check_text_ends
 
 LSSTCAM = "LSSTCam"
 LIGHT_RADIUS = 350.0  # mm: where the light of LSSTCam's flats ends
@@ -203,8 +204,12 @@ def _read_table(path: str | Path):
     # a detector called 05 would be a number
     options = {"converters": {name: [formats.convert_numpy(str)] for name in texts}} if kind == "CSV" else {}
     try:
+        if kind == "ECSV":  # spreadsheets need not end the last line
+            check_text_ends(path)
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
         return Table.read(lines, format=f"ascii.{kind.lower()}", **options)
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(
             f"camera {path}: no such file; accepted are {', '.join(NAMED_CAMERAS)} or a table in ECSV or CSV"
