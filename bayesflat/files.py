@@ -29,6 +29,22 @@ def checksum(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_text_ends(path: str | Path) -> None:
+    """Refuse a file of text without a newline at its end: cut within its last number, it would read as another one.
+
+    Raises
+    ------
+    InputError
+        The last line is not ended.
+    """
+    with open(path, "rb") as file:
+        file.seek(0, os.SEEK_END)
+        if file.tell():
+            file.seek(-1, os.SEEK_CUR)
+            if file.read(1) not in b"\r\n":
+                raise InputError(f"{path}: its last line has no newline; was it cut short? If it is complete, add one")
+
+
 # ---- a disk that is full ----
 
 

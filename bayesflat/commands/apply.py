@@ -18,7 +18,13 @@ from bayesflat.data.layout import FlatHDUs, Identity, find_flat_hdus
 from bayesflat.data.pixels import check_shape, find_window, read_pixels
 from bayesflat.errors import InputError
 from bayesflat.files import check_free, checksum, filling
-from bayesflat.gradient.correction import check_products, corrections, warn_of_unconverged
+from bayesflat.gradient.correction import (
+    check_products,
+    corrections,
+    count_good,
+    require_most,
+    warn_of_unconverged,
+)
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.processes import in_processes
 from bayesflat.text import shown
@@ -218,17 +224,23 @@ def _correct(hdus, flat: FlatHDUs, gradient: FlatGradient, reference: FlatGradie
     # a pixel without data is 0 in LSST's flats, which have a mask to flag it
     empty = 0.0 if flat.mask is not None and _NO_DATA in hdus[flat.mask].header else np.nan
     changed = set(powers)
+    flags, lost = None, 0
     for rows, correction in corrections(flat.detector, gradient, reference):
+        nowhere = correction.nowhere
+        if nowhere.any():
+            if flat.mask is not None and bit is not None:  # otherwise the mask is not even read from disk
+                flags = part(hdus[flat.mask].data)
+                lost += count_good(planes[0][0][rows], nowhere & ((flags[rows] & flags.dtype.type(bit)) == 0))
+                flags[rows][nowhere] |= flags.dtype.type(bit)
+                changed.add(flat.mask)
+            else:
+                lost += count_good(planes[0][0][rows], nowhere)
         for plane, power in planes:
             plane[rows] *= correction.factor**power
-        if not correction.nowhere.any():
-            continue
-        for plane, _ in planes:
-            plane[rows][correction.nowhere] = empty
-        if flat.mask is not None and bit is not None:  # otherwise the mask is not even read from disk
-            flags = part(hdus[flat.mask].data)
-            flags[rows][correction.nowhere] |= flags.dtype.type(bit)
-            changed.add(flat.mask)
+            plane[rows][nowhere] = empty
+    if lost:
+        among = None if flags is None else (flags & flags.dtype.type(bit)) == 0
+        require_most(lost, count_good(planes[0][0], among), flat.where)
     for number in powers:
         _replace(hdus[number], pixels[number])
     return changed

@@ -14,7 +14,7 @@ from bayesflat.data.camera import Camera
 from bayesflat.data.fitsfile import opened_fits
 from bayesflat.data.headers import warn_of_instrument
 from bayesflat.errors import InputError, first_line
-from bayesflat.files import replacing
+from bayesflat.files import check_text_ends, replacing
 from bayesflat.text import check_name, shown
 
 log = logging.getLogger(__name__)
@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 REQUIRED = {"xf": float, "yf": float, "value": float, "detector": np.int64, "itl": bool}
 _TABLE = "a binned table in FITS or ECSV"
 OPTIONAL = {"amplifier": np.int64, "n_pixels": np.int64}
+_SLACK = 1.5  # pixels: others' tables may count pixels from the corner
+_SAME = 1e-3  # mm: bins that are so close are the same
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ class BinnedFlat:
         ------
         InputError
             A column is missing, holds text or NaN (``value`` may hold NaN: such bins are dropped at the fit), or
-            differs in length; no row; a detector that the camera lacks; a bin that lies outside its detector.
+            differs in length; no row; positions in another unit than mm; a detector that the camera lacks; a bin that
+            lies outside its detector or amplifier, or is there twice.
         """
         missing = [name for name in REQUIRED if name not in columns]
         if missing:
@@ -95,6 +98,10 @@ class BinnedFlat:
                 f"{where}: column {', '.join(missing)} missing; "
                 f"it needs {', '.join(REQUIRED)}, found {shown(', '.join(columns))}"
             )
+        for name in ("xf", "yf"):
+            unit = getattr(columns[name], "unit", None)
+            if unit is not None and str(unit) != "mm":
+                raise InputError(f"{where}: column {name} is in {str(unit) or 'no unit'}; positions must be in mm")
         arrays = {
             name: _column(columns[name], name, kind, where)
             for name, kind in (REQUIRED | OPTIONAL).items()
@@ -105,6 +112,7 @@ class BinnedFlat:
         if len(arrays["value"]) == 0:
             raise InputError(f"{where}: no rows")
         amplifier, itl = _locate(camera, arrays, where)
+        _check_different(camera, arrays, where)
         wrong = np.flatnonzero(itl != arrays["itl"])
         if len(wrong):
             name = camera[int(arrays["detector"][wrong[0]])].name
@@ -121,6 +129,7 @@ class BinnedFlat:
             )
         check_name(instrument, "INSTRUME", where)
         check_name(physical_filter, "FILTER", where)
+        _check_amplifiers(camera, arrays, where)
         warn_of_instrument(instrument, camera, where)
         return cls(camera=camera, instrument=instrument, physical_filter=physical_filter, **arrays)
 
@@ -171,9 +180,13 @@ class BinnedFlat:
         where = str(path)
         try:
             if _format(path) == "fits":
-                with opened_fits(path, what=_TABLE) as hdus:  # NaN is NaN here, not a missing value
-                    table = Table.read(hdus, format="fits", hdu=1, mask_invalid=False)
+                with opened_fits(path, what=_TABLE) as hdus:
+                    if len(hdus) < 2 or hdus[1].is_image or not hasattr(hdus[1], "columns"):
+                        raise InputError(f"{where}: no binned table; its first extension must be a table")
+                    # NaN is NaN here, not a missing value
+                    table = Table.read(hdus[1], format="fits", mask_invalid=False)
             else:
+                check_text_ends(path)
                 table = Table.read(path, format=_format(path))
         except FileNotFoundError:
             raise InputError(f"{where}: no such file") from None
@@ -223,8 +236,7 @@ def _locate(camera: Camera, arrays: Mapping[str, NDArray], where: str) -> tuple[
             raise InputError(f"{where}: detector {number} is not in camera {camera.name} of {len(camera)} detectors")
         detector = camera[int(number)]
         px, py = detector.focal_plane_to_pixel(arrays["xf"][rows], arrays["yf"][rows])
-        # a pixel of slack: others' tables may count pixels from the corner
-        outside = (px < -1.5) | (px > detector.nx + 0.5) | (py < -1.5) | (py > detector.ny + 0.5)
+        outside = (px < -_SLACK) | (px > detector.nx - 1 + _SLACK) | (py < -_SLACK) | (py > detector.ny - 1 + _SLACK)
         if outside.any():
             row = np.flatnonzero(rows)[np.flatnonzero(outside)[0]]
             raise InputError(
@@ -234,6 +246,37 @@ def _locate(camera: Camera, arrays: Mapping[str, NDArray], where: str) -> tuple[
         amplifier[rows] = detector.amplifier(px, py)
         itl[rows] = detector.is_itl
     return amplifier, itl
+
+
+def _check_different(camera: Camera, arrays: Mapping[str, NDArray], where: str) -> None:
+    """Refuse a table that holds a bin twice: its error would come out too small."""
+    keys = arrays["detector"], *(np.rint(arrays[name] / _SAME).astype(np.int64) for name in ("xf", "yf"))
+    order = np.lexsort(keys)
+    same = np.logical_and.reduce([key[order][1:] == key[order][:-1] for key in keys])
+    if same.any():
+        one, other = sorted(int(row) for row in order[np.flatnonzero(same)[0] :][:2])
+        name = camera[int(arrays["detector"][one])].name
+        raise InputError(
+            f"{where}: rows {one} and {other} are the same bin of detector {name}, at "
+            f"({arrays['xf'][one]:.2f}, {arrays['yf'][one]:.2f}) mm ({int(same.sum())} in all are there twice)"
+        )
+
+
+def _check_amplifiers(camera: Camera, arrays: Mapping[str, NDArray], where: str) -> None:
+    """Refuse amplifiers in which the bins do not lie; those at a border may be of either side."""
+    for number in np.unique(arrays["detector"]):
+        rows = np.flatnonzero(arrays["detector"] == number)
+        detector, given = camera[int(number)], arrays["amplifier"][rows]
+        px, py = detector.focal_plane_to_pixel(arrays["xf"][rows], arrays["yf"][rows])
+        corners = [detector.amplifier(px + x, py + y) for x in (-_SLACK, _SLACK) for y in (-_SLACK, _SLACK)]
+        wrong = np.flatnonzero(np.all([given != amplifier for amplifier in corners], axis=0))
+        if len(wrong):
+            k = wrong[0]
+            raise InputError(
+                f"{where}: column amplifier is {given[k]} in row {rows[k]}, but the bin lies in amplifier "
+                f"{detector.amplifier(px[k], py[k])} of detector {detector.name}; amplifiers count as column + "
+                f"{detector.amp_nx} * row from the corner of pixel (0, 0), or leave the column out"
+            )
 
 
 def is_binned_table(path: str | Path) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 
 from bayesflat.data.detector import SCIENCE, Detector
 from bayesflat.errors import InputError, first_line
+from bayesflat.files import check_text_ends
 from bayesflat.text import MOST_NAME, check_name, shown
 
 LSSTCAM = "LSSTCam"
@@ -209,8 +210,12 @@ def _read_table(path: str | Path):
     # a detector called 05 would be a number
     options = {"converters": {name: [formats.convert_numpy(str)] for name in texts}} if kind == "CSV" else {}
     try:
+        if kind == "ECSV":  # spreadsheets need not end the last line
+            check_text_ends(path)
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
         return Table.read(lines, format=f"ascii.{kind.lower()}", **options)
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(
             f"camera {path}: no such file; accepted are {', '.join(NAMED_CAMERAS)} or a table in ECSV or CSV"

@@ -19,6 +19,7 @@ from bayesflat.data.finding import FITS_ENDINGS, find_files
 from bayesflat.data.fitsfile import opened_fits
 from bayesflat.data.headers import check_instrument, detector_called, find_detector
 from bayesflat.errors import InputError, first_line
+from bayesflat.files import check_text_ends
 from bayesflat.text import shown
 
 log = logging.getLogger(__name__)
@@ -216,7 +217,10 @@ def _read_table(path: str | Path) -> tuple[list[Mapping], dict[str, NDArray]]:
 
     if str(path).lower().endswith(".ecsv"):
         try:
+            check_text_ends(path)
             table = Table.read(path, format="ascii.ecsv")
+        except InputError:
+            raise
         except FileNotFoundError:
             raise InputError(f"{path}: no such file") from None
         except Exception as error:

@@ -18,6 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+
 from bayesflat.data.sizes import check_sizes
 from bayesflat.errors import InputError, first_line
 from bayesflat.files import naming, owned_folder, written_in_vain
@@ -147,6 +149,43 @@ def _report(caught: list[warnings.WarningMessage], path: str | Path) -> None:
             warning.message
         ):
             log.warning("%s: %s", path, first_line(warning.message))
+
+
+def check_sums(hdus: Iterable, path: str | Path, *, needed: bool) -> None:
+    """Hold data and headers against the checksums that they were written with; before any data are used.
+
+    Parameters
+    ----------
+    hdus : iterable of HDU
+    path : path
+        What messages call the file.
+    needed : bool
+        Whether to warn of an HDU without DATASUM.
+
+    Raises
+    ------
+    InputError
+        Data that are not those that were written.  Headers that were changed are warned of.
+    """
+    for number, hdu in numbered_hdus(hdus, path):
+        name = f"HDU {number} ({hdu.name})" if hdu.name else f"HDU {number}"
+        if "DATASUM" not in hdu.header:
+            if needed:
+                log.warning("%s: %s has no DATASUM, by which its data could be checked", path, name)
+        elif not hdu.verify_datasum():
+            raise InputError(f"{path}: the data of {name} are not those that were written (DATASUM)")
+        elif "CHECKSUM" in hdu.header and not _sums_up(hdu):
+            log.warning("%s: the header of %s was changed after it was written (CHECKSUM)", path, name)
+
+
+def _sums_up(hdu) -> bool:
+    """Whether the bytes of an HDU, blanks and all, have the sum that CHECKSUM brings about (FITS 4.0, appendix J)."""
+    buffer = io.BytesIO()
+    copy_hdu(hdu, buffer)
+    found = int(np.frombuffer(buffer.getbuffer(), dtype=">u4").sum(dtype=np.uint64))
+    while found >> 32:  # ones' complement: carries go round
+        found = (found & 0xFFFFFFFF) + (found >> 32)
+    return found == 0xFFFFFFFF
 
 
 # ---- writing ----

@@ -39,7 +39,7 @@ class Correction:
         1 where there is no correction.
     nowhere : numpy.ndarray of bool, shape (ny, nx)
         Pixels beyond the last node of either radial function, beyond the bins that it was fitted to (where the product
-        says how far these reach), or where one of them is not positive.
+        says how far these reach), or where one of them, or a plane, is not positive.
     """
 
     factor: NDArray[np.float32]
@@ -103,18 +103,51 @@ def apply_gradients(flat: Flat, gradient: FlatGradient, reference: FlatGradient)
     Raises
     ------
     InputError
-        As `check_products`.
+        As `check_products` and `require_most`.
     """
     check_products(gradient, reference, flat.physical_filter, flat.instrument)
     warn_of_unconverged(gradient, reference)
     image = flat.image.copy() if flat.image.dtype.kind == "f" else flat.image.astype(np.float32)
     bad = None if flat.bad is None else flat.bad.copy()
+    lost = 0
     for rows, correction in corrections(flat.detector, gradient, reference):
+        if correction.nowhere.any():
+            lost += count_good(image[rows], correction.nowhere if bad is None else correction.nowhere & ~bad[rows])
         image[rows] *= correction.factor
         image[rows][correction.nowhere] = np.nan
         if bad is not None:
             bad[rows] |= correction.nowhere
+    if lost:
+        require_most(lost, count_good(image, None if bad is None else ~bad), flat.path or flat.detector.name)
     return replace(flat, image=image, bad=bad)
+
+
+def count_good(pixels: NDArray, among: NDArray[np.bool_] | None = None) -> int:
+    """Number of pixels that read something, of all or among some of them."""
+    good = (pixels > 0) & np.isfinite(pixels)
+    return int(np.count_nonzero(good if among is None else good & among))
+
+
+def require_most(lost: int, left: int, where: str) -> None:
+    """Refuse a correction that leaves less than half of a detector.
+
+    Parameters
+    ----------
+    lost, left : int
+        Good pixels that the correction says nothing of, and those that stay good.
+    where : str
+        What the message calls the flat.
+
+    Raises
+    ------
+    InputError
+        More are lost than left.
+    """
+    if lost > left:
+        raise InputError(
+            f"{where}: the correction would leave {left} of {lost + left} good pixels; of the others the products say "
+            "nothing (beyond nodes or bins, or not positive). Are they products of this camera?"
+        )
 
 
 def compute_correction(detector: Detector, gradient: FlatGradient, reference: FlatGradient) -> Correction:
@@ -208,6 +241,7 @@ def _correct(
 ):  # fmt: skip
     """Factors of the rows from ``first`` on."""
     n_rows, nx = factor.shape
+    largest = np.finfo(np.float32).max
     radius, dome, sky = np.empty(nx), np.empty(nx), np.empty(nx)
     step_x, step_y = to_focal_plane[0, 1], to_focal_plane[1, 1]
     for j in range(n_rows):
@@ -219,6 +253,8 @@ def _correct(
             dx, dy = x0 - pivot[0] + step_x * i, y0 - pivot[1] + step_y * i
             planes = 1.0 + plane[0] * dx + plane[1] * dy
             planes *= 1.0 + outer[0] * dx + outer[1] * dy if np.sqrt(dx * dx + dy * dy) >= outer_radius else 1.0
-            known = (dome[i] > 0.0) & (sky[i] > 0.0)
-            factor[j, i] = planes * sky[i] / (dome[i] * normalization) if known else 1.0
+            found = planes * sky[i] / (dome[i] * normalization)
+            # NaN and infinity are no factors either
+            known = (dome[i] > 0.0) & (sky[i] > 0.0) & (found > 0.0) & (found < largest)
+            factor[j, i] = found if known else 1.0
             nowhere[j, i] = not known

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bayesflat.data.fitsfile import opened_fits
+from bayesflat.data.fitsfile import check_sums, opened_fits
 from bayesflat.errors import InputError, first_line
-from bayesflat.files import replacing
+from bayesflat.files import check_text_ends, replacing
 from bayesflat.gradient.estimates import STATISTICS, Azimuth, Estimates, Offsets
 from bayesflat.text import check_name, shown
 
@@ -65,6 +66,7 @@ _EMPTY = ("DETECTOR", "DET_NAME", "DET_SER", "RAFTNAME", "SLOTNAME", "SEQFILE", 
 _AZIMUTH = ("term", "m", "amplitude", "sd", "phase", "p")
 _OFFSETS = ("detector", "amplifier", "mean", "sd")
 _PROPERTY_LIST = "lsst.daf.base.PropertyList"
+_CONTENTS = "HDUS"  # card of the primary header that lists what follows LSST's table
 
 
 def write(gradient: Arguments, path: str | Path, overwrite: bool) -> None:
@@ -162,7 +164,9 @@ def _write_fits(gradient: Arguments, path: Path) -> None:
         hdus[-1].header["TUNIT5"] = "deg"
         hdus[-1].header["AZCHI2"] = (None if other is None else other.chi2, "of all terms together")
         hdus[-1].header["AZDOF"] = (0 if other is None else other.dof, "its degrees of freedom")
-    fits.HDUList(hdus).writeto(path)
+    listed = " ".join(hdu.name for hdu in hdus[2:])
+    hdus[0].header[_CONTENTS] = (listed, "" if len(listed) > 40 else "HDUs behind the gradient")
+    fits.HDUList(hdus).writeto(path, checksum=True)
 
 
 def _estimates_to_hdus(estimates: Estimates) -> list:
@@ -191,7 +195,8 @@ def _read_fits(path: str | Path) -> Arguments:
         tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU)]
         if not tables:
             raise InputError(f"{path}: no table in it, so no flat gradient")
-        first = Table.read(tables[0])
+        _check_contents(hdus, path)
+        first = Table.read(tables[0], mask_invalid=False)  # NaN is NaN here, not a missing value
         # a key may come in capitals; the fixed ones are known
         spelled = {key.upper(): key for key in FIXED_METADATA}
         metadata = {
@@ -229,11 +234,27 @@ def _read_fits(path: str | Path) -> Arguments:
     return _from_table(first, metadata, path, estimates=estimates, offsets=offsets, config=config, **more)
 
 
+def _check_contents(hdus, path: str | Path) -> None:
+    """Refuse a file that has lost HDUs, or whose data are not those that were written.
+
+    Without the list in its primary header it is LSST's own, or older.
+    """
+    listed = hdus[0].header.get(_CONTENTS)
+    lost = [name for name in str(listed or "").split() if name not in hdus]
+    if lost:
+        raise InputError(
+            f"{path}: HDU {', '.join(lost)} is missing, which its primary header lists ({_CONTENTS}); was it cut short?"
+        )
+    check_sums(hdus, path, needed=listed is not None)
+
+
 def _cards(header) -> dict[str, tuple[Any, str]]:
     """Value and comment of the cards that do not describe the table itself; None for undefined values."""
     from astropy.io.fits.card import Undefined
 
-    structural = ("XTENSION", "BITPIX", "PCOUNT", "GCOUNT", "TFIELDS", "EXTNAME", "COMMENT", "HISTORY", "")
+    structural = (
+        "XTENSION", "BITPIX", "PCOUNT", "GCOUNT", "TFIELDS", "EXTNAME", "COMMENT", "HISTORY", "", "CHECKSUM", "DATASUM",
+    )  # fmt: skip
     return {
         card.keyword: (None if isinstance(card.value, Undefined) else card.value, card.comment)
         for card in header.cards
@@ -264,6 +285,7 @@ def _estimates_from_hdus(hdus) -> Estimates:
 def _read_ecsv(path: str | Path) -> Arguments:
     from astropy.table import Table
 
+    check_text_ends(path)
     table = Table.read(path, format="ascii.ecsv")
     return _from_table(table, dict(table.meta), path)
 
@@ -276,10 +298,15 @@ def _from_table(table, metadata: dict[str, Any], path: str | Path, **more: Any) 
         raise InputError(
             f"{path}: not a flat gradient; column {missing[0]} missing, found {shown(', '.join(table.colnames), 400)}"
         )
-    values: dict[str, Any] = {name: np.array(table[column][0]) for name, (column, _) in _VECTORS.items()}
-    for name, (column, _) in (_SCALARS | _OUTER).items():
-        if column in table.colnames:
-            values[name] = float(np.ravel(table[column][0])[0])
+    _check_outer([column for column, _ in _OUTER.values()], table.colnames, path)
+
+    def row(column: str) -> np.ndarray:
+        return np.ma.filled(np.ma.atleast_1d(table[column][0]).astype(float), np.nan)  # what is missing is NaN
+
+    values: dict[str, Any] = {name: row(column) for name, (column, _) in _VECTORS.items()}
+    values |= {
+        name: float(row(column)[0]) for name, (column, _) in (_SCALARS | _OUTER).items() if column in table.colnames
+    }
     return {**values, "metadata": metadata, **more}
 
 
@@ -288,7 +315,8 @@ def _write_yaml(gradient: Arguments, path: Path) -> None:
 
     content: dict[str, Any] = {"metadata": {key: _plain(value) for key, value in _metadata(gradient).items()}}
     content |= {key: gradient[name].tolist() for name, (_, key) in _VECTORS.items()}
-    content |= {key: float(gradient[name]) for name, (_, key) in (_SCALARS | _OUTER).items()}
+    # what LSST's files may lack comes first: a file that is cut short lacks something that is needed
+    content |= {key: float(gradient[name]) for name, (_, key) in (_OUTER | _SCALARS).items()}
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 
@@ -309,6 +337,7 @@ def _read_yaml(path: str | Path) -> Arguments:
 
     Loader.add_constructor(f"!<{_PROPERTY_LIST}>", property_list)
     Loader.add_constructor(_PROPERTY_LIST, property_list)
+    check_text_ends(path)
     content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=Loader)
     if not isinstance(content, dict):
         raise InputError(f"{path}: not a flat gradient; a mapping is needed")
@@ -318,8 +347,16 @@ def _read_yaml(path: str | Path) -> Arguments:
     if missing:
         raise InputError(f"{path}: not a flat gradient; key {missing[0]} missing")
     values = {name: content[key] for name, (_, key) in _VECTORS.items()}
+    _check_outer([key for _, key in _OUTER.values()], content, path)
     values |= {name: float(content[key]) for name, (_, key) in (_SCALARS | _OUTER).items() if key in content}
     return {**values, "metadata": metadata}
+
+
+def _check_outer(names: list[str], found: Container[str], path: str | Path) -> None:
+    """Refuse a part of an outer plane: LSST's files have all of it, or nothing."""
+    missing = [name for name in names if name not in found]
+    if 0 < len(missing) < len(names):
+        raise InputError(f"{path}: not a flat gradient; {missing[0]} missing, of {', '.join(names)}")
 
 
 def _check_metadata(metadata: dict[str, Any], path: str | Path) -> None:

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from bayesflat.gradient.curve import RadialCurve
 
 
+# no flat is beyond these
+_FARTHEST = 1e4  # mm, of nodes and pivots
+_LARGEST = 1e30  # of values and ratios, and of one over them: corrected pixels are 32 bit floats
+_STEEPEST = 1e3  # 1/mm
+
+
 @dataclass(frozen=True)
 class FlatGradient:
     """Large-scale gradients of a flat.
@@ -63,7 +69,7 @@ class FlatGradient:
     Raises
     ------
     ValueError
-        Nodes and values differ in number, nodes do not ascend, or values are not finite.
+        Nodes and values differ in number, nodes do not ascend, or numbers are not finite, or none that a flat can have.
     """
 
     radial_spline_nodes: NDArray[np.float64]
@@ -97,6 +103,33 @@ class FlatGradient:
             raise ValueError(f"spline nodes must ascend, at least 2 of them, got {nodes.tolist()}")
         if not np.all(np.isfinite(values)):
             raise ValueError(f"spline values must be finite, got {values.tolist()}")
+        if nodes[0] < 0 or nodes[-1] > _FARTHEST:
+            raise ValueError(f"spline nodes are radii from 0 to {_FARTHEST:g} mm, got {nodes.tolist()}")
+        if np.abs(values).max() > _LARGEST or values.max() < 1 / _LARGEST:
+            raise ValueError(
+                f"spline values must be positive somewhere, and at most {_LARGEST:g}, got {values.tolist()}"
+            )
+        self._check_scalars()
+
+    def _check_scalars(self) -> None:
+        """Refuse numbers that no flat has: a correction by them would be none, or NaN."""
+        for name in ("itl_ratio", "normalization_factor"):
+            value = getattr(self, name)
+            if not 1 / _LARGEST <= value <= _LARGEST:
+                raise ValueError(f"{name} must be from {1 / _LARGEST:g} to {_LARGEST:g}, got {value!r}")
+        if np.isnan(self.outer_gradient_radius):  # infinity is as good as no outer plane
+            raise ValueError("outer_gradient_radius must be a number of mm, got nan")
+        for name in ("centroid_x", "centroid_y"):
+            value = getattr(self, name)
+            if not abs(value) <= _FARTHEST:
+                raise ValueError(f"{name} must be at most {_FARTHEST:g} mm, got {value!r}")
+        for name in ("gradient_x", "gradient_y", "outer_gradient_x", "outer_gradient_y"):
+            value = getattr(self, name)
+            if not abs(value) <= _STEEPEST:
+                raise ValueError(f"{name} must be at most {_STEEPEST:g}/mm, got {value!r}")
+        last, x, y = self.radial_spline_nodes[-1], self.centroid_delta_x, self.centroid_delta_y
+        if not np.hypot(x, y) <= last:
+            raise ValueError(f"the centroid must lie within the last node ({last:g} mm), its offset is ({x!r}, {y!r})")
 
     @property
     def physical_filter(self) -> str:
@@ -273,8 +306,7 @@ class FlatGradient:
         try:
             return cls(**arguments)
         except (TypeError, ValueError) as error:
-            reason = f"{type(error).__name__}: {first_line(error)}"
-            raise InputError(f"{path}: cannot be read as a flat gradient ({reason})") from None
+            raise InputError(f"{path}: not a flat gradient; {first_line(error)}") from None
 
 
 def _in_mm(values: ArrayLike, name: str) -> NDArray[np.float64]:

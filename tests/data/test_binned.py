@@ -126,9 +126,60 @@ def test_amplifier_of_lsstcam():
 
 
 def test_a_column_of_amplifiers_is_kept(tmp_path, ending):
-    given = [1, 2, 3, 4, 5]
+    given = [0, 2, 3, 6, 4]  # the second bin's centre lies on the border of amplifiers 2 and 6
     binned = BinnedFlat.read(save(tmp_path / f"b{ending}", columns(amplifier=given)), CAMERA)
     np.testing.assert_array_equal(binned.amplifier, given)
+
+
+def test_amplifiers_in_which_the_bins_do_not_lie_are_refused(tmp_path, ending):
+    """As of a camera that counts them from another corner."""
+    path = save(tmp_path / f"b{ending}", columns(amplifier=[0, 6, 0, 6, 4]))
+    assert message(BinnedFlat.read, path, CAMERA) == (
+        f"{path}: column amplifier is 0 in row 2, but the bin lies in amplifier 3 of detector {CAMERA[4].name}; "
+        "amplifiers count as column + 4 * row from the corner of pixel (0, 0), or leave the column out"
+    )
+
+
+# ---- bins that are there twice, and units ----
+
+
+def test_a_bin_that_is_there_twice_is_refused(tmp_path, ending):
+    """In any order of the rows, and to a micron; the other detector may have a bin at the same place."""
+    rows = [3, 0, 1, 2, 4, 1]
+    twice = {name: np.array(values)[rows] for name, values in COLUMNS.items()}
+    twice["xf"] = twice["xf"] + np.array([0, 0, 0, 0, 0, 1e-4])
+    path = save(tmp_path / f"b{ending}", twice)
+    x, y = COLUMNS["xf"][1], COLUMNS["yf"][1]
+    assert message(BinnedFlat.read, path, CAMERA) == (
+        f"{path}: rows 2 and 5 are the same bin of detector {CAMERA[4].name}, at ({x:.2f}, {y:.2f}) mm "
+        "(1 in all are there twice)"
+    )
+
+
+@pytest.mark.parametrize(("unit", "shown"), [("cm", "cm"), ("um", "um"), ("arcsec", "arcsec"), ("Mm", "Mm")])
+@pytest.mark.parametrize("name", ["xf", "yf"])
+def test_positions_in_other_units_are_refused(tmp_path, ending, name, unit, shown):
+    table = Table(columns())
+    table["xf"].unit = table["yf"].unit = "mm"
+    table[name].unit = unit
+    path = save(tmp_path / f"b{ending}", table)
+    assert message(BinnedFlat.read, path, CAMERA) == f"{path}: column {name} is in {shown}; positions must be in mm"
+
+
+# ---- files that were cut short ----
+
+
+@pytest.mark.parametrize("end", [-1, -2000, 2880, 5000, 100])
+def test_a_fits_table_that_is_cut_short_is_refused(tmp_path, end):
+    path = save(tmp_path / "b.fits", columns())
+    path.write_bytes(path.read_bytes()[:end])
+    assert message(BinnedFlat.read, path, CAMERA).startswith(f"{path}: ")
+
+
+def test_text_that_is_cut_within_its_last_number_is_refused(tmp_path):
+    path = save(tmp_path / "b.ecsv", columns(n_pixels=[1, 2, 3, 4, 512]))
+    path.write_text(path.read_text()[:-2])
+    assert message(BinnedFlat.read, path, CAMERA).startswith(f"{path}: its last line has no newline")
 
 
 def test_select():
@@ -263,17 +314,14 @@ def test_no_such_file(tmp_path, ending):
 def test_no_table(tmp_path, hdus):
     path = tmp_path / "flat.fits"
     fits.HDUList(hdus).writeto(path)
-    assert message(BinnedFlat.read, path, CAMERA).startswith(
-        f"{path}: cannot be read as a binned table in FITS or ECSV ("
-    )
+    assert message(BinnedFlat.read, path, CAMERA) == f"{path}: no binned table; its first extension must be a table"
 
 
 def test_not_a_table_at_all(tmp_path, ending):
     path = tmp_path / f"b{ending}"
     path.write_text("xf,yf\n1,2\n")
-    assert message(BinnedFlat.read, path, CAMERA).startswith(
-        f"{path}: cannot be read as a binned table in FITS or ECSV ("
-    )
+    how = {".fits": "FITS", ".ecsv": "a binned table in FITS or ECSV"}[ending]
+    assert message(BinnedFlat.read, path, CAMERA).startswith(f"{path}: cannot be read as {how} (")
 
 
 # ---- the vendor ----

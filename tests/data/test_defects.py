@@ -274,3 +274,12 @@ def test_files_that_hold_no_table(tmp_path):
     whole = write(tmp_path / "y.fits", {name: values * 500 for name, values in BOXES.items()}, DETECTOR=4)
     whole.write_bytes(whole.read_bytes()[:8000])
     assert "y.fits" in message(read_defects, whole, CAMERA)
+
+
+def test_text_that_is_cut_within_its_last_number_is_refused(tmp_path):
+    """A height of 12 would be 1."""
+    path = tmp_path / "defects_4.ecsv"
+    Table({"x0": [1], "y0": [2], "width": [3], "height": [12]}, meta={"DETECTOR": 4}).write(path, format="ascii.ecsv")
+    assert read_defects(path, CAMERA)[1] == [Box(1, 2, 3, 12)]
+    path.write_text(path.read_text()[:-2])
+    assert message(read_defects, path, CAMERA).startswith(f"{path}: its last line has no newline")

@@ -62,8 +62,9 @@ def test_pixels_are_those_of_the_formula(small_camera, key, rng):
     detector = small_camera[key]
     factor = derived(detector, NODES, VALUES, VALUES * (1 + 2e-5 * NODES**2))
     image = rng.uniform(1e3, 2e4, (200, 200)).astype(np.float32)
-    found = apply_gradients(Flat(image, None, detector, "i_39"), dome(), sky())
     there = np.isfinite(factor)
+    image[~there] = 0.0  # vignetted
+    found = apply_gradients(Flat(image, None, detector, "i_39"), dome(), sky())
     np.testing.assert_allclose(found.image[there], (image * factor)[there], rtol=1e-6)
     assert np.all(np.isnan(found.image[~there]))
     assert found.image.dtype == np.float32
@@ -139,6 +140,7 @@ def lsst_file(path, detector, rng, compress=True, mask=True):
     planes = fits.Header([("MP_BAD", 0), ("HIERARCH MP_NO_DATA", 8), ("HIERARCH MP_VIGNETTED", 9)])
     image = rng.uniform(1e4, 2e4, (detector.ny, detector.nx)).astype(np.float32)
     image[3, 4] = np.nan
+    image[:40, :40] = 0.0  # as if vignetted
     bits = rng.integers(0, 2, image.shape).astype(np.int32)
     parts = [("IMAGE", image, image_cards)] + [("MASK", bits, planes)] * mask
     parts.append(("VARIANCE", image * np.float32(0.5), fits.Header([("BUNIT", "electron2")])))
@@ -281,3 +283,36 @@ def test_processes_do_the_same(tmp_path, small_camera, products, camera_table, r
             for name in ("IMAGE", "MASK", "VARIANCE"):
                 np.testing.assert_array_equal(one[name].data, other[name].data)
     assert len(list((tmp_path / "2").iterdir())) == 3
+
+
+# ---- products that are no use ----
+
+
+@pytest.mark.parametrize("mask", [True, False])
+def test_a_correction_that_leaves_less_than_half_of_a_detector_is_refused(
+    tmp_path, small_camera, products, camera_table, rng, capsys, mask
+):
+    """The centre is off by as much as the nodes reach: 1 mm of the detector is within them."""
+    dome(centroid_delta_x=-59.0, centroid_x=-5.0).write(tmp_path / "dome.fits")
+    lsst_file(tmp_path / "a_R22_S00.fits", small_camera[12], rng, compress=False, mask=mask)
+    err = complaint(["apply", tmp_path / "a_R22_S00.fits", "-o", tmp_path / "out", *products, *camera_table], capsys)
+    with fits.open(tmp_path / "a_R22_S00.fits") as hdus:
+        image = hdus["IMAGE"].data
+        good = (image > 0) & ((hdus["MASK"].data & (1 << 8)) == 0 if mask else True)
+    nowhere = compute_correction(small_camera[12], FlatGradient.read(tmp_path / "dome.fits"), sky()).nowhere
+    assert f"would leave {np.sum(good & ~nowhere)} of {np.sum(good)} good pixels" in err
+    assert not (tmp_path / "out").exists()
+    flat = Flat(image, None, small_camera[12], "i_39")
+    with pytest.raises(InputError, match="R22_S00: the correction would leave"):
+        apply_gradients(flat, FlatGradient.read(tmp_path / "dome.fits"), sky())
+
+
+def test_no_correction_where_a_plane_is_not_positive(small_camera):
+    """A plane of 0.06/mm from the middle is 0 at 16.7 mm."""
+    detector = small_camera[13]
+    py, px = np.mgrid[:200, :200]
+    x, _ = detector.pixel_to_focal_plane(px, py)
+    steep = dome(gradient_x=-0.06, gradient_y=0.0, centroid_x=0.0, centroid_y=0.0)
+    found = compute_correction(detector, steep, sky())
+    np.testing.assert_array_equal(found.nowhere, 1 - 0.06 * x <= 0)
+    assert np.all(found.factor > 0)

@@ -691,8 +691,8 @@ def test_other_endings(tmp_path, name):
 
 def test_garbage(tmp_path, ending):
     path = tmp_path / f"g{ending}"
-    path.write_text("%: {[ not a file\n\x01")
-    assert message(FlatGradient.read, path).startswith(f"{path}: cannot be read as a flat gradient (")
+    path.write_text("%: {[ not a file\n\x01\n")
+    assert message(FlatGradient.read, path).startswith(f"{path}: cannot be read as ")
 
 
 @pytest.mark.parametrize("text", ["", "- 1\n- 2\n", "just text\n"])
