@@ -199,7 +199,7 @@ def compare(
             notes.append("the fit of the ratio did not converge")
     else:
         posterior = unpaired(sky_product, dome_product)
-        positions = _places(sky_product, dome_product, camera or _camera_of(sky_product))
+        positions = _places(sky_product, dome_product, camera or sky_product.camera)
         notes.append(
             "unpaired: the two products are treated as independent, although the flats have the same detectors; the "
             "errors are too large. Give the binned tables for a paired comparison"
@@ -264,12 +264,6 @@ def config_of(product: FlatGradient) -> FitConfig:
 def _parts(given: FitResult | FlatGradient) -> tuple[FlatGradient, FitData | None]:
     """Product and data."""
     return (given, None) if isinstance(given, FlatGradient) else (given.gradient, given.data)
-
-
-def _camera_of(product: FlatGradient) -> Camera:
-    from bayesflat.data.camera import get_camera
-
-    return get_camera(product.config.get("camera") or "lsstcam")
 
 
 def _places(sky: FlatGradient, dome: FlatGradient, camera: Camera) -> BinnedFlat:
