@@ -263,7 +263,8 @@ def apply_command(
         from bayesflat.commands.apply import run_apply
 
         written = run_apply(
-            flats, folder, dome, sky, camera=config.camera, physical_filter=config.physical_filter,
+            flats, folder, dome, sky, camera=config.camera if "camera" in config.model_fields_set else None,
+            physical_filter=config.physical_filter,
             detector_key=config.detector_key, filter_key=config.filter_key,
             processes=common.processes, overwrite=common.overwrite, progress=progress,
         )  # fmt: skip

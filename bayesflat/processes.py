@@ -99,7 +99,10 @@ def _submitted(
 ) -> Iterator[tuple[Any, Any]]:
     """As `in_processes`, on an executor."""
     work = partial(_logged, work, _HERE, log.getEffectiveLevel())
-    with _environment(_ONE_THREAD):  # submitting starts processes; threads of theirs would only contend
+    with (
+        _signals.deferred(),
+        _environment(_ONE_THREAD),
+    ):  # submitting starts processes; threads of theirs would only contend
         futures = {pool.submit(work, *task): key for key, task in tasks.items()}
     try:
         for future in as_completed(list(futures)):
@@ -206,17 +209,42 @@ class Ended(SystemExit):
         super().__init__(self.status)
 
 
+class _Signals:
+    """Ends this process and its workers; not while workers are started, which half begun ones would complain of."""
+
+    def __init__(self) -> None:
+        self._deferring = False
+        self._pending: int | None = None
+
+    def end(self, number: int, frame: object) -> None:
+        """What a signal does."""
+        if self._deferring:
+            self._pending = number
+            return
+        for child in multiprocessing.active_children():  # else the pool would wait for the work at hand
+            child.terminate()
+        raise Ended(number)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Let signals wait."""
+        self._deferring = True
+        try:
+            yield
+        finally:
+            self._deferring = False
+            if self._pending is not None:
+                self.end(self._pending, None)
+
+
+_signals = _Signals()
+
+
 def end_on_signals() -> None:
     """Let SIGTERM and the end of the terminal (SIGHUP) end this process and its workers with clean folders."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP
-            signal.signal(number, _end)
-
-
-def _end(number: int, frame: object) -> None:
-    for child in multiprocessing.active_children():  # else the pool would wait for the work at hand
-        child.terminate()
-    raise Ended(number)
+            signal.signal(number, _signals.end)
 
 
 def begin_worker() -> None:

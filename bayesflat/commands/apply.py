@@ -46,7 +46,7 @@ def run_apply(
     gradient: str | Path,
     reference: str | Path,
     *,
-    camera: str = "lsstcam",
+    camera: str | None = None,
     physical_filter: str | None = None,
     detector_key: str | None = None,
     filter_key: str | None = None,
@@ -64,8 +64,8 @@ def run_apply(
         Folder to write; its files appear together at the end.
     gradient, reference : str or Path
         Products of the dome and of the sky flats.
-    camera : str
-        As for `get_camera`.
+    camera : str, optional
+        As for `get_camera`; by default the one that the dome's product is of.
     physical_filter : str, optional
         Filter of flats whose headers do not name it.
     detector_key, filter_key : str, optional
@@ -100,7 +100,7 @@ def run_apply(
     dome, sky = FlatGradient.read(gradient), FlatGradient.read(reference)
     check_products(dome, sky)
     warn_of_unconverged(dome, sky)  # once, not for every flat
-    geometry = get_camera(camera)
+    geometry = get_camera(camera) if camera else dome.camera
     cards = make_cards(dome, gradient, sky, reference)
     advance = progress(len(paths)) if progress else lambda: None
     corrected: dict[Path, int] = {}

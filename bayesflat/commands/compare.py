@@ -74,7 +74,7 @@ def run_compare(
         raise InputError("--binned is for a paired comparison; leave it or --unpaired out")
     with filling(out, FILES, overwrite) as folder:
         products = FlatGradient.read(sky), FlatGradient.read(dome)
-        geometry = get_camera(camera or products[0].config.get("camera") or "lsstcam")
+        geometry = get_camera(camera) if camera else products[0].camera
         tables = None if unpaired else binned or _beside(sky, dome)
         read = None
         if tables is not None:

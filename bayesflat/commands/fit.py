@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bayesflat.commands.caches import check_caches
 from bayesflat.config import RunConfig
 from bayesflat.data.binned import BinnedFlat, is_binned_table
 from bayesflat.data.binning import bin_files
@@ -92,6 +93,7 @@ def run_fit(
         filling(out, FILES, overwrite) as folder,
         logging_to(folder / LOG if config.saveLogOutput else None) as warnings,
     ):
+        check_caches()
         binned, record = load(
             inputs, config, defects=defects, defects_date=defects_date, processes=processes, progress=progress
         )  # fmt: skip

@@ -199,7 +199,7 @@ def compare(
             notes.append("the fit of the ratio did not converge")
     else:
         posterior = unpaired(sky_product, dome_product)
-        positions = _places(sky_product, dome_product, camera or _camera_of(sky_product))
+        positions = _places(sky_product, dome_product, camera or sky_product.camera)
         notes.append(
             "unpaired: the two products are treated as independent, although the flats have the same detectors; the "
             "errors are too large. Give the binned tables for a paired comparison"
@@ -266,12 +266,6 @@ def _parts(given: FitResult | FlatGradient) -> tuple[FlatGradient, FitData | Non
     if not isinstance(given, FlatGradient) and not (hasattr(given, "gradient") and hasattr(given, "data")):
         raise InputError(f"compare: a FitResult or a FlatGradient is needed, got {type(given).__name__}")
     return (given, None) if isinstance(given, FlatGradient) else (given.gradient, given.data)
-
-
-def _camera_of(product: FlatGradient) -> Camera:
-    from bayesflat.data.camera import get_camera
-
-    return get_camera(product.config.get("camera") or "lsstcam")
 
 
 def _places(sky: FlatGradient, dome: FlatGradient, camera: Camera) -> BinnedFlat:

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import Akima1DInterpolator
 from scipy.linalg import block_diag
 
+from bayesflat.errors import InputError
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.gradient.spline import akima_basis
 from bayesflat.quantities import SCALARS
@@ -126,6 +127,9 @@ def parameter_covariance(product: FlatGradient) -> NDArray[np.float64]:
     names = [*radial, *SCALARS]
     if product.estimates is None:
         return np.full((len(names), len(names)), np.nan)
+    missing = [name for name in names if name not in product.estimates.names]
+    if missing:
+        raise InputError(f"a product has no row {missing[0]} in PARAMETERS; it cannot be compared")
     rows = [product.estimates.names.index(name) for name in names]
     return product.estimates.covariance[np.ix_(rows, rows)]
 

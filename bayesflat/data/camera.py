@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from importlib import resources
@@ -110,17 +111,23 @@ class Camera:
 
         Without ``overwrite``, a file that is there is an `InputError`.
         """
-        from astropy.table import Table
-
         from bayesflat.files import replacing
+
+        with replacing(path, overwrite) as temporary:
+            temporary.write_text("\n".join(self.to_lines()) + "\n", encoding="utf-8")
+
+    def to_lines(self) -> list[str]:
+        """Lines of the camera table in ECSV, which `from_lines` reads."""
+        from astropy.table import Table
 
         names = [key for key in _COLUMNS if key != "group" or any(d.group for d in self)]
         rows = [[getattr(d, "id" if key == "detector" else key) for key in names] for d in self]
         table = Table(rows=rows, names=names, meta={"INSTRUME": self.name})
         for key in _UNITS:
             table[key].unit = _UNITS[key]
-        with replacing(path, overwrite) as temporary:
-            table.write(temporary, format="ascii.ecsv")
+        text = io.StringIO()
+        table.write(text, format="ascii.ecsv")
+        return text.getvalue().splitlines()
 
     @classmethod
     def from_lsst(cls, camera: Any) -> Camera:
@@ -159,7 +166,15 @@ class Camera:
         InputError
             No such file, not a table, a column missing or with values that it cannot hold.
         """
-        table = _read_table(path)
+        return cls._of(_read_table(path), path)
+
+    @classmethod
+    def from_lines(cls, lines: Sequence[str], where: str | Path) -> Camera:
+        """The camera of a table's lines, as of `to_lines`; ``where`` is what messages call it, errors as for `read`."""
+        return cls._of(_parse_table(lines, where, "ECSV"), where)
+
+    @classmethod
+    def _of(cls, table, path: str | Path) -> Camera:
         missing = [key for key in _COLUMNS if key not in table.colnames and key not in _OPTIONAL]
         if missing:
             raise InputError(f"camera {path}: column {', '.join(missing)} missing; it has {', '.join(table.colnames)}")
@@ -202,24 +217,29 @@ _UNITS = {
 
 def _read_table(path: str | Path):
     """A table in ECSV or CSV, in UTF-8 with or without the mark that spreadsheets put first."""
-    from astropy.io import ascii as formats
-    from astropy.table import Table
-
     kind = "CSV" if str(path).lower().endswith(".csv") else "ECSV"
-    texts = [name for name in _COLUMNS if _COLUMNS[name] is str]
-    # a detector called 05 would be a number
-    options = {"converters": {name: [formats.convert_numpy(str)] for name in texts}} if kind == "CSV" else {}
     try:
         if kind == "ECSV":  # spreadsheets need not end the last line
             check_text_ends(path)
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-        return Table.read(lines, format=f"ascii.{kind.lower()}", **options)
-    except InputError:
-        raise
     except FileNotFoundError:
         raise InputError(
             f"camera {path}: no such file; accepted are {', '.join(NAMED_CAMERAS)} or a table in ECSV or CSV"
         ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"camera {path}: not a table in {kind} ({first_line(error)})") from None
+    return _parse_table(lines, path, kind)
+
+
+def _parse_table(lines: Sequence[str], path: str | Path, kind: str):
+    from astropy.io import ascii as formats
+    from astropy.table import Table
+
+    texts = [name for name in _COLUMNS if _COLUMNS[name] is str]
+    # a detector called 05 would be a number
+    options = {"converters": {name: [formats.convert_numpy(str)] for name in texts}} if kind == "CSV" else {}
+    try:
+        return Table.read(list(lines), format=f"ascii.{kind.lower()}", **options)
     except Exception as error:
         raise InputError(f"camera {path}: not a table in {kind} ({first_line(error)})") from None
 
@@ -372,3 +392,9 @@ def get_camera(name_or_table: str | Path) -> Camera:
     """A camera by its name (``lsstcam``, ``lsstcomcam``, ``decam``, ``hsc``, in any case) or from a table on disk."""
     named = NAMED_CAMERAS.get(str(name_or_table).lower())
     return named() if named else Camera.read(name_or_table)
+
+
+def is_built_in(camera: Camera) -> bool:
+    """Whether the camera is all of the built-in one of its name, as it is."""
+    named = NAMED_CAMERAS.get(camera.name.lower())
+    return named is not None and list(camera) == list(named())

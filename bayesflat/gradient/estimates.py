@@ -38,6 +38,11 @@ class Estimates:
         Whether this is a reference gradient (sky).
     header : dict
         Diagnostics, seed and versions: FITS keyword to (value, comment).
+
+    Raises
+    ------
+    ValueError
+        The covariance has another size, or a name is there twice.
     """
 
     names: tuple[str, ...]
@@ -48,6 +53,14 @@ class Estimates:
     converged: bool
     reference: bool
     header: dict[str, tuple[Any, str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n = len(self.names)
+        if self.covariance.shape != (n, n):
+            has = " x ".join(map(str, self.covariance.shape)) or "no"
+            raise ValueError(f"COVARIANCE has {has} values, {n} x {n} are needed for the rows of PARAMETERS")
+        if len(set(self.names)) < n:
+            raise ValueError("a name stands twice in PARAMETERS")
 
     def __getitem__(self, name: str) -> dict[str, float]:
         """The row of a parameter, as statistic to number."""

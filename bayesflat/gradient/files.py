@@ -65,6 +65,7 @@ FIXED_METADATA = {
 _EMPTY = ("DETECTOR", "DET_NAME", "DET_SER", "RAFTNAME", "SLOTNAME", "SEQFILE", "SEQNAME", "SEQCKSUM")
 _AZIMUTH = ("term", "m", "amplitude", "sd", "phase", "p")
 _OFFSETS = ("detector", "amplifier", "mean", "sd")
+_LISTS = ("inputs", "camera_table")  # of the config, with a row for each entry
 _PROPERTY_LIST = "lsst.daf.base.PropertyList"
 _CONTENTS = "HDUS"  # card of the primary header that lists what follows LSST's table
 
@@ -137,8 +138,9 @@ def _write_fits(gradient: Arguments, path: Path) -> None:
         hdus += _estimates_to_hdus(gradient["estimates"])
     if gradient["config"]:
         # a row for each input: columns are as wide as their widest value
-        config = {key: value for key, value in gradient["config"].items() if key != "inputs"}
-        config |= {f"inputs[{i}]": value for i, value in enumerate(gradient["config"].get("inputs", []))}
+        config = {key: value for key, value in gradient["config"].items() if key not in _LISTS}
+        for name in _LISTS:
+            config |= {f"{name}[{i}]": value for i, value in enumerate(gradient["config"].get(name, []))}
         rows = Table({"key": list(config), "value": [json.dumps(v) for v in config.values()]})
         hdus.append(fits.BinTableHDU(rows, name="CONFIG"))
     if gradient["offsets"] is not None:
@@ -204,12 +206,15 @@ def _read_fits(path: str | Path) -> Arguments:
             for key, (value, _) in _cards(tables[0].header).items()
         }
         estimates = _estimates_from_hdus(hdus) if "PARAMETERS" in hdus and "COVARIANCE" in hdus else None
-        config = {}
+        config: dict[str, Any] = {}
         if "CONFIG" in hdus:
             rows = {str(row["key"]): json.loads(row["value"]) for row in hdus["CONFIG"].data}
-            config = {key: value for key, value in rows.items() if not key.startswith("inputs[")}
-            if len(config) < len(rows):
-                config["inputs"] = [value for key, value in rows.items() if key.startswith("inputs[")]
+            for key, value in rows.items():
+                name = key.partition("[")[0]
+                if name in _LISTS:
+                    config.setdefault(name, []).append(value)
+                else:
+                    config[key] = value
         offsets = None
         if "OFFSETS" in hdus:
             rows = hdus["OFFSETS"].data

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bayesflat.data.camera import Camera, get_camera
 from bayesflat.errors import InputError, first_line
 from bayesflat.gradient import files
 from bayesflat.gradient.estimates import Azimuth, Estimates, Offsets
@@ -131,6 +132,22 @@ class FlatGradient:
         if not np.hypot(x, y) <= last:
             raise ValueError(f"the centroid must lie within the last node ({last:g} mm), its offset is ({x!r}, {y!r})")
 
+    def _check_estimates(self) -> None:
+        """Raise `ValueError` unless the estimates have what is looked up in them."""
+        if self.estimates is None:
+            return
+        n, name = len(self.radial_spline_nodes), "radial_spline_values"
+        if self.knots is not None:
+            n, name = len(self.knots) - 4, "log_radial"
+            if "RADIUSMX" not in self.estimates.header:
+                raise ValueError("header card RADIUSMX (how far bins reach) missing in PARAMETERS")
+        names = set(self.estimates.names)
+        missing = next((one for k in range(n) if (one := f"{name}[{k}]") not in names), None)
+        if missing:
+            raise ValueError(f"row {missing} missing in PARAMETERS")
+        if self.bend_sd is not None and len(self.bend_sd) != n:
+            raise ValueError(f"RADIAL has {len(self.bend_sd)} values of bend_sd, {n} are needed")
+
     @property
     def physical_filter(self) -> str:
         """Physical filter, empty where not known."""
@@ -140,6 +157,20 @@ class FlatGradient:
     def instrument(self) -> str:
         """Instrument, empty where not known."""
         return str(self.metadata.get("INSTRUME") or "")
+
+    @property
+    def camera(self) -> Camera:
+        """The camera that the fit was of: from the table in the product, else by the name there, else LSSTCam.
+
+        Raises
+        ------
+        InputError
+            A product of an earlier version names a table that is not there.
+        """
+        table = self.config.get("camera_table")
+        if table:
+            return Camera.from_lines(table, "of the product")
+        return get_camera(self.config.get("camera") or "lsstcam")
 
     @property
     def reach(self) -> float:
@@ -304,7 +335,9 @@ class FlatGradient:
         """
         arguments = files.read(path)
         try:
-            return cls(**arguments)
+            product = cls(**arguments)
+            product._check_estimates()
+            return product
         except (TypeError, ValueError) as error:
             raise InputError(f"{path}: not a flat gradient; {first_line(error)}") from None
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from bayesflat.config import FitConfig
+from bayesflat.data.camera import is_built_in
 from bayesflat.gradient.estimates import STATISTICS, Azimuth, Estimates, Offsets
 from bayesflat.gradient.files import FIXED_METADATA
 from bayesflat.gradient.product import FlatGradient
@@ -77,7 +78,12 @@ def make_gradient(
         bend_sd=_bend_sd(objective),
         offsets=_offsets(objective, approximation),
         azimuth=other,
-        config={**config.model_dump(mode="json"), "inputs": list(inputs)},
+        config={
+            **config.model_dump(mode="json"),
+            # a table may be anywhere, and on another machine
+            **({} if is_built_in(data.binned.camera) else {"camera_table": data.binned.camera.to_lines()}),
+            "inputs": list(inputs),
+        },
     )
 
 

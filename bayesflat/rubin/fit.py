@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bayesflat.commands.caches import check_caches
 from bayesflat.commands.fit import FILES, LOG, PRODUCT, RADIAL_PLOT, REFERENCE, RESIDUAL_PLOT, fit_into
 from bayesflat.config import RunConfig
 from bayesflat.data.binning import FlatRegister, bin_flat
@@ -267,6 +268,7 @@ def fit_unit(
 
     Records that were captured before, when its flats and defects were read, go into its log and its report too.
     """
+    check_caches()
     with owned_folder() as folder:
         with logging_to(folder / LOG if config.saveLogOutput else None, records) as warnings:
             result = fit_into(

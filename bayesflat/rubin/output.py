@@ -85,7 +85,8 @@ class OutputRun:
     def check(self, kinds: Iterable[Kind], data_ids: Iterable[Mapping[str, Any]]) -> None:
         """Refuse what could not be put: dataset types defined otherwise, datasets that exist already.
 
-        What a CALIBRATION or TAGGED collection has too is not replaced even with ``overwrite``.
+        What a CALIBRATION or TAGGED collection has too is not replaced even with ``overwrite``.  A dataset without its
+        file, as a killed run leaves it, is replaced in any case.
         """
         data_ids = list(data_ids)
         for kind in kinds:
@@ -96,7 +97,7 @@ class OutputRun:
                     continue
                 named = " ".join(str(value) for key, value in data_id.items() if key != "instrument")
                 holds = f"--output-run {self.run}: holds {kind.name} of {named} already"
-                if not self.overwrite:
+                if not self.overwrite and self._stored(there):
                     raise InputError(f"{holds}; give another run, or --overwrite")
                 if collection := self._in_use(there):
                     raise InputError(f"{holds}, and {collection} has it too; give another run")
@@ -125,6 +126,10 @@ class OutputRun:
             return self.butler.find_dataset(kind.name, dict(data_id), collections=self.run)
         except (MissingCollectionError, MissingDatasetTypeError):
             return None
+
+    def _stored(self, ref) -> bool:
+        """Whether a dataset has its file: a run that was killed while it replaced one leaves the entry alone."""
+        return self.butler.getURI(ref, predict=True).exists()
 
     def _in_use(self, ref) -> str:
         """A collection that has certified or tagged a dataset, which would lose it."""
@@ -169,12 +174,13 @@ class OutputRun:
             self.butler.collections.register(self.run, CollectionType.RUN)
             for kind in {kind for _, kind, _ in files}:
                 self.butler.registry.registerDatasetType(self._type(kind))
-            old = [self._there(kind, ref.dataId.required) for _, kind, ref in files] if self.overwrite else []
-            old = [ref for ref in old if ref]
+            found = [self._there(kind, ref.dataId.required) for _, kind, ref in files]
+            old = [ref for ref in found if ref and (self.overwrite or not self._stored(ref))]
             datasets = [
                 FileDataset(str(path), [ref], formatter=_formatter(kind.storage_class)) for path, kind, ref in files
             ]
-            with _kept([self.butler.getURI(ref) for ref in old]), self.butler.transaction():
+            kept = [self.butler.getURI(ref) for ref in old if self._stored(ref)]
+            with _kept(kept), self.butler.transaction():
                 self.butler.pruneDatasets(old, unstore=True, purge=True)
                 self.butler.ingest(*datasets, transfer="copy")
         except Exception as error:

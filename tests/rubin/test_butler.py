@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import subprocess
 import sys
 import uuid
 from pathlib import Path
@@ -74,9 +75,9 @@ def scalars(product):
     return [product.centroid_delta_x, product.centroid_delta_y, product.gradient_x, product.gradient_y]
 
 
-def fresh(repo):
+def fresh(repo, writeable=False):
     """The repository as another process sees it."""
-    return daf_butler.Butler.from_config(str(repo.path))
+    return daf_butler.Butler.from_config(str(repo.path), writeable=writeable)
 
 
 def read(repo, name, run, physical_filter="i_39"):
@@ -520,6 +521,47 @@ def test_what_is_replaced_stays_where_the_new_cannot_be_put(repo, fitted, tmp_pa
     output.put([(new, kind, output.reference(kind, data_id))])
     (after,) = fresh(repo).query_datasets("flat_gradient", output.run)
     assert fresh(repo).getURI(after).read() == new.read_bytes()
+
+
+_PUT = """
+import os, sys
+from pathlib import Path
+from lsst.daf.butler import Butler
+from lsst.daf.butler.direct_butler import DirectButler
+from bayesflat.rubin.output import OutputRun, gradient_kind
+butler = Butler.from_config(sys.argv[1], writeable=True)
+ingest = DirectButler.ingest
+def killed(self, *datasets, **how):
+    if sys.argv[4] == "after":
+        ingest(self, *datasets, **how)
+    os.kill(os.getpid(), 9)
+DirectButler.ingest = killed
+kind = gradient_kind("flat_gradient", reference=False)
+output = OutputRun(butler, sys.argv[2], overwrite=True)
+output.put([(Path(sys.argv[3]), kind, output.reference(kind, {"instrument": "SmallCam", "physical_filter": "i_39"}))])
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("there", [False, True])
+def test_a_put_that_was_killed_does_not_stop_the_next_one(repo, fitted, when, there):
+    """Killed while the file is there and the registry does not know, or the other way round."""
+    kind = gradient_kind("flat_gradient", reference=False)
+    data_id = {"instrument": "SmallCam", "physical_filter": "i_39"}
+    old, new = (fitted / "dome" / date / "flat_gradient.fits" for date in ("2026-01-15", "2026-02-01T00_00_00"))
+    name = f"fit/killed {when} {there}".replace(" ", "_")
+    if there:
+        output = OutputRun(repo.butler, name)
+        output.put([(old, kind, output.reference(kind, data_id))])
+    killed = subprocess.run([sys.executable, "-c", _PUT, str(repo.path), name, str(new), when], check=False)
+    assert killed.returncode == -9
+    # what has no file needs no --overwrite; a file of the new run in the place of the old one's cannot be told from it
+    for overwrite in (True,) if (when, there) == ("after", True) else (False, True):
+        output = OutputRun(fresh(repo, writeable=True), name, overwrite=overwrite)
+        output.check([kind], [data_id])
+        output.put([(new, kind, output.reference(kind, data_id))])
+        (found,) = fresh(repo).query_datasets("flat_gradient", name)
+        assert fresh(repo).getURI(found).read() == new.read_bytes()
 
 
 def test_what_to_install(repo, asking, tmp_path, capsys, monkeypatch):
