@@ -45,6 +45,8 @@ class BinnedFlat:
         Number of good pixels, where known.
     instrument, physical_filter : str
         Where known, else empty.
+    run : str
+        Id of the run that wrote it to a file; empty where none did.
     """
 
     camera: Camera
@@ -57,6 +59,7 @@ class BinnedFlat:
     n_pixels: NDArray[np.int64] | None = None
     instrument: str = ""
     physical_filter: str = ""
+    run: str = ""
 
     def __len__(self) -> int:
         return len(self.value)
@@ -128,7 +131,7 @@ class BinnedFlat:
             )
         _check_amplifiers(camera, arrays, where)
         warn_of_instrument(instrument, camera, where)
-        return cls(camera=camera, instrument=instrument, physical_filter=physical_filter, **arrays)
+        return cls(camera=camera, instrument=instrument, physical_filter=physical_filter, run="", **arrays)
 
     @property
     def groups(self) -> tuple[str, str]:
@@ -157,7 +160,7 @@ class BinnedFlat:
         table["xf"].unit = table["yf"].unit = "mm"
         if self.n_pixels is not None:
             table["n_pixels"].unit = "pix"
-        for key, text in (("INSTRUME", self.instrument), ("FILTER", self.physical_filter)):
+        for key, text in (("INSTRUME", self.instrument), ("FILTER", self.physical_filter), ("RUNID", self.run)):
             if text:
                 table.meta[key] = text
         with replacing(path, overwrite) as temporary:
@@ -194,10 +197,11 @@ class BinnedFlat:
                 f"{where}: cannot be read as a binned table in FITS or ECSV ({first_line(error)})"
             ) from None
         columns = {name: table[name] for name in table.colnames}
-        text = {key: str(table.meta.get(key) or "").strip() for key in ("INSTRUME", "FILTER")}
-        return cls.from_columns(
+        text = {key: str(table.meta.get(key) or "").strip() for key in ("INSTRUME", "FILTER", "RUNID")}
+        binned = cls.from_columns(
             columns, camera, instrument=text["INSTRUME"], physical_filter=text["FILTER"], where=where
         )
+        return replace(binned, run=text["RUNID"])
 
 
 def _format(path: str | Path) -> str:

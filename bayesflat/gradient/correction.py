@@ -76,11 +76,24 @@ def check_products(
             raise InputError(f"the {what}s differ: {' and '.join(sorted(set(known)))}; they must be the same")
 
 
-def warn_of_unconverged(gradient: FlatGradient, reference: FlatGradient) -> None:
-    """Warn where a product is of a fit that did not converge."""
+def check_usable(gradient: FlatGradient, reference: FlatGradient, force: bool = True) -> None:
+    """Refuse products of fits that did not converge or are unusable; with ``force`` only warn.
+
+    Raises
+    ------
+    InputError
+        One of them is, without ``force``.
+    """
     for name, product in (("--gradient", gradient), ("--reference", reference)):
-        if product.estimates is not None and not product.estimates.converged:
-            log.warning("%s is of a fit that did not converge (CONVERGD = F)", name)
+        if product.estimates is None:
+            continue
+        unusable = product.estimates.header.get("VERDICT", ("", ""))[0] == "unusable"
+        if product.estimates.converged and not unusable:
+            continue
+        what = "is unusable (VERDICT)" if unusable else "is of a fit that did not converge (CONVERGD = F)"
+        if not force:
+            raise InputError(f"{name} {what}; --force applies it all the same")
+        log.warning("%s %s; it was applied all the same", name, what)
 
 
 def apply_gradients(flat: Flat, gradient: FlatGradient, reference: FlatGradient) -> Flat:
@@ -106,7 +119,7 @@ def apply_gradients(flat: Flat, gradient: FlatGradient, reference: FlatGradient)
         As `check_products` and `require_most`.
     """
     check_products(gradient, reference, flat.physical_filter, flat.instrument)
-    warn_of_unconverged(gradient, reference)
+    check_usable(gradient, reference)
     image = flat.image.copy() if flat.image.dtype.kind == "f" else flat.image.astype(np.float32)
     bad = None if flat.bad is None else flat.bad.copy()
     lost = 0
