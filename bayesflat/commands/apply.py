@@ -20,6 +20,7 @@ from bayesflat.data.pixels import check_bit, check_shape, find_window, read_pixe
 from bayesflat.errors import InputError
 from bayesflat.files import checksum, filling
 from bayesflat.gradient.correction import (
+    check_centroids,
     check_products,
     check_usable,
     corrections,
@@ -104,6 +105,7 @@ def run_apply(
     check_beside(gradient, dome)
     check_beside(reference, sky)
     geometry = get_camera(camera)
+    check_centroids(geometry, dome, sky)
     cards = make_cards(dome, gradient, sky, reference)
     advance = progress(len(paths)) if progress else lambda: None
     corrected: dict[Path, int] = {}

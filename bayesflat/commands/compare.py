@@ -17,6 +17,7 @@ from bayesflat.data.binned import BinnedFlat
 from bayesflat.data.camera import get_camera
 from bayesflat.errors import InputError
 from bayesflat.files import filling
+from bayesflat.gradient.correction import check_centroids
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.quantities import TOLERANCE_MMAG
 
@@ -76,6 +77,7 @@ def run_compare(
     with filling(out, FILES, overwrite) as folder:
         products = FlatGradient.read(sky), FlatGradient.read(dome)
         geometry = get_camera(camera or products[0].config.get("camera") or "lsstcam")
+        check_centroids(geometry, *products)
         tables = None if unpaired else binned or _beside(sky, dome)
         read = None
         if tables is not None:

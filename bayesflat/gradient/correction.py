@@ -17,7 +17,7 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy.interpolate import Akima1DInterpolator
 
-from bayesflat.data.camera import Detector
+from bayesflat.data.camera import Camera, Detector
 from bayesflat.data.flats import Flat
 from bayesflat.data.instruments import usual_name
 from bayesflat.errors import InputError
@@ -74,6 +74,25 @@ def check_products(
         known = [value for value in values if value]
         if len(set(known)) > 1:
             raise InputError(f"the {what}s differ: {' and '.join(sorted(set(known)))}; they must be the same")
+
+
+def check_centroids(camera: Camera, *products: FlatGradient) -> None:
+    """Refuse products whose radial function has its centre outside the focal plane.
+
+    Raises
+    ------
+    InputError
+        It is farther from the origin than any corner of a science detector.
+    """
+    for product in products:
+        x = product.centroid_x + product.centroid_delta_x
+        y = product.centroid_y + product.centroid_delta_y
+        if np.hypot(x, y) > camera.radius:
+            what = "reference" if product.estimates is not None and product.estimates.reference else "gradient"
+            raise InputError(
+                f"the {what}'s centroid ({x:g}, {y:g}) mm lies outside the focal plane of {camera.name}, which ends at "
+                f"{camera.radius:.0f} mm"
+            )
 
 
 def check_usable(gradient: FlatGradient, reference: FlatGradient, force: bool = True) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from bayesflat.commands.apply import BUTLER_CARDS, correct_file, make_cards
 from bayesflat.config import RunConfig
 from bayesflat.data.camera import Camera, Detector, get_camera
-from bayesflat.gradient.correction import check_products, check_usable
+from bayesflat.gradient.correction import check_centroids, check_products, check_usable
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.processes import in_processes
 from bayesflat.rubin.output import flat_kind
@@ -133,6 +133,7 @@ def _products(
         dome, sky = FlatGradient.read(dome_path), FlatGradient.read(sky_path)
         cards = make_cards(dome, dome_path, sky, sky_path)
     check_products(dome, sky, unit.physical_filter)
+    check_centroids(get_camera(config.camera), dome, sky)
     check_usable(dome, sky, force)
     return _Products(dome, sky, cards, tuple(one for one in found if isinstance(one, Dataset)))
 

@@ -308,6 +308,19 @@ def test_a_correction_that_leaves_less_than_half_of_a_detector_is_refused(
         apply_gradients(flat, FlatGradient.read(tmp_path / "dome.fits"), sky())
 
 
+@pytest.mark.parametrize(("which", "word"), [("dome", "gradient"), ("sky", "reference")])
+def test_a_centroid_outside_the_focal_plane_is_refused(
+    tmp_path, small_camera, products, camera_table, rng, capsys, which, word
+):
+    """The farthest corner is at 52 * sqrt(2) = 73.5 mm; nodes may reach farther."""
+    {"dome": dome, "sky": sky}[which](centroid_x=500.0, centroid_y=-3.0).write(tmp_path / f"{which}.fits")
+    lsst_file(tmp_path / "a_R22_S00.fits", small_camera[12], rng, compress=False)
+    err = complaint(["apply", tmp_path / "a_R22_S00.fits", "-o", tmp_path / "out", *products, *camera_table], capsys)
+    assert err.startswith(f"bayesflat: the {word}'s centroid (")
+    assert err.endswith("mm lies outside the focal plane of SmallCam, which ends at 74 mm")
+    assert not (tmp_path / "out").exists()
+
+
 def test_no_correction_where_a_plane_is_not_positive(small_camera):
     """A plane of 0.06/mm from the middle is 0 at 16.7 mm."""
     detector = small_camera[13]
