@@ -177,7 +177,8 @@ def fit_command(
         from bayesflat.commands.fit import run_fit
 
         folder = _required(out, "-o must say which folder to write")
-        result = run_fit(inputs, folder, config, defects=defects, defects_date=defects_date, **work)
+        result = run_fit(inputs, folder, config, defects=defects, defects_date=defects_date,
+                         config_file=settings.config_file, **work)  # fmt: skip
     if compare_terms and not common.quiet:
         from bayesflat.commands.tables import terms_table
 
@@ -220,6 +221,7 @@ fit_command.help = inspect.cleandoc(fit_command.help or "") + "\n" + _describe_f
 @click.option("--gradient", metavar="DOME.fits", help="Gradient of the dome flat (FITS, YAML, ECSV).")
 @click.option("--reference", metavar="SKY.fits", help="Reference gradient, of the sky flat.")
 @click.option("-o", "out", type=click.Path(path_type=Path), metavar="DIR", help="Folder to write.")
+@click.option("--force", is_flag=True, help="Apply products that did not converge or are unusable, too.")
 @settings_options("Physical filter, where the flats do not say; with --butler which ones to correct (default: all).")
 @key_options
 @source_and_output_options
@@ -229,6 +231,7 @@ def apply_command(
     gradient: str | None,
     reference: str | None,
     out: Path | None,
+    force: bool,
     settings: Settings,
     keys: Keys,
     source: SourceAndOutput,
@@ -253,7 +256,7 @@ def apply_command(
 
             outcomes = run_units(
                 query, out, config, gradient=gradient, reference=reference, processes=common.processes,
-                overwrite=common.overwrite, progress=progress,
+                overwrite=common.overwrite, force=force, progress=progress,
             )  # fmt: skip
             return show_all(outcomes, common.quiet, show_flats)
     folder = _required(out, "-o must say which folder to write")
@@ -266,7 +269,7 @@ def apply_command(
             flats, folder, dome, sky, camera=config.camera if "camera" in config.model_fields_set else None,
             physical_filter=config.physical_filter,
             detector_key=config.detector_key, filter_key=config.filter_key,
-            processes=common.processes, overwrite=common.overwrite, progress=progress,
+            processes=common.processes, overwrite=common.overwrite, force=force, progress=progress,
         )  # fmt: skip
     return show_flats(sum(written.values()), f"written to {folder}", common.quiet)
 

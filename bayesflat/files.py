@@ -197,33 +197,90 @@ def filling(folder: str | Path, names: Sequence[str], overwrite: bool = False) -
     folder : str or Path
         Made, with its parents, where it is not there.
     names : sequence of str
-        All files that may be written, the most important one last: it is the last to appear.  Those that an earlier
-        run left and this one does not write are removed with ``overwrite``, so that the folder tells of one run.
+        All files that may be written, the most important one last: it is the last to appear, and the first to go where
+        it is replaced, so that where it exists all files are of its run.  Those that an earlier run left and this one
+        does not write are removed with ``overwrite``.  No other file is touched.
     overwrite : bool
         Whether files of these names may be replaced.
 
     Raises
     ------
     InputError
-        ``folder`` is a file or leads nowhere, cannot be written, or holds one of the files without ``overwrite``.
+        ``folder`` is a file or leads nowhere, cannot be written, or holds one of the files without ``overwrite``;
+        another run is writing to it.
     """
     folder = Path(folder)
-    present = check_free(folder, names, overwrite)
-    # on the same disk as the target, or files would not move in one step
-    home = nearest_folder(folder)
-    if home == folder.absolute():  # an earlier run may have been killed before the folder was there
-        remove_left_over(home.parent)
-    with contextlib.ExitStack() as stack:
-        try:
-            temporary = stack.enter_context(owned_folder(home))
+    check_free(folder, names, overwrite)
+    with _claimed(folder), contextlib.ExitStack() as stack:
+        try:  # on the same disk as the target, or files would not move in one step
+            temporary = stack.enter_context(owned_folder(folder))
         except OSError as error:
             raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
         with naming(folder, temporary):
             yield temporary
-            folder.mkdir(parents=True, exist_ok=True)
-            for name in present:
-                if not (temporary / name).exists():
-                    (folder / name).unlink()
-            for name in names:
-                if (temporary / name).exists():
-                    os.replace(temporary / name, folder / name)
+            # again, for where folders cannot be claimed
+            _move(temporary, folder, names, check_free(folder, names, overwrite))
+
+
+@contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    """Hold a folder, made where it is not there, for this process alone; made in vain it is removed.
+
+    The claim is a lock of the system's on the folder, which ends with the process however that ends.
+    """
+    made = []
+    while True:
+        try:
+            for part in reversed([folder, *folder.parents]):
+                if not part.exists():
+                    part.mkdir()
+                    made.append(part)
+            lock = os.open(folder, os.O_RDONLY)
+        except FileExistsError:
+            continue  # another run has just made it
+        except OSError as error:
+            _remove_empty(made)
+            raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise InputError(f"{folder}: another run is writing to it; give another folder, or wait") from None
+        except OSError:
+            pass  # some network disks have no locks
+        if os.path.exists(folder) and os.path.samestat(os.stat(folder), os.fstat(lock)):
+            break
+        os.close(lock)  # the run that had made it has removed it
+    try:
+        yield
+    finally:
+        _remove_empty(made)
+        os.close(lock)
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Remove folders that nothing was put into, the innermost first."""
+    for folder in reversed(folders):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _move(temporary: Path, folder: Path, names: Sequence[str], present: Sequence[str]) -> None:
+    """Move the files of a run to their folder, and those of the run before out of it: all of them, or none."""
+    old = temporary / ".replaced"
+    old.mkdir()
+    moved = []
+    try:
+        for name in reversed(present):
+            os.replace(folder / name, old / name)
+        for name in names:
+            if (temporary / name).exists():
+                os.replace(temporary / name, folder / name)
+                moved.append(name)
+    except BaseException:
+        for name in reversed(moved):
+            (folder / name).unlink()
+        for name in present:
+            if os.path.lexists(old / name):
+                os.replace(old / name, folder / name)
+        raise

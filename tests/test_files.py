@@ -134,15 +134,6 @@ def test_only_what_no_living_process_owns_is_removed(tmp_path, holder):
     assert left(tmp_path) == [".bayesflat-notes", "a"]
 
 
-def test_what_was_left_before_the_folder_was_there(tmp_path, holder):
-    process, folder = holder
-    process.kill()
-    process.wait()
-    (tmp_path / "out").mkdir()
-    fill(tmp_path / "out", a="1")
-    assert not os.path.exists(folder)
-
-
 def test_a_link_of_that_name_is_not_followed(tmp_path):
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "file").write_text("")

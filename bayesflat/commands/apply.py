@@ -10,20 +10,22 @@ from pathlib import Path
 
 import numpy as np
 
+from bayesflat.commands.runs import check_beside
 from bayesflat.data.camera import Camera, get_camera
 from bayesflat.data.finding import find_flats
 from bayesflat.data.fitsfile import copy_hdu, numbered_hdus, opened_fits, write_hdu, written_like
 from bayesflat.data.headers import warn_of_filter, warn_of_instrument
 from bayesflat.data.layout import FlatHDUs, Identity, find_flat_hdus
-from bayesflat.data.pixels import check_shape, find_window, read_pixels
+from bayesflat.data.pixels import check_bit, check_shape, find_window, read_pixels
 from bayesflat.errors import InputError
 from bayesflat.files import check_free, checksum, filling
 from bayesflat.gradient.correction import (
+    check_centroids,
     check_products,
+    check_usable,
     corrections,
     count_good,
     require_most,
-    warn_of_unconverged,
 )
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.processes import in_processes
@@ -52,6 +54,7 @@ def run_apply(
     filter_key: str | None = None,
     processes: int = 1,
     overwrite: bool = False,
+    force: bool = False,
     progress: Callable[[int], Callable[[], None]] | None = None,
 ) -> dict[Path, int]:
     """Correct dome flats, and write them under the same names to a folder.
@@ -73,6 +76,8 @@ def run_apply(
     processes : int
     overwrite : bool
         Whether files of an earlier run may be replaced.
+    force : bool
+        Whether to apply products that did not converge or are unusable.
     progress : callable, optional
         Called with the number of files; returns a function that is called after each.
 
@@ -84,8 +89,8 @@ def run_apply(
     Raises
     ------
     InputError
-        A file cannot be read; products do not belong together or to the flats; flats were corrected before, or have
-        the same name; the folder holds one of the inputs.
+        A file cannot be read; products are no use, or do not belong together or to the flats; flats were corrected
+        before, or have the same name; the folder holds one of the inputs.
     """
     paths = find_flats(inputs)
     out = Path(out)
@@ -99,8 +104,11 @@ def run_apply(
         names[path.name] = path
     dome, sky = FlatGradient.read(gradient), FlatGradient.read(reference)
     check_products(dome, sky)
-    warn_of_unconverged(dome, sky)  # once, not for every flat
+    check_usable(dome, sky, force)  # once, not for every flat
+    check_beside(gradient, dome)
+    check_beside(reference, sky)
     geometry = get_camera(camera) if camera else dome.camera
+    check_centroids(geometry, dome, sky)
     cards = make_cards(dome, gradient, sky, reference)
     advance = progress(len(paths)) if progress else lambda: None
     corrected: dict[Path, int] = {}
@@ -220,7 +228,7 @@ def _correct(hdus, flat: FlatHDUs, gradient: FlatGradient, reference: FlatGradie
     powers = {flat.image: 1} | ({flat.spread: flat.power} if flat.spread is not None else {})
     pixels = {number: read_pixels(hdus[number]) for number in powers}
     planes = [(part(pixels[number]), power) for number, power in powers.items()]
-    bit = None if flat.mask is None else _bit(hdus[flat.mask].header)
+    bit = None if flat.mask is None else _bit(hdus[flat.mask].header, flat.where)
     # a pixel without data is 0 in LSST's flats, which have a mask to flag it
     empty = 0.0 if flat.mask is not None and _NO_DATA in hdus[flat.mask].header else np.nan
     changed = set(powers)
@@ -246,9 +254,10 @@ def _correct(hdus, flat: FlatHDUs, gradient: FlatGradient, reference: FlatGradie
     return changed
 
 
-def _bit(header) -> int | None:
+def _bit(header, where: str) -> int | None:
     """What flags a pixel without data in a mask; None in one whose planes have no NO_DATA."""
     if _NO_DATA in header:
+        check_bit(header[_NO_DATA], abs(header["BITPIX"]), where)
         return 1 << header[_NO_DATA]
     return None if any(key.startswith("MP_") for key in header) else 1
 

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 
 from bayesflat.commands.fit import BINNED, REPORT, record
+from bayesflat.commands.runs import check_beside, check_table, new_run, of_run
 from bayesflat.comparison.comparison import Comparison, compare
 from bayesflat.comparison.differences import Difference
 from bayesflat.data.binned import BinnedFlat
 from bayesflat.data.camera import get_camera
 from bayesflat.errors import InputError
 from bayesflat.files import filling
+from bayesflat.gradient.correction import check_centroids
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.quantities import TOLERANCE_MMAG
 
@@ -75,10 +77,15 @@ def run_compare(
     with filling(out, FILES, overwrite) as folder:
         products = FlatGradient.read(sky), FlatGradient.read(dome)
         geometry = get_camera(camera) if camera else products[0].camera
+        check_centroids(geometry, *products)
         tables = None if unpaired else binned or _beside(sky, dome)
         read = None
         if tables is not None:
             read = BinnedFlat.read(tables[0], geometry), BinnedFlat.read(tables[1], geometry)
+        for k, path in enumerate((sky, dome)):
+            check_beside(path, products[k])
+            if tables is not None and read is not None:
+                check_table(path, products[k], tables[k], read[k])
         comparison = compare(*products, binned=read, camera=geometry, rope_mmag=rope_mmag, radius=radius)
         write_comparison(comparison, [record(path) for path in (sky, dome, *(tables or ()))], folder, report)
     return comparison
@@ -113,8 +120,9 @@ def write_comparison(comparison: Comparison, inputs: list[dict[str, Any]], folde
     from bayesflat.report.figures import save_figure
     from bayesflat.report.plots_comparison import plot_comparison_map, plot_comparison_radial
 
-    save_figure(plot_comparison_radial(comparison), folder / RADIAL_PLOT)
-    save_figure(plot_comparison_map(comparison), folder / MAP_PLOT)
+    run = new_run()
+    save_figure(plot_comparison_radial(comparison), folder / RADIAL_PLOT, run=run)
+    save_figure(plot_comparison_map(comparison), folder / MAP_PLOT, run=run)
     if report:
         from bayesflat.report.comparison_page import comparison_report
 
@@ -123,11 +131,11 @@ def write_comparison(comparison: Comparison, inputs: list[dict[str, Any]], folde
     for name in ("mean_mmag", "sd_mmag", "measured_mmag"):
         table[name].unit = "mmag"
     table.meta |= {"method": comparison.method, "instrument": comparison.instrument}
-    table.meta["physical_filter"] = comparison.physical_filter
+    table.meta |= {"physical_filter": comparison.physical_filter, "RUNID": run}
     table.write(folder / DETECTORS, format="ascii.ecsv")
     if comparison.tied is not None:
-        comparison.tied.write(folder / TIED)
-    text = json.dumps(as_dict(comparison, inputs), indent=1, allow_nan=False, ensure_ascii=False)
+        of_run(comparison.tied, run).write(folder / TIED)
+    text = json.dumps({**as_dict(comparison, inputs), "run_id": run}, indent=1, allow_nan=False, ensure_ascii=False)
     (folder / JSON).write_text(text + "\n", encoding="utf-8")
 
 

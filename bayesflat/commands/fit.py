@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayesflat.commands.caches import check_caches
+from bayesflat.commands.runs import CONFIG, check_config, marked, new_run, of_run
 from bayesflat.config import RunConfig
 from bayesflat.data.binned import BinnedFlat, is_binned_table
 from bayesflat.data.binning import bin_files
@@ -30,7 +32,7 @@ RESIDUAL_PLOT, RADIAL_PLOT = "gradient_model_residual_plot.png", "gradient_radia
 OFFSETS_PLOT, CORRELATION_PLOT, PREDICTIVE_PLOT = (
     "gradient_offsets_plot.png", "gradient_correlation_plot.png", "gradient_predictive_plot.png",
 )  # fmt: skip
-BINNED, CONFIG, LOG = "binned_image.fits", "config.toml", "fit.log"
+BINNED, LOG = "binned_image.fits", "fit.log"
 POSTERIOR, TERMS, REPORT = "posterior.nc", "terms.ecsv", "report.html"
 # the product comes last: where it exists, all files do
 FILES = (
@@ -52,6 +54,7 @@ def run_fit(
     sampling: bool = False,
     terms: bool = False,
     report: bool = True,
+    config_file: str | Path | None = None,
 ) -> FitResult:
     """Fit flats, or a binned table, and write the product, plots and report to a folder.
 
@@ -78,6 +81,8 @@ def run_fit(
         Whether to compare models with and without centroid, plane and outer plane, in ``terms.ecsv``.
     report : bool
         Whether to write ``report.html``.
+    config_file : str or Path, optional
+        That the config is from; where it lies beside a binned table, both must be of one run.
 
     Returns
     -------
@@ -97,6 +102,8 @@ def run_fit(
         binned, record = load(
             inputs, config, defects=defects, defects_date=defects_date, processes=processes, progress=progress
         )  # fmt: skip
+        if config_file is not None:
+            check_config(config_file, record[0]["name"], binned)
         return fit_into(
             folder, binned, record, config, sampling=sampling, terms=terms, bars=progress is not None,
             warnings=warnings if report else None,
@@ -120,14 +127,19 @@ def fit_into(
     """
     from bayesflat.inference.fitting import fit, sample
 
+    run = new_run()
+    log.info("run %s", run)
     result = fit(binned, config, inputs=record)
     if sampling:
         result = sample(result, progress=bars)
     if terms:
         from bayesflat.inference.loo import compare_terms
 
-        compare_terms(binned, config).write(folder / TERMS, format="ascii.ecsv")
-    _write(result, binned, config, folder, warnings)
+        table = compare_terms(binned, config)
+        table.meta["RUNID"] = run
+        table.write(folder / TERMS, format="ascii.ecsv")
+    result = replace(result, gradient=of_run(result.gradient, run))
+    _write(result, replace(binned, run=run), config, folder, warnings)
     return result
 
 
@@ -181,8 +193,6 @@ def load(
 
 def _with_filter(binned: BinnedFlat, physical_filter: str | None, where: str) -> BinnedFlat:
     """The binned flat with the filter that is configured, which must agree with that of the table."""
-    from dataclasses import replace
-
     if not physical_filter:
         return binned
     if binned.physical_filter not in ("", physical_filter):
@@ -207,24 +217,26 @@ def _write(result: FitResult, binned: BinnedFlat, config: RunConfig, folder: Pat
     gradient = result.gradient
     log.info("drawing plots")
     scale = config.fixed_model_residual_plot_scale
-    save_figure(plot_model_residual(result.data, gradient, scale=scale), folder / RESIDUAL_PLOT)
-    save_figure(plot_radial_model(result.data, gradient), folder / RADIAL_PLOT)
+    save_figure(plot_model_residual(result.data, gradient, scale=scale), folder / RESIDUAL_PLOT, run=binned.run)
+    save_figure(plot_radial_model(result.data, gradient), folder / RADIAL_PLOT, run=binned.run)
     if gradient.offsets is not None:
-        save_figure(plot_offsets(result.data, gradient), folder / OFFSETS_PLOT)
+        save_figure(plot_offsets(result.data, gradient), folder / OFFSETS_PLOT, run=binned.run)
     check = None
     if result.laplace is not None:
-        save_figure(plot_correlations(gradient), folder / CORRELATION_PLOT)
+        save_figure(plot_correlations(gradient), folder / CORRELATION_PLOT, run=binned.run)
         check = posterior_predictive(result)
-        save_figure(plot_predictive(check), folder / PREDICTIVE_PLOT)
+        save_figure(plot_predictive(check), folder / PREDICTIVE_PLOT, run=binned.run)
     if warnings is not None:
         from bayesflat.report.fit_page import fit_report
 
         page = fit_report(result, warnings=warnings, check=check)
         (folder / REPORT).write_text(page, encoding="utf-8")
     if result.posterior is not None:
+        result.posterior.attrs["run_id"] = binned.run
         result.posterior.to_netcdf(folder / POSTERIOR, engine="h5netcdf")
     binned.write(folder / BINNED)
-    (folder / CONFIG).write_text(_resolved(result, binned, config).to_toml(), encoding="utf-8")
+    text = marked(_resolved(result, binned, config).to_toml(), binned.run)
+    (folder / CONFIG).write_text(text, encoding="utf-8")
     gradient.write(folder / (REFERENCE if config.do_reference_gradient else PRODUCT))
 
 

@@ -46,6 +46,8 @@ class BinnedFlat:
         Number of good pixels, where known.
     instrument, physical_filter : str
         Where known, else empty.
+    run : str
+        Id of the run that wrote it to a file; empty where none did.
     """
 
     camera: Camera
@@ -58,6 +60,7 @@ class BinnedFlat:
     n_pixels: NDArray[np.int64] | None = None
     instrument: str = ""
     physical_filter: str = ""
+    run: str = ""
 
     def __len__(self) -> int:
         return len(self.value)
@@ -131,7 +134,7 @@ class BinnedFlat:
         check_name(physical_filter, "FILTER", where)
         _check_amplifiers(camera, arrays, where)
         warn_of_instrument(instrument, camera, where)
-        return cls(camera=camera, instrument=instrument, physical_filter=physical_filter, **arrays)
+        return cls(camera=camera, instrument=instrument, physical_filter=physical_filter, run="", **arrays)
 
     @property
     def groups(self) -> tuple[str, str]:
@@ -160,7 +163,7 @@ class BinnedFlat:
         table["xf"].unit = table["yf"].unit = "mm"
         if self.n_pixels is not None:
             table["n_pixels"].unit = "pix"
-        for key, text in (("INSTRUME", self.instrument), ("FILTER", self.physical_filter)):
+        for key, text in (("INSTRUME", self.instrument), ("FILTER", self.physical_filter), ("RUNID", self.run)):
             if text:
                 table.meta[key] = text
         with replacing(path, overwrite) as temporary:
@@ -195,10 +198,11 @@ class BinnedFlat:
         except Exception as error:
             raise InputError(f"{where}: cannot be read as {_TABLE} ({first_line(error)})") from None
         columns = {name: table[name] for name in table.colnames}
-        text = {key: str(table.meta.get(key) or "").strip() for key in ("INSTRUME", "FILTER")}
-        return cls.from_columns(
+        text = {key: str(table.meta.get(key) or "").strip() for key in ("INSTRUME", "FILTER", "RUNID")}
+        binned = cls.from_columns(
             columns, camera, instrument=text["INSTRUME"], physical_filter=text["FILTER"], where=where
         )
+        return replace(binned, run=text["RUNID"])
 
 
 def _format(path: str | Path) -> str:

@@ -139,12 +139,24 @@ def read_flagged(
     if not planes:
         return mask != 0
     width = 8 * mask.dtype.itemsize
-    if not all(isinstance(bit, int) and 0 <= bit < width for bit in bits):
-        raise InputError(f"{where}: MP_ bit numbers of MASK must be 0 to {width - 1}, they are {bits}")
+    for bit in bits:
+        check_bit(bit, width, where)
     value = sum(1 << bit for bit in set(bits))
     if mask.dtype.kind == "i" and value >= 1 << (width - 1):
         value -= 1 << width  # the topmost bit is the sign
     return (mask & mask.dtype.type(value)) != 0
+
+
+def check_bit(bit: object, width: int, where: str | Path) -> None:
+    """Refuse an MP_ card that is no bit number of a mask; T is none, although Python takes it for 1.
+
+    Raises
+    ------
+    InputError
+        It is not a whole number from 0 to ``width - 1``.
+    """
+    if isinstance(bit, bool) or not isinstance(bit, int) or not 0 <= bit < width:
+        raise InputError(f"{where}: MP_ bit numbers of MASK must be 0 to {width - 1}, one is {bit!r}")
 
 
 def how_mask_is_read(header: Mapping | None, mask_planes: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy.interpolate import Akima1DInterpolator
 
-from bayesflat.data.camera import Detector
+from bayesflat.data.camera import Camera, Detector
 from bayesflat.data.flats import Flat
 from bayesflat.data.instruments import usual_name
 from bayesflat.errors import InputError
@@ -76,11 +76,43 @@ def check_products(
             raise InputError(f"the {what}s differ: {' and '.join(sorted(set(known)))}; they must be the same")
 
 
-def warn_of_unconverged(gradient: FlatGradient, reference: FlatGradient) -> None:
-    """Warn where a product is of a fit that did not converge."""
+def check_centroids(camera: Camera, *products: FlatGradient) -> None:
+    """Refuse products whose radial function has its centre outside the focal plane.
+
+    Raises
+    ------
+    InputError
+        It is farther from the origin than any corner of a science detector.
+    """
+    for product in products:
+        x = product.centroid_x + product.centroid_delta_x
+        y = product.centroid_y + product.centroid_delta_y
+        if np.hypot(x, y) > camera.radius:
+            what = "reference" if product.estimates is not None and product.estimates.reference else "gradient"
+            raise InputError(
+                f"the {what}'s centroid ({x:g}, {y:g}) mm lies outside the focal plane of {camera.name}, which ends at "
+                f"{camera.radius:.0f} mm"
+            )
+
+
+def check_usable(gradient: FlatGradient, reference: FlatGradient, force: bool = True) -> None:
+    """Refuse products of fits that did not converge or are unusable; with ``force`` only warn.
+
+    Raises
+    ------
+    InputError
+        One of them is, without ``force``.
+    """
     for name, product in (("--gradient", gradient), ("--reference", reference)):
-        if product.estimates is not None and not product.estimates.converged:
-            log.warning("%s is of a fit that did not converge (CONVERGD = F)", name)
+        if product.estimates is None:
+            continue
+        unusable = product.estimates.header.get("VERDICT", ("", ""))[0] == "unusable"
+        if product.estimates.converged and not unusable:
+            continue
+        what = "is unusable (VERDICT)" if unusable else "is of a fit that did not converge (CONVERGD = F)"
+        if not force:
+            raise InputError(f"{name} {what}; --force applies it all the same")
+        log.warning("%s %s; it was applied all the same", name, what)
 
 
 def apply_gradients(flat: Flat, gradient: FlatGradient, reference: FlatGradient) -> Flat:
@@ -106,7 +138,7 @@ def apply_gradients(flat: Flat, gradient: FlatGradient, reference: FlatGradient)
         As `check_products` and `require_most`.
     """
     check_products(gradient, reference, flat.physical_filter, flat.instrument)
-    warn_of_unconverged(gradient, reference)
+    check_usable(gradient, reference)
     image = flat.image.copy() if flat.image.dtype.kind == "f" else flat.image.astype(np.float32)
     bad = None if flat.bad is None else flat.bad.copy()
     lost = 0

@@ -343,7 +343,9 @@ def _provenance(gradient: FlatGradient, estimates: Estimates) -> str:
         if gradient.metadata.get(key)
     ]
     rows += [
-        (comment or key, value) for key, (value, comment) in estimates.header.items() if key.startswith(("SEED", "V"))
+        (comment or key, value)
+        for key, (value, comment) in estimates.header.items()
+        if key.startswith(("SEED", "V", "RUNID"))
     ]
     inputs = gradient.config.get("inputs", [])
     columns = list(dict.fromkeys(key for entry in inputs for key in entry))

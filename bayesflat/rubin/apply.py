@@ -12,7 +12,7 @@ from typing import Any
 from bayesflat.commands.apply import BUTLER_CARDS, correct_file, make_cards
 from bayesflat.config import RunConfig
 from bayesflat.data.camera import Camera, Detector, get_camera
-from bayesflat.gradient.correction import check_products, warn_of_unconverged
+from bayesflat.gradient.correction import check_centroids, check_products, check_usable
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.processes import in_processes
 from bayesflat.rubin.output import flat_kind
@@ -51,6 +51,7 @@ def run_apply(
     reference: str | Path | None = None,
     processes: int = 1,
     overwrite: bool = False,
+    force: bool = False,
     progress: Callable[[int], Callable[[], None]] | None = None,
 ) -> list[Outcome]:
     """Correct the dome flats of a repository, filter by filter.
@@ -67,6 +68,8 @@ def run_apply(
     processes : int
     overwrite : bool
         Whether earlier results may be replaced, in the folder and in the output run.
+    force : bool
+        Whether to apply products that did not converge or are unusable.
     progress : callable, optional
         Called with the number of flats; what it returns is called after each.
 
@@ -93,7 +96,7 @@ def run_apply(
     advance = progress(sum(len(unit.flats) for unit in units)) if progress else lambda: None
 
     def finish(k: int, unit: WorkUnit) -> int:
-        products = _products(repository, unit, config, gradient, reference)
+        products = _products(repository, unit, config, gradient, reference, force)
         _correct(unit, camera, products, files[k], kind, processes, overwrite, advance)
         return len(unit.flats)
 
@@ -111,7 +114,12 @@ def _data_id(unit: WorkUnit, detector: int) -> dict[str, Any]:
 
 
 def _products(
-    repository: Repository, unit: WorkUnit, config: RunConfig, gradient: str | Path | None, reference: str | Path | None
+    repository: Repository,
+    unit: WorkUnit,
+    config: RunConfig,
+    gradient: str | Path | None,
+    reference: str | Path | None,
+    force: bool,
 ) -> _Products:
     names = config.connections
     found = [
@@ -125,7 +133,8 @@ def _products(
         dome, sky = FlatGradient.read(dome_path), FlatGradient.read(sky_path)
         cards = make_cards(dome, dome_path, sky, sky_path)
     check_products(dome, sky, unit.physical_filter)
-    warn_of_unconverged(dome, sky)
+    check_centroids(get_camera(config.camera), dome, sky)
+    check_usable(dome, sky, force)
     return _Products(dome, sky, cards, tuple(one for one in found if isinstance(one, Dataset)))
 
 

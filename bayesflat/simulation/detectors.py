@@ -332,5 +332,5 @@ def simulate_binned(
     columns["value"] = columns["value"] * light.evaluate(columns["xf"], columns["yf"], columns["itl"]) * light.level
     n_pixels = np.full(len(columns["value"]), int(bin_factor) ** 2, dtype=np.int64)
     return BinnedFlat(
-        camera=camera, n_pixels=n_pixels, instrument=camera.name, physical_filter=physical_filter, **columns
+        camera=camera, n_pixels=n_pixels, instrument=camera.name, physical_filter=physical_filter, run="", **columns
     )

@@ -1,6 +1,7 @@
 """Correcting dome flats: the arithmetic against a formula of the tests' own, files, and what is refused."""
 
 import hashlib
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from scipy.interpolate import Akima1DInterpolator
 
 import bayesflat
 from bayesflat.cli import run
-from bayesflat.data.flats import Flat
+from bayesflat.data.flats import Flat, read_flat
 from bayesflat.errors import InputError
 from bayesflat.gradient.correction import apply_gradients, compute_correction
 from bayesflat.gradient.estimates import STATISTICS, Estimates
@@ -253,7 +254,7 @@ def test_unconverged_products_are_warned_of_once(tmp_path, small_camera, camera_
         lsst_file(tmp_path / f"{key}.fits", small_camera[key], rng)
     products = ["--gradient", str(tmp_path / "dome.fits"), "--reference", str(tmp_path / "sky.fits")]
     flats = [str(tmp_path / f"{key}.fits") for key in (11, 12)]
-    assert run(["apply", *flats, "-o", str(tmp_path / "out"), *products, *camera_table]) == 0
+    assert run(["apply", *flats, "-o", str(tmp_path / "out"), *products, *camera_table, "--force"]) == 0
     assert caplog.text.count("--gradient is of a fit that did not converge") == 1
     assert "--reference is of" not in caplog.text
 
@@ -307,6 +308,19 @@ def test_a_correction_that_leaves_less_than_half_of_a_detector_is_refused(
         apply_gradients(flat, FlatGradient.read(tmp_path / "dome.fits"), sky())
 
 
+@pytest.mark.parametrize(("which", "word"), [("dome", "gradient"), ("sky", "reference")])
+def test_a_centroid_outside_the_focal_plane_is_refused(
+    tmp_path, small_camera, products, camera_table, rng, capsys, which, word
+):
+    """The farthest corner is at 52 * sqrt(2) = 73.5 mm; nodes may reach farther."""
+    {"dome": dome, "sky": sky}[which](centroid_x=500.0, centroid_y=-3.0).write(tmp_path / f"{which}.fits")
+    lsst_file(tmp_path / "a_R22_S00.fits", small_camera[12], rng, compress=False)
+    err = complaint(["apply", tmp_path / "a_R22_S00.fits", "-o", tmp_path / "out", *products, *camera_table], capsys)
+    assert err.startswith(f"bayesflat: the {word}'s centroid (")
+    assert err.endswith("mm lies outside the focal plane of SmallCam, which ends at 74 mm")
+    assert not (tmp_path / "out").exists()
+
+
 def test_no_correction_where_a_plane_is_not_positive(small_camera):
     """A plane of 0.06/mm from the middle is 0 at 16.7 mm."""
     detector = small_camera[13]
@@ -316,3 +330,16 @@ def test_no_correction_where_a_plane_is_not_positive(small_camera):
     found = compute_correction(detector, steep, sky())
     np.testing.assert_array_equal(found.nowhere, 1 - 0.06 * x <= 0)
     assert np.all(found.factor > 0)
+
+
+@pytest.mark.parametrize("bit", [True, 32, -1, "8"])
+def test_a_plane_that_is_no_bit_is_refused(tmp_path, small_camera, products, camera_table, rng, capsys, bit):
+    """T would be bit 1, of another plane."""
+    path = tmp_path / "a_R22_S00.fits"
+    lsst_file(path, small_camera[12], rng, compress=False)
+    with fits.open(path, mode="update") as hdus:
+        hdus["MASK"].header["MP_NO_DATA"] = bit
+    said = f"{path}: MP_ bit numbers of MASK must be 0 to 31, one is {bit!r}"
+    assert complaint(["apply", path, "-o", tmp_path / "out", *products, *camera_table], capsys) == f"bayesflat: {said}"
+    with pytest.raises(InputError, match=re.escape(said)):
+        read_flat(path, small_camera)
