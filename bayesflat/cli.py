@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,7 @@ from bayesflat.commands.results import (
 )
 from bayesflat.config import RunConfig, merge_overrides
 from bayesflat.errors import InputError
-from bayesflat.logs import PrintableFormatter
+from bayesflat.logs import PrintableFormatter, logging_to
 from bayesflat.processes import Ended, end_on_signals, workers_of
 from bayesflat.quantities import REFERENCE_RADIUS, TOLERANCE_MMAG
 from bayesflat.rubin.options import (
@@ -116,7 +116,7 @@ def cli() -> None:
 
 @cli.command(name="fit", short_help="Fit flats, or a binned table.")
 @click.argument("inputs", nargs=-1, metavar="INPUT...")
-@click.option("-o", "out", type=click.Path(path_type=Path), metavar="DIR", help="Folder to write.")
+@click.option("-o", "--output", "out", type=click.Path(path_type=Path), metavar="DIR", help="Folder to write.")
 @click.option("--defects", metavar="PATH", help="Defect tables: a folder, a folder of folders, a glob or a file.")
 @click.option("--defects-date", metavar="DATE", help="Of several tables of a detector, the last one until DATE (UTC).")
 @settings_options("Physical filter, where the input does not say; with --butler which ones to fit (default: all).")
@@ -220,7 +220,7 @@ fit_command.help = inspect.cleandoc(fit_command.help or "") + "\n" + _describe_f
 @click.argument("flats", nargs=-1, metavar="FLAT...")
 @click.option("--gradient", metavar="DOME.fits", help="Gradient of the dome flat (FITS, YAML, ECSV).")
 @click.option("--reference", metavar="SKY.fits", help="Reference gradient, of the sky flat.")
-@click.option("-o", "out", type=click.Path(path_type=Path), metavar="DIR", help="Folder to write.")
+@click.option("-o", "--output", "out", type=click.Path(path_type=Path), metavar="DIR", help="Folder to write.")
 @click.option("--force", is_flag=True, help="Apply products that did not converge or are unusable, too.")
 @settings_options("Physical filter, where the flats do not say; with --butler which ones to correct (default: all).")
 @key_options
@@ -276,7 +276,9 @@ def apply_command(
 
 @cli.command(name="compare", short_help="Do sky and dome differ?")
 @click.argument("products", nargs=-1, metavar="SKY.fits DOME.fits")
-@click.option("-o", "out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder to write.")
+@click.option(
+    "-o", "--output", "out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder to write."
+)
 @click.option(
     "--binned",
     nargs=2,
@@ -341,7 +343,9 @@ def compare_command(
 
 
 @cli.command(name="simulate", short_help="Make flats with a known truth.")
-@click.option("-o", "out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder to write.")
+@click.option(
+    "-o", "--output", "out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder to write."
+)
 @click.option("--kind", type=click.Choice(["sky", "dome"]), default="sky", show_default=True, help="Light source.")
 @click.option(
     "--coarse", type=click.IntRange(1), default=1, show_default=True, metavar="F", help="Pixels F times as large."
@@ -438,7 +442,9 @@ def _with_fields[T: (Light, Noise)](defaults: T, texts: Sequence[str], option: s
 
 
 @cli.command(name="demo", short_help="The whole story on simulated flats.")
-@click.option("-o", "out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder to write.")
+@click.option(
+    "-o", "--output", "out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder to write."
+)
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of the simulation.")
 @click.option(
     "--coarse", type=click.IntRange(1), default=16, show_default=True, metavar="F", help="Pixels F times as large."
@@ -468,23 +474,30 @@ def demo_command(out: Path, seed: int, coarse: int, common: Common) -> int:
 @contextmanager
 def _running(common: Common) -> Iterator[Progress | None]:
     """Log to stderr while a command runs; yields a function that makes a progress bar."""
-    with _logging(common.verbose, common.quiet), _progress(common.quiet) as progress:
+    with _logging(common), _progress(common.quiet) as progress:
         yield progress
 
 
 @contextmanager
-def _logging(verbose: int, quiet: bool) -> Iterator[None]:
-    """Log to stderr while a command runs."""
+def _logging(common: Common) -> Iterator[None]:
+    """Log to stderr while a command runs, and into a file where one is named."""
     logger = logging.getLogger("bayesflat")
     handler = RichHandler(console=stderr, show_path=False, show_time=False, markup=False, rich_tracebacks=False)
-    level = logging.ERROR if quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(common.verbose, 2)]
+    if common.log_level is not None:
+        level = logging.getLevelNamesMapping()[common.log_level.upper()]
+    elif common.quiet:
+        level = logging.ERROR
     handler.setFormatter(PrintableFormatter())
     handler.setLevel(level)
     before = logger.level
     logger.setLevel(min(level, before or level))
     logger.addHandler(handler)
     try:
-        yield
+        with ExitStack() as stack:
+            if common.log_file is not None:
+                stack.enter_context(logging_to(common.log_file, level=min(level, logging.INFO)))
+            yield
     finally:
         logger.removeHandler(handler)
         logger.setLevel(before)

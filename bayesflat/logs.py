@@ -10,13 +10,16 @@ from logging.handlers import QueueHandler
 from pathlib import Path
 from queue import SimpleQueue
 
+from bayesflat.errors import InputError
 from bayesflat.text import printable
 
 _PACKAGE = "bayesflat"
 
 
 @contextmanager
-def logging_to(path: Path | None, earlier: Sequence[logging.LogRecord] = ()) -> Iterator[list[str]]:
+def logging_to(
+    path: Path | None, earlier: Sequence[logging.LogRecord] = (), level: int = logging.DEBUG
+) -> Iterator[list[str]]:
     """Write the package's log to a file, with times; yield the warnings in it, as they come.
 
     Parameters
@@ -25,18 +28,29 @@ def logging_to(path: Path | None, earlier: Sequence[logging.LogRecord] = ()) -> 
         None: only the warnings are kept.
     earlier : sequence of logging.LogRecord
         Records that were captured before, and belong into the log too.
+    level : int
+        From which level on.
+
+    Raises
+    ------
+    InputError
+        The file cannot be written.
     """
     warnings = _Warnings(logging.WARNING)
     handlers: list[logging.Handler] = [warnings]
     if path is not None:
-        handlers.append(logging.FileHandler(path, encoding="utf-8"))
+        try:
+            handlers.append(logging.FileHandler(path, encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"{path}: the log cannot be written ({error.strerror})") from None
+        handlers[-1].setLevel(level)
         handlers[-1].setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
     try:
         for record in earlier:
             for handler in handlers:
                 if record.levelno >= handler.level:
                     handler.handle(record)
-        with _attached(handlers, logging.DEBUG if path is not None else logging.WARNING):
+        with _attached(handlers, level if path is not None else logging.WARNING):
             yield warnings.texts
     finally:
         for handler in handlers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import click
@@ -42,6 +43,8 @@ class Common:
     overwrite: bool
     verbose: int
     quiet: bool
+    log_level: str | None
+    log_file: Path | None
 
 
 common = group(
@@ -50,10 +53,18 @@ common = group(
     click.option(
         "--camera", metavar="NAME|TABLE", help="lsstcam (default), lsstcomcam, decam, hsc or a camera table (ECSV)."
     ),
-    click.option("-j", "processes", type=click.IntRange(1), default=1, show_default=True, help="Processes."),
+    click.option("-j", "--processes", type=click.IntRange(1), default=1, show_default=True, help="Processes."),
     click.option("--overwrite", is_flag=True, help="Replace what an earlier run left in DIR."),
     click.option("-v", "--verbose", count=True, help="Say more."),
     click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
+    click.option(
+        "--log-level",
+        type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
+        help="What is logged to stderr, in place of -v and -q.",
+    ),
+    click.option(
+        "--log-file", type=click.Path(path_type=Path), metavar="FILE", help="Log into this file too, info at least."
+    ),
 )
 
 
@@ -84,8 +95,16 @@ def settings_options(filter_help: str) -> Decorator:
         click.option(
             "--physical-filter", "filters", type=Names(), multiple=True, metavar="NAME[,NAME...]", help=filter_help
         ),
-        click.option("-c", "overrides", multiple=True, metavar="KEY=VALUE", help="Set a config field; beats -C."),
-        click.option("-C", "config_file", metavar="FILE", help="Config in TOML, such as an earlier fit's config.toml."),
+        click.option(
+            "-c", "--config", "overrides", multiple=True, metavar="KEY=VALUE", help="Set a config field; beats -C."
+        ),
+        click.option(
+            "-C",
+            "--config-file",
+            "config_file",
+            metavar="FILE",
+            help="Config in TOML, such as an earlier fit's config.toml.",
+        ),
     )
 
 

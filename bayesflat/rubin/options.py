@@ -32,9 +32,16 @@ class SourceAndOutput(Source):
 
 
 _SOURCE = (
-    click.option("--butler", "repo", metavar="REPO", help="Take the input from a data repository: folder or label."),
     click.option(
-        "--collections", type=Names(), multiple=True, metavar="C[,C...]", help="Its collections, searched in order."
+        "-b", "--butler", "repo", metavar="REPO", help="Take the input from a data repository: folder or label."
+    ),
+    click.option(
+        "-i",
+        "--collections",
+        type=Names(),
+        multiple=True,
+        metavar="C[,C...]",
+        help="Its collections, searched in order.",
     ),
     click.option("--instrument", metavar="NAME", help="Not needed where the repository has only one."),
     click.option(
@@ -52,7 +59,7 @@ source_and_output_options = group(
     "source",
     SourceAndOutput,
     *_SOURCE,
-    click.option("--where", default="", metavar="EXPR", help="Butler's expression that flats must satisfy."),
+    click.option("-d", "--where", default="", metavar="EXPR", help="Butler's expression that flats must satisfy."),
     click.option(
         "--output-run",
         metavar="RUN",

@@ -157,3 +157,19 @@ def test_the_camera_of_the_product_is_that_of_apply(applying, small_camera, tmp_
     applying[3] = tmp_path / "again"
     assert run([str(a) for a in (*applying, *camera)]) == 0
     np.testing.assert_array_equal(mine, fits.getdata(tmp_path / "again" / "flat.fits", "IMAGE"))
+
+
+# ---- options ----
+
+
+def test_long_forms_of_options_and_the_log(applying, tmp_path, capsys):
+    applying[2] = "--output"
+    more = ["--processes", "1", "--log-level", "error", "--log-file", tmp_path / "my.log", "--config", "seed=1"]
+    assert run([str(a) for a in (*applying, *more)]) == 0
+    assert capsys.readouterr().err == ""
+    assert (tmp_path / "my.log").read_text().endswith("INFO 1 flats in 1 files corrected\n")
+    applying[3] = tmp_path / "other"
+    line = complaint([*applying, "--log-file", tmp_path / "none" / "my.log"], capsys)
+    assert line.endswith("my.log: the log cannot be written (No such file or directory)")
+    assert complaint([*applying, "-i", "calib"], capsys).endswith("--collections needs --butler, the data repository")
+    assert complaint([*applying, "-d", "detector=1"], capsys).endswith("--where needs --butler, the data repository")
