@@ -104,16 +104,19 @@ class FlatGradient:
             raise ValueError(f"spline nodes must ascend, at least 2 of them, got {nodes.tolist()}")
         if not np.all(np.isfinite(values)):
             raise ValueError(f"spline values must be finite, got {values.tolist()}")
+
+    def _check_numbers(self) -> None:
+        """Refuse numbers that no flat has: a correction by them would be none, or NaN.
+
+        What a fit that failed has found can be held and reported all the same; it is refused when it is read.
+        """
+        nodes, values = self.radial_spline_nodes, self.radial_spline_values
         if nodes[0] < 0 or nodes[-1] > _FARTHEST:
             raise ValueError(f"spline nodes are radii from 0 to {_FARTHEST:g} mm, got {nodes.tolist()}")
         if np.abs(values).max() > _LARGEST or values.max() < 1 / _LARGEST:
             raise ValueError(
                 f"spline values must be positive somewhere, and at most {_LARGEST:g}, got {values.tolist()}"
             )
-        self._check_scalars()
-
-    def _check_scalars(self) -> None:
-        """Refuse numbers that no flat has: a correction by them would be none, or NaN."""
         for name in ("itl_ratio", "normalization_factor"):
             value = getattr(self, name)
             if not 1 / _LARGEST <= value <= _LARGEST:
@@ -336,6 +339,7 @@ class FlatGradient:
         arguments = files.read(path)
         try:
             product = cls(**arguments)
+            product._check_numbers()
             product._check_estimates()
             return product
         except (TypeError, ValueError) as error:
