@@ -248,7 +248,7 @@ def _correct(hdus, flat: FlatHDUs, gradient: FlatGradient, reference: FlatGradie
             plane[rows][nowhere] = empty
     if lost:
         among = None if flags is None else (flags & flags.dtype.type(bit)) == 0
-        require_most(lost, count_good(planes[0][0], among), flat.where)
+        require_most(lost, count_good(planes[0][0], among), flat.where, flat.detector, gradient, reference)
     for number in powers:
         _replace(hdus[number], pixels[number])
     return changed

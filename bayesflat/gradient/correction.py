@@ -26,6 +26,7 @@ from bayesflat.gradient.product import FlatGradient
 
 log = logging.getLogger(__name__)
 
+_RIM = 0.85  # part of the reach of the bins, from which on a detector's centre is at the rim
 ROWS = 64  # of pixels that are corrected at a time: factors of so many stay in the cache
 
 
@@ -150,7 +151,8 @@ def apply_gradients(flat: Flat, gradient: FlatGradient, reference: FlatGradient)
         if bad is not None:
             bad[rows] |= correction.nowhere
     if lost:
-        require_most(lost, count_good(image, None if bad is None else ~bad), flat.path or flat.detector.name)
+        left, where = count_good(image, None if bad is None else ~bad), flat.path or flat.detector.name
+        require_most(lost, left, where, flat.detector, gradient, reference)
     return replace(flat, image=image, bad=bad)
 
 
@@ -160,8 +162,8 @@ def count_good(pixels: NDArray, among: NDArray[np.bool_] | None = None) -> int:
     return int(np.count_nonzero(good if among is None else good & among))
 
 
-def require_most(lost: int, left: int, where: str) -> None:
-    """Refuse a correction that leaves less than half of a detector.
+def require_most(lost: int, left: int, where: str, detector: Detector, *products: FlatGradient) -> None:
+    """Refuse a correction that leaves less than half of a detector that is not at the rim of the light.
 
     Parameters
     ----------
@@ -169,13 +171,18 @@ def require_most(lost: int, left: int, where: str) -> None:
         Good pixels that the correction says nothing of, and those that stay good.
     where : str
         What the message calls the flat.
+    detector : Detector
+        Of those at the rim, much may lie beyond the bins.
+    *products : FlatGradient
 
     Raises
     ------
     InputError
         More are lost than left.
     """
-    if lost > left:
+    centre = detector.pixel_to_focal_plane(detector.nx / 2, detector.ny / 2)
+    at_rim = any(product.radius(*centre) > _RIM * product.reach for product in products)
+    if lost > left and not at_rim:
         raise InputError(
             f"{where}: the correction would leave {left} of {lost + left} good pixels; of the others the products say "
             "nothing (beyond nodes or bins, or not positive). Are they products of this camera?"
