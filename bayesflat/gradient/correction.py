@@ -181,7 +181,8 @@ def require_most(lost: int, left: int, where: str, detector: Detector, *products
         More are lost than left.
     """
     centre = detector.pixel_to_focal_plane(detector.nx / 2, detector.ny / 2)
-    at_rim = any(product.radius(*centre) > _RIM * product.reach for product in products)
+    # from the middle of the focal plane: the products' own centres may be what is wrong
+    at_rim = float(np.hypot(*centre)) > _RIM * min(product.reach for product in products)
     if lost > left and not at_rim:
         raise InputError(
             f"{where}: the correction would leave {left} of {lost + left} good pixels; of the others the products say "
