@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 # mm: LSSTCam's vignetting is steep from here on, and nearly all detectors lie within; where its flats are compared
@@ -10,6 +11,7 @@ FARTHEST = 420.0  # mm: neither bins nor nodes of LSSTCam lie beyond
 REFERENCE_PART = 0.85  # of the largest radius of a bin: where flats of smaller and larger cameras are compared
 SHOWN_RADII = (0.0, 200.0, 300.0, REFERENCE_RADIUS, 330.0)  # mm, of LSSTCam's radial function in tables and pages
 SHOWN_PARTS = (0.0, 0.5, 0.75, 0.9)  # of the largest radius of a bin: the same for smaller and larger cameras
+MMAG = 2500.0 / math.log(10.0)  # mmag per unit of a small relative difference
 TOLERANCE_MMAG = 2.0  # mmag: Rubin's share for the uniformity of throughput
 
 

@@ -22,14 +22,14 @@ from rich.console import Console
 from rich.table import Table
 
 import bayesflat
-from bayesflat.comparison.differences import MMAG, Difference
+from bayesflat.comparison.differences import Difference
 from bayesflat.comparison.ratio import SkyCurve, fit_ratio
 from bayesflat.config import FitConfig
 from bayesflat.data.binned import BinnedFlat
 from bayesflat.data.camera import Camera, lsstcam
 from bayesflat.inference.fitting import fit
 from bayesflat.model.prepare import prepare
-from bayesflat.quantities import COMPARED, REFERENCE_RADIUS, TOLERANCE_MMAG
+from bayesflat.quantities import COMPARED, MMAG, REFERENCE_RADIUS, TOLERANCE_MMAG
 from bayesflat.report.plots_fit import save_figure
 from bayesflat.simulation.detectors import simulate_binned
 from bayesflat.simulation.truth import Light

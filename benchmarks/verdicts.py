@@ -30,12 +30,12 @@ from bayesflat.comparison.comparison import compare
 from bayesflat.config import FitConfig
 from bayesflat.data.camera import lsstcam
 from bayesflat.inference.fitting import fit
+from bayesflat.quantities import MMAG
 from bayesflat.report.plots_fit import save_figure
 from bayesflat.simulation.detectors import simulate_binned
 
 BIN_FACTOR = 256
 MOST_WRONG = 0.15  # of the words for an effect
-_MAGNITUDES = 2.5e3 / np.log(10)
 
 
 def judge_pair(seed: int, effects: Sequence[str]) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def judge_pair(seed: int, effects: Sequence[str]) -> dict[str, Any]:
             "reasons": list(dome.judgement.reasons),
             "p": header["AZPVAL"][0],
             "p of field": header["FLDPVAL"][0],
-            "rms_mmag": float(_MAGNITUDES * np.nanstd(np.log(times))),
+            "rms_mmag": float(MMAG * np.nanstd(np.log(times))),
         }
         if case.compare != "-" or effect not in CASES:
             c = compare(sky, dome)

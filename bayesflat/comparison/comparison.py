@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from bayesflat.comparison.differences import LEVELS, MMAG, DetectorDifference, Difference
+from bayesflat.comparison.differences import LEVELS, DetectorDifference, Difference
 from bayesflat.comparison.judgement import Verdict, areas_beyond, judge
 from bayesflat.comparison.posterior import Posterior, log_radial_slope, unpaired
 from bayesflat.comparison.tied import tied_gradient
@@ -19,7 +19,7 @@ from bayesflat.data.camera import Camera
 from bayesflat.errors import InputError
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.model.prepare import FitData, prepare
-from bayesflat.quantities import COMPARED, TOLERANCE_MMAG, reference_radius
+from bayesflat.quantities import COMPARED, MMAG, TOLERANCE_MMAG, reference_radius
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm
 
-MMAG = 2500.0 / np.log(10.0)  # mmag per unit of a small relative difference
 LEVELS = {"q05": norm.ppf(0.05), "q95": norm.ppf(0.95)}
 
 

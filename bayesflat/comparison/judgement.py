@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from bayesflat.comparison.differences import MMAG, DetectorDifference, Difference, p_beyond
+from bayesflat.comparison.differences import DetectorDifference, Difference, p_beyond
 from bayesflat.inference.linalg import covariance_root
+from bayesflat.quantities import MMAG
 
 if TYPE_CHECKING:
     from bayesflat.comparison.posterior import Posterior

@@ -7,7 +7,9 @@ radius: too many to list, and all tested together.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.stats import chi2
@@ -19,12 +21,12 @@ from bayesflat.inference.laplace import Laplace
 from bayesflat.inference.objective import Objective
 from bayesflat.model.hierarchical import HierarchicalNoise
 from bayesflat.model.zernike import n_terms, zernike
+from bayesflat.quantities import MMAG
 
 DEGREE = 12
 _DETECTORS_PER_TERM = 2  # their scatter is known from themselves: few detectors bear few terms
 # what is smooth is seen by few bins: white noise counts less than the scatter of detectors and of their patterns
 _BINS = 20_000
-_MAGNITUDES = 2.5e3 / math.log(10)  # from a logarithm to mmag
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,11 @@ class SmoothField:
     chi2: float
     dof: int
     rms_mmag: float
+
+    @classmethod
+    def of_cards(cls, header: Mapping[str, tuple[Any, str]]) -> SmoothField:
+        """From the cards of a product's estimates."""
+        return cls(*(header[key][0] for key in ("FLDCHI2", "FLDDOF", "FLDRMS")))
 
     @property
     def p_value(self) -> float:
@@ -81,4 +88,4 @@ def smooth_field(objective: Objective, approximation: Laplace) -> SmoothField | 
         coefficients, covariance, dof = solve_scores(score, information)
         gram = columns.T @ columns / len(columns)
         square = coefficients @ gram @ coefficients - np.sum(gram * covariance)  # less what is expected of noise
-    return SmoothField(float(score @ coefficients), dof, _MAGNITUDES * math.sqrt(max(square, 0.0)))
+    return SmoothField(float(score @ coefficients), dof, MMAG * math.sqrt(max(square, 0.0)))

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from bayesflat.config import FitConfig
 from bayesflat.gradient.curve import LogSpline
 from bayesflat.gradient.spline import akima_basis
+from bayesflat.quantities import MMAG
 
 log = logging.getLogger(__name__)
 
-MMAG = 2500.0 / np.log(10.0)  # of a small relative difference
 _CELL = 0.25  # mm, over which bins are taken together
 _STEPS, _SETTLED, _ROUGHLY = 60, 1e-11, 1e-3
 _RIDGE = 1e-7  # part of all weight that keeps a node that no bin feels on the curve

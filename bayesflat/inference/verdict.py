@@ -67,7 +67,7 @@ def judge_fit(
         found.append(same)
     other = gradient.azimuth
     tolerance = as_fraction(tolerance_mmag)
-    field = SmoothField(*(header[key][0] for key in ("FLDCHI2", "FLDDOF", "FLDRMS")))
+    field = SmoothField.of_cards(header)
     if other is not None and other.matters(tolerance):
         clearest = other.in_words(other.clearest(tolerance), gradient.outermost_bin)
         found.append(f"{clearest}: the model has no term for it")

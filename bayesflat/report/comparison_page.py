@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayesflat.comparison.comparison import Comparison
-from bayesflat.comparison.differences import MMAG, DetectorDifference, Difference
+from bayesflat.comparison.differences import DetectorDifference, Difference
 from bayesflat.comparison.judgement import zones
-from bayesflat.quantities import QUANTITIES, long_label
+from bayesflat.quantities import MMAG, QUANTITIES, long_label
 from bayesflat.report import page
 from bayesflat.report.numbers import BAND, cells, half_width, nice, running_percentiles
 from bayesflat.report.page import Layer, Series, Verdict

@@ -273,7 +273,7 @@ def _diagnostics(result: FitResult, warnings: Sequence[str], check: PredictiveCh
              f"Chance of a chi-squared of {other.chi2:.0f} with {other.dof} terms that the model does not have.")
         )  # fmt: skip
     header = result.gradient.require_estimates().header
-    field = SmoothField(*(header[key][0] for key in ("FLDCHI2", "FLDDOF", "FLDRMS")))
+    field = SmoothField.of_cards(header)
     if field.dof:
         rows.append(
             ("a smooth field", f"p = {probability(field.p_value)}", "above 0.001", _mark(field.p_value > 1e-3),

@@ -12,7 +12,7 @@ import bayesflat
 from bayesflat.cli import run
 from bayesflat.commands.compare import as_dict
 from bayesflat.commands.tables import comparison_lines
-from bayesflat.comparison.comparison import MMAG, check_pair, compare, config_of, zones_of
+from bayesflat.comparison.comparison import check_pair, compare, config_of, zones_of
 from bayesflat.comparison.ratio import fit_ratio
 from bayesflat.comparison.ratio_mean import SkyCurve
 from bayesflat.comparison.tied import tied_gradient
@@ -21,7 +21,7 @@ from bayesflat.data.camera import decam, lsstcam
 from bayesflat.errors import InputError
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.model.prepare import prepare
-from bayesflat.quantities import COMPARED, SCALARS
+from bayesflat.quantities import COMPARED, MMAG, SCALARS
 from bayesflat.report.plots_comparison import plot_comparison_map, plot_comparison_radial
 from tests.helpers import DOME_LIGHT, NODES, SKY_LIGHT, complaint, simulate_pair
 

@@ -3,8 +3,9 @@
 import numpy as np
 
 import bayesflat
-from bayesflat.comparison.comparison import MMAG, compare
+from bayesflat.comparison.comparison import compare
 from bayesflat.config import FitConfig
+from bayesflat.quantities import MMAG
 from bayesflat.simulation.detectors import simulate_binned
 from bayesflat.simulation.truth import Noise
 from tests.helpers import DOME_LIGHT, SKY_LIGHT

@@ -10,10 +10,10 @@ import pytest
 from bayesflat.commands.compare import as_dict
 from bayesflat.commands.tables import comparison_lines
 from bayesflat.comparison.comparison import compare
-from bayesflat.comparison.differences import MMAG
 from bayesflat.comparison.judgement import areas_beyond, judge
 from bayesflat.comparison.surface import Surface
 from bayesflat.inference.fitting import fit
+from bayesflat.quantities import MMAG
 from bayesflat.simulation.detectors import simulate_binned
 from bayesflat.simulation.truth import Light, Noise
 from tests.helpers import NODES, VALUES, small_config

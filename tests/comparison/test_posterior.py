@@ -7,11 +7,11 @@ import pytest
 from scipy.interpolate import BSpline
 from scipy.stats import norm
 
-from bayesflat.comparison.differences import MMAG, Difference
+from bayesflat.comparison.differences import Difference
 from bayesflat.comparison.posterior import parameter_covariance, unpaired
 from bayesflat.gradient.estimates import STATISTICS, Estimates
 from bayesflat.gradient.product import FlatGradient
-from bayesflat.quantities import SCALARS
+from bayesflat.quantities import MMAG, SCALARS
 
 SKY_NODES, SKY_VALUES = [0.0, 15.0, 30.0, 42.0, 50.0, 60.0], [1.01, 0.99, 0.95, 0.83, 0.62, 0.33]
 DOME_NODES, DOME_VALUES = [0.0, 20.0, 35.0, 45.0, 62.0], [0.99, 0.97, 0.9, 0.74, 0.3]

@@ -11,7 +11,8 @@ from scipy.optimize import least_squares
 from bayesflat.config import FitConfig
 from bayesflat.gradient.curve import LogSpline
 from bayesflat.gradient.spline import spread_knots
-from bayesflat.inference.projection import CLEAR, MMAG, MOST, Curve, fit_nodes, place_nodes, project
+from bayesflat.inference.projection import CLEAR, MOST, Curve, fit_nodes, place_nodes, project
+from bayesflat.quantities import MMAG
 from bayesflat.simulation.truth import default_light
 
 OUTER = 355.0

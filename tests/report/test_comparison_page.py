@@ -9,10 +9,10 @@ import pytest
 
 from bayesflat.cli import run
 from bayesflat.comparison.comparison import compare
-from bayesflat.comparison.differences import MMAG, Difference
+from bayesflat.comparison.differences import Difference
 from bayesflat.config import FitConfig
 from bayesflat.inference.fitting import fit
-from bayesflat.quantities import COMPARED
+from bayesflat.quantities import COMPARED, MMAG
 from bayesflat.report.comparison_page import comparison_report, judge
 from tests.helpers import NODES, simulate_pair
 from tests.report.browser import Browser, find_browser
