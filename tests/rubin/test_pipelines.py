@@ -1,0 +1,183 @@
+"""The shipped pipelines under ``pipetask``: reference, certification, fit, correction and comparison."""
+
+import json
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from lsst.daf.butler import Butler, StorageClass
+
+from bayesflat.cli import run
+from bayesflat.gradient.product import FlatGradient
+from tests.rubin.pipelines import PIPELINES, QUICK, PipelineRepository, butler, run_pipeline, standing_in
+from tests.rubin.repositories import DOME, SKY, simulate
+
+FIELDS = [part for key, value in QUICK.items() for part in ("-c", f"{key}={value}")]
+ONE = ("-d", "instrument='SmallCam' AND physical_filter='i_39'")
+DATA_ID = {"instrument": "SmallCam", "physical_filter": "i_39"}
+
+
+def spoil(folder):
+    """No flat of a simulation has a good pixel."""
+    for path in (folder / "flats").iterdir():
+        with fits.open(path, mode="update") as hdus:
+            hdus["IMAGE"].data[:] = np.nan
+
+
+@pytest.fixture(scope="module")
+def repo(small_camera, tmp_path_factory):
+    """Sky and dome flats of i_39, sky flats of r_57 without a good pixel, and defects."""
+    folder = tmp_path_factory.mktemp("pipelines")
+    camera = small_camera.subset([5 * j + i for j in (1, 2, 3) for i in (0, 1, 2, 4)])
+    with standing_in():
+        camera.write(folder / "camera.ecsv")
+        repo = PipelineRepository(folder / "repo", camera)
+        repo.add_simulation("dome", simulate(folder / "dome", camera, DOME), "i_39", defects=True)
+        repo.add_sky("sky", simulate(folder / "sky", camera, SKY, kind="sky"), "i_39")
+        bad = simulate(folder / "bad", camera, SKY, kind="sky", physical_filter="r_57")
+        spoil(bad)
+        repo.add_sky("sky", bad, "r_57")
+        yield repo
+
+
+@pytest.fixture(scope="module")
+def reference(repo):
+    """The run of both filters' reference, one of which fails; what there is, is certified."""
+    pipeline = PIPELINES / "flatGradientsReference.yaml"
+    where = ("-d", "instrument='SmallCam'")
+    label = "cpFlatFitGradientsReference"
+    result = run_pipeline(repo, pipeline, "sky,defects,camera", "u/sky", label, *where)
+    dates = ("--begin-date", "2026-01-01", "--end-date", "2027-01-01")
+    done = butler("certify-calibrations", repo.path, "u/sky", "calib", "flat_gradient_reference", *dates)
+    assert done.exit_code == 0, done.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def dome(repo, reference):
+    """The run that fits, corrects and compares."""
+    result = run_pipeline(repo, PIPELINES / "flatGradients.yaml", "dome,defects,camera,calib", "u/dome",
+                          "cpFlatFitGradients", *ONE)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def commands(repo, dome, tmp_path_factory):
+    """The same by the commands, in a folder."""
+    out = tmp_path_factory.mktemp("commands")
+    ask = ["--butler", str(repo.path), "--camera", str(repo.path.with_name("camera.ecsv")), "--physical-filter", "i_39"]
+    sky = ["fit", *ask, "--collections", "sky,defects", "-c", "connections.input_flats=flat", *FIELDS]
+    assert run([*sky, "-c", "do_fit_gradient=true", "-c", "do_reference_gradient=true", "-o", str(out / "sky")]) == 0
+    fit = ["fit", *ask, "--collections", "dome,defects", *FIELDS, "-c", "do_fit_gradient=true", "-o", str(out / "dome")]
+    assert run(fit) == 0
+    given = ["--gradient", str(out / "dome" / "flat_gradient.fits")]
+    given += ["--reference", str(out / "sky" / "flat_gradient_reference.fits")]
+    assert run(["apply", *ask, "--collections", "dome", *given, "-o", str(out / "flats")]) == 0
+    assert run(["compare", *ask, "--collections", "u/dome,calib", "-o", str(out / "compare")]) == 0
+    return out
+
+
+def get(repo, name, collections="u/dome", **data_id):
+    return Butler.from_config(str(repo.path)).get(name, DATA_ID | data_id, collections=collections)
+
+
+def product(repo, name, collections):
+    """A product from its repository; the storage class stands for one that is not installed."""
+    ours = StorageClass("IsrCalib", pytype=FlatGradient)
+    return Butler.from_config(str(repo.path)).get(name, DATA_ID, collections=collections, storageClass=ours)
+
+
+@pytest.mark.parametrize("kind", ["sky", "dome"])
+def test_products_are_those_of_the_command(repo, commands, kind):
+    name = "flat_gradient_reference" if kind == "sky" else "flat_gradient"
+    theirs, ours = product(repo, name, f"u/{kind}"), FlatGradient.read(commands / kind / f"{name}.fits")
+    for key, column in ours.estimates.columns.items():
+        np.testing.assert_allclose(theirs.estimates.columns[key], column, rtol=1e-12, err_msg=key)
+    np.testing.assert_allclose(theirs.estimates.covariance, ours.estimates.covariance, rtol=1e-12)
+    np.testing.assert_allclose(theirs.radial_spline_values, ours.radial_spline_values, rtol=1e-12)
+    assert theirs.normalization_factor == pytest.approx(ours.normalization_factor, rel=1e-12)
+    assert theirs.config["inputs"] == ours.config["inputs"]
+    assert len(theirs.config["inputs"]) == 24  # flats and defects of 12 detectors
+    light = SKY if kind == "sky" else DOME
+    # the white noise of the bins leaves 2e-3 mm
+    assert (theirs.centroid_delta_x, theirs.centroid_delta_y) == pytest.approx(light["centroid_delta"], abs=0.02)
+    assert list(theirs.camera) == list(repo.camera)
+
+
+def test_corrected_flats_are_those_of_the_command(repo, commands):
+    for detector in repo.camera:
+        flat = get(repo, "flat", detector=detector.id)
+        with fits.open(next((commands / "flats").glob(f"*_{detector.name}.fits"))) as hdus:
+            for name in ("image", "variance", "mask"):
+                np.testing.assert_allclose(getattr(flat, name).array, hdus[name].data, rtol=1e-12, err_msg=name)
+        (ref,) = Butler.from_config(str(repo.path)).query_datasets("flat_gradient", "u/dome")
+        assert flat.metadata["CPPGRSUM"] == product_sum(repo, ref)
+
+
+def product_sum(repo, ref):
+    import hashlib
+
+    return hashlib.sha256(repo.butler.getURI(ref).read()).hexdigest()
+
+
+def test_the_comparison_is_that_of_the_command(repo, commands):
+    """Paired: the flats that the products were fitted to are binned again."""
+    theirs = get(repo, "flat_gradient_comparison_summary")
+    ours = json.loads((commands / "compare" / "comparison.json").read_text())
+    ours.pop("run_id")
+    assert theirs["method"] == ours["method"] == "paired"
+    assert theirs["verdict"] == ours["verdict"] == "differ"
+    assert theirs["inputs"] == ours["inputs"]
+    for name, difference in ours["differences"].items():
+        for key, value in difference.items():
+            assert theirs["differences"][name][key] == (None if value is None else pytest.approx(value, rel=1e-12))
+    np.testing.assert_allclose(theirs["radial"]["mean"], ours["radial"]["mean"], rtol=1e-12)
+
+
+def test_the_summary_of_a_fit_is_what_the_product_says(repo, dome):
+    summary, fitted = get(repo, "flat_gradient_fit_summary"), product(repo, "flat_gradient", "u/dome")
+    estimates = fitted.estimates
+    for row, name in enumerate(estimates.names):
+        found = summary["parameters"][name]
+        assert (found["map"], found["sd"]) == (estimates.columns["map"][row], estimates.columns["sd"][row])
+    assert summary["scalars"]["centroid_delta_x"]["map"] == fitted.centroid_delta_x
+    assert summary["verdict"] == estimates.header["VERDICT"][0]
+    assert summary["reasons"] == fitted.config["verdict_reasons"]
+    assert summary["converged"] is True
+    assert set(summary["seconds"]) == {"binning", "fitting", "plotting"}
+    metadata = get(repo, "cpFlatFitGradients_metadata")["cpFlatFitGradients"]
+    assert metadata["centroid_delta_x_map"] == fitted.centroid_delta_x
+    assert (metadata["verdict"], metadata["n_detectors"]) == (summary["verdict"], 12)
+
+
+def test_plots_are_put(repo, dome):
+    here = Butler.from_config(str(repo.path))
+    for name in ("model_residual", "radial_model", "correlation", "predictive", "comparison_radial", "comparison_map"):
+        name = f"gradient_{name}_plot"
+        (ref,) = here.query_datasets(name, "u/dome")
+        assert here.getURI(ref).read()[:4] == b"\x89PNG"
+
+
+def test_a_filter_that_fails_leaves_the_others_whole(repo, reference):
+    assert reference.exit_code != 0
+    (ref,) = repo.butler.query_datasets("flat_gradient_reference", "u/sky")
+    assert ref.dataId["physical_filter"] == "i_39"
+    summaries = repo.butler.query_datasets("flat_gradient_fit_summary", "u/sky")
+    assert [one.dataId["physical_filter"] for one in summaries] == ["i_39"]
+    logs = repo.butler.get("cpFlatFitGradientsReference_log", DATA_ID | {"physical_filter": "r_57"},
+                           collections="u/sky")  # fmt: skip
+    assert any("not one good pixel, as in all 12 flats given" in one.message for one in logs)
+
+
+def test_what_is_there_is_not_made_again(repo, dome):
+    def made():
+        return {ref.id for name in ("flat", "flat_gradient") for ref in repo.butler.query_datasets(name, "u/dome")}
+
+    before = made()
+    result = run_pipeline(repo, PIPELINES / "flatGradients.yaml", "dome,defects,camera,calib", "u/dome",
+                          "cpFlatFitGradients", *ONE, "--extend-run", "--skip-existing")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    after = made()
+    assert after == before
+    assert len(after) == 13
