@@ -16,7 +16,7 @@ STANDINS = Path(__file__).with_name("standins")
 PIPELINES = Path(bayesflat.__file__).with_name("pipelines")
 # of a fit that takes seconds
 QUICK = {
-    "bin_factor": "10", "detector_boundary": "0", "radial_spline_nodes": "[0,20,35,45,52,60]",
+    "bin_factor": "20", "detector_boundary": "0", "radial_spline_nodes": "[0,20,35,45,52,60]",
     "do_fit_centroid": "True", "centroid_max": "2", "noise": "independent", "likelihood": "normal",
 }  # fmt: skip
 

@@ -8,8 +8,10 @@ from astropy.io import fits
 from lsst.daf.butler import Butler, StorageClass
 
 from bayesflat.cli import run
+from bayesflat.config import RunConfig
 from bayesflat.gradient.product import FlatGradient
-from tests.rubin.pipelines import PIPELINES, QUICK, PipelineRepository, butler, run_pipeline, standing_in
+from bayesflat.rubin.tasks.config import LEFT_OUT
+from tests.rubin.pipelines import PIPELINES, QUICK, PipelineRepository, butler, pipetask, run_pipeline, standing_in
 from tests.rubin.repositories import DOME, SKY, simulate
 
 FIELDS = [part for key, value in QUICK.items() for part in ("-c", f"{key}={value}")]
@@ -181,3 +183,46 @@ def test_what_is_there_is_not_made_again(repo, dome):
     after = made()
     assert after == before
     assert len(after) == 13
+
+
+# ---- without a repository ----
+
+
+def build(*arguments):
+    return pipetask("build", "-p", PIPELINES / "flatGradients.yaml", *arguments)
+
+
+def test_every_field_is_shown(tmp_path):
+    """In the form that ``-C`` reads."""
+    for pipeline, labels in (
+        ("flatGradients.yaml", ["cpFlatFitGradients", "cpFlatApplyGradients", "cpFlatCompareGradients"]),
+        ("flatGradientsReference.yaml", ["cpFlatFitGradientsReference"]),
+    ):
+        shown = pipetask("build", "-p", f"resource://bayesflat/pipelines/{pipeline}", "--show", "config").output
+        assert [line.split("`")[1].rstrip("'") for line in shown.splitlines() if line.startswith("### ")] == labels
+    for name in [*(name for name in RunConfig.model_fields if name not in LEFT_OUT), "use_defects", "saveLogOutput"]:
+        assert f"\nconfig.{name}=" in shown
+    assert "config.connections.input_flats='flat'" in shown
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("bin_factor=0", "config: bin_factor: input should be greater than or equal to 1, got 0"),
+        ("radial_spline_nodes=[0,200,100]", "config: radial_spline_nodes: nodes must ascend, got 200 before 100, got"),
+        ('priors={"gradient": "wide"}', 'needs {dist = "normal", mu = ..., sigma = ...} or "flat", got \'wide\''),
+        ("camera=nowhere", "camera nowhere: no such file"),
+    ],
+)
+def test_a_wrong_value_is_one_line(setting, said, caplog):
+    """In the exception that pipetask chains to its own."""
+    result = build("-c", f"cpFlatFitGradients:{setting}", "--show", "config")
+    assert result.exit_code != 0
+    (line,) = [one for one in caplog.text.splitlines() if one.startswith("bayesflat.errors.InputError: ")]
+    assert said in line
+
+
+def test_contracts_hold_the_tasks_together(caplog):
+    result = build("-c", "cpFlatApplyGradients:connections.gradient=flat_blue_gradient", "--show", "config")
+    assert result.exit_code != 0
+    assert "cpFlatApplyGradients.connections.gradient == cpFlatFitGradients.connections.output_gradient" in caplog.text
