@@ -10,7 +10,6 @@ from lsst.pex.config import Field
 from lsst.pipe.base import connectionTypes as connection_types
 from lsst.resources import ResourcePath
 
-from bayesflat.commands.compare import as_dict
 from bayesflat.comparison.comparison import check_pair, compare
 from bayesflat.data.camera import Camera, get_camera
 from bayesflat.errors import InputError
@@ -20,7 +19,7 @@ from bayesflat.quantities import TOLERANCE_MMAG
 from bayesflat.rubin.compare import bin_pair
 from bayesflat.rubin.repository import Dataset
 from bayesflat.rubin.tasks.config import BUTLER, check_camera
-from bayesflat.rubin.tasks.products import read_product
+from bayesflat.rubin.tasks.products import plain, read_product
 
 
 class CompareFlatGradientsConnections(
@@ -136,6 +135,7 @@ class CompareFlatGradientsTask(pipe_base.PipelineTask):
             Products that do not belong together; flats that have changed.
         """
         from bayesflat.report.plots_comparison import plot_comparison_map, plot_comparison_radial
+        from bayesflat.report.summaries import comparison_summary
 
         geometry = Camera.from_lsst(camera) if self.config.camera == BUTLER else get_camera(self.config.camera)
         products = reference_gradient, gradient
@@ -153,7 +153,7 @@ class CompareFlatGradientsTask(pipe_base.PipelineTask):
             self.metadata[key] = getattr(comparison, key)
         self.metadata["verdict"] = comparison.verdict.word
         return pipe_base.Struct(
-            comparison_summary=as_dict(comparison, records + flats),
+            comparison_summary=plain(comparison_summary(comparison, records + flats)),
             comparison_radial_plot=plot_comparison_radial(comparison),
             comparison_map_plot=plot_comparison_map(comparison),
         )

@@ -19,12 +19,11 @@ from bayesflat.files import checksum
 from bayesflat.rubin.fit import input_order
 from bayesflat.rubin.repository import local
 from bayesflat.rubin.tasks.config import BUTLER, FitFields, check_camera, run_config
-from bayesflat.rubin.tasks.products import dataset_of, put_products, storable
-from bayesflat.rubin.tasks.summaries import fit_summary
+from bayesflat.rubin.tasks.products import dataset_of, plain, put_products, storable
 from bayesflat.rubin.work import find_detector
 
 if TYPE_CHECKING:
-    from bayesflat.inference.fitting import FitResult
+    pass
 
 Handles = Mapping[int, Any]
 
@@ -182,6 +181,7 @@ class FitFlatGradientsTask(pipe_base.PipelineTask):
         """
         from bayesflat.inference.fitting import fit
         from bayesflat.report.fit_figures import draw_figures
+        from bayesflat.report.summaries import fit_summary
 
         check_caches()
         start = time.monotonic()
@@ -198,8 +198,11 @@ class FitFlatGradientsTask(pipe_base.PipelineTask):
         fitted = time.monotonic()
         plots, _ = draw_figures(result, config.fixed_model_residual_plot_scale)
         times = {"binning": binned - start, "fitting": fitted - binned, "plotting": time.monotonic() - fitted}
-        summary = fit_summary(result, times)
-        self._note(result, summary)
+        summary = plain(
+            fit_summary(result.gradient)
+            | {"message": result.verdict, "seconds": {name: round(value, 3) for name, value in times.items()}}
+        )
+        self._note(summary)
         product = storable(result.gradient)
         reference = self.config.do_reference_gradient
         return pipe_base.Struct(
@@ -238,14 +241,14 @@ class FitFlatGradientsTask(pipe_base.PipelineTask):
         inputs.sort(key=input_order)
         return register.assemble(parts), inputs
 
-    def _note(self, result: FitResult, summary: Mapping[str, Any]) -> None:
+    def _note(self, summary: Mapping[str, Any]) -> None:
         """Put the figures of a fit into the task's metadata."""
-        for key in ("verdict", "converged", "n_bins", "n_detectors"):
+        for key in ("verdict", "converged", "n_bins", "n_outliers", "n_detectors"):
             self.metadata[key] = summary[key]
-        for name, values in summary["scalars"].items():
-            for key, value in values.items():
-                if value is not None:
-                    self.metadata[f"{name}_{key}"] = value
+        for name, values in summary["parameters"].items():
+            for key in ("map", "sd"):
+                if values[key] is not None:
+                    self.metadata[f"{name}_{key}"] = values[key]
 
 
 def _by_detector(handles) -> dict[int, Any]:

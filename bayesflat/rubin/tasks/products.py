@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -120,3 +121,8 @@ def dataset_of(handle: Any) -> Dataset:
     ref = handle.ref
     uri = str(handle.butler.getURI(ref))
     return Dataset(str(ref.id), ref.datasetType.name, ref.run, dict(ref.dataId.required), uri)
+
+
+def plain(summary: dict[str, Any]) -> dict[str, Any]:
+    """A summary in types that Butler's YAML has."""
+    return json.loads(json.dumps(summary, allow_nan=False))
