@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,14 @@ from lsst.daf.butler import Butler, StorageClass
 from bayesflat.cli import run
 from bayesflat.config import RunConfig
 from bayesflat.gradient.product import FlatGradient
-from bayesflat.rubin.tasks.config import LEFT_OUT
+from bayesflat.rubin.tasks import (
+    ApplyFlatGradientsConfig,
+    ApplyFlatGradientsTask,
+    FitFlatGradientsConfig,
+    FitFlatGradientsTask,
+)
+from bayesflat.rubin.tasks.config import LEFT_OUT, run_config
+from tests.helpers import message
 from tests.rubin.pipelines import PIPELINES, QUICK, PipelineRepository, butler, pipetask, run_pipeline, standing_in
 from tests.rubin.repositories import DOME, SKY, simulate
 
@@ -183,6 +191,55 @@ def test_what_is_there_is_not_made_again(repo, dome):
     after = made()
     assert after == before
     assert len(after) == 13
+
+
+def correct(here, repo, gradient=None, flat=None, **fields):
+    """Correct a flat by the task itself."""
+    config = ApplyFlatGradientsConfig()
+    config.camera = str(repo.path.with_name("camera.ecsv"))
+    for name, value in fields.items():
+        setattr(config, name, value)
+    where = DATA_ID | {"detector": 7}
+    given = {
+        "input_flat": flat or here.get("flat_uncorrected", where, collections="dome"),
+        "gradient": gradient or product(here, "flat_gradient", "u/dome"),
+        "reference_gradient": product(here, "flat_gradient_reference", "u/sky"),
+    }
+    records = ({"name": "dome.fits", "sha256": "1"}, {"name": "sky.fits", "sha256": "2"})
+    return ApplyFlatGradientsTask(config=config).run(camera=None, **given, data_id=where, records=records).output_flat
+
+
+def test_a_flat_is_not_corrected_twice(here, repo):
+    flat = get(here, "flat", detector=7)
+    said = message(correct, here, repo, flat=flat)
+    assert said == ("flat of SmallCam, i_39, detector 7: was corrected before (card CPPGRSUM); apply gradients to the "
+                    "flat as it was")  # fmt: skip
+
+
+def test_products_that_did_not_converge_are_refused(here, repo, caplog):
+    good = product(here, "flat_gradient", "u/dome")
+    bad = replace(good, estimates=replace(good.estimates, converged=False))
+    said = message(correct, here, repo, gradient=bad)
+    assert said == ("--gradient is of a fit that did not converge (CONVERGD = F); allow_unusable=true applies it all "
+                    "the same")  # fmt: skip
+    flat = correct(here, repo, gradient=bad, allow_unusable=True)
+    np.testing.assert_array_equal(flat.image.array, get(here, "flat", detector=7).image.array)
+    assert "was applied all the same" in caplog.text
+
+
+def test_without_defects_all_pixels_count_that_have_data(here, repo, caplog):
+    refs = here.query_datasets("flat_uncorrected", "dome", limit=None)
+    handles = {ref.dataId["detector"]: here.getDeferred(ref) for ref in refs}
+    for use in (True, False):
+        config = FitFlatGradientsConfig()
+        config.bin_factor, config.detector_boundary, config.use_defects = 20, 0, use
+        binned, inputs = FitFlatGradientsTask(config=config)._bin(repo.camera, run_config(config), handles, {})
+        for number, handle in handles.items():
+            mask = handle.get().mask
+            good = (mask.array & (1 << mask.getMaskPlaneDict()["NO_DATA"])) == 0
+            assert binned.n_pixels[binned.detector == number].sum() == good.sum() > 39_000
+        assert {one["data_id"]["detector"] for one in inputs} == set(handles)
+    assert caplog.text.count("no defects for 12 of 12 detectors") == 1  # where they are asked for
 
 
 # ---- without a repository ----

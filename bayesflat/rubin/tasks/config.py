@@ -21,14 +21,6 @@ LEFT_OUT = (
     "connections", "saveLogOutput", "camera", "physical_filter", "detector_key", "filter_key", "draws", "tune",
     "chains",
 )  # fmt: skip
-# fields of LSST's CpFlatFitGradientsConfig, in August 2025 and later, all of which are fields here
-LSST_FIELDS = (
-    "bin_factor", "detector_boundary", "do_constrain_zero", "do_fit_centroid", "do_fit_gradient",
-    "do_fit_outer_gradient", "do_normalize_center", "do_reference_gradient", "do_use_non_science_detectors", "fit_eps",
-    "fit_gtol", "fixed_model_residual_plot_scale", "fp_centroid_x", "fp_centroid_y", "max_flat_value",
-    "min_flat_value", "normalize_center_radius", "outer_gradient_radius", "radial_spline_nodes",
-    "radial_spline_nodes_initial",
-)  # fmt: skip
 
 
 class _JsonField(Field):
