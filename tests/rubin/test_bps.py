@@ -57,7 +57,7 @@ def test_six_filters_by_bps_are_those_of_one_process(repo, tmp_path):
     config["site"]["local"]["cores"] = 2
     (tmp_path / "parsl.yaml").write_text(yaml.safe_dump(config))
     paths = [str(STANDINS), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-    here = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    here = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PWD": str(tmp_path)}
     here["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), here["PATH"]])
     done = subprocess.run(["bps", "submit", "parsl.yaml"], cwd=tmp_path, env=here, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

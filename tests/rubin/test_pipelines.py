@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from lsst.daf.butler import Butler, StorageClass
+from lsst.pipe.base import Struct
 
 from bayesflat.cli import run
 from bayesflat.config import RunConfig
@@ -225,6 +226,19 @@ def test_products_that_did_not_converge_are_refused(here, repo, caplog):
     flat = correct(here, repo, gradient=bad, allow_unusable=True)
     np.testing.assert_array_equal(flat.image.array, get(here, "flat", detector=7).image.array)
     assert "was applied all the same" in caplog.text
+
+
+def test_a_fit_that_did_not_converge_is_there_and_ends_in_an_error(here, repo, monkeypatch, caplog):
+    good = product(here, "flat_gradient", "u/dome")
+    bad = replace(good, estimates=replace(good.estimates, converged=False))
+    summary = {"converged": False, "message": "gradient norm 3", "verdict": "unusable", "n_bins": 7, "n_detectors": 2}
+    struct = Struct(output_gradient=bad, fit_summary=summary)
+    monkeypatch.setattr(FitFlatGradientsTask, "run", lambda self, **inputs: struct)
+    pipeline = f"{PIPELINES / 'flatGradients.yaml'}#cpFlatFitGradients"
+    result = run_pipeline(repo, pipeline, "dome,defects,camera", "u/bad", "cpFlatFitGradients", *ONE)
+    assert result.exit_code != 0
+    assert "UnconvergedFitError: gradient norm 3" in caplog.text
+    assert product(Butler.from_config(str(repo.path)), "flat_gradient", "u/bad").estimates.converged is False
 
 
 def test_without_defects_all_pixels_count_that_have_data(here, repo, caplog):
