@@ -100,3 +100,9 @@ def test_notebooks_hold_no_output_and_say_what_one_should_see(path):
                 assert "one should see" in before.replace("\n", " "), source
         else:
             before = source
+
+
+def test_promises_name_tests_that_exist():
+    named = set(re.findall(r"`(tests/[\w/]+\.py)`", (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")))
+    assert len(named) > 15
+    assert [name for name in named if not (ROOT / name).is_file()] == []

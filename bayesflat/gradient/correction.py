@@ -157,7 +157,8 @@ def apply_gradients(flat: Flat, gradient: FlatGradient, reference: FlatGradient,
     for rows, correction in corrections(flat.detector, gradient, reference):
         if correction.nowhere.any():
             lost += count_good(image[rows], correction.nowhere if bad is None else correction.nowhere & ~bad[rows])
-        image[rows] *= correction.factor
+        with np.errstate(all="ignore"):  # a damaged pixel may hold anything
+            image[rows] *= correction.factor
         image[rows][correction.nowhere] = np.nan
         if bad is not None:
             bad[rows] |= correction.nowhere
@@ -216,7 +217,8 @@ def correct_planes(
             else:
                 lost += count_good(planes[0][0][rows], nowhere)
         for plane, power in planes:
-            plane[rows] *= correction.factor**power
+            with np.errstate(all="ignore"):  # a damaged pixel may hold anything
+                plane[rows] *= correction.factor**power
             plane[rows][nowhere] = empty
     if lost:
         among = None if flags is None or bit is None else (flags & flags.dtype.type(bit)) == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lsst.pipe.base as pipe_base
 from lsst.pex.config import Field
@@ -21,9 +21,6 @@ from bayesflat.rubin.repository import local
 from bayesflat.rubin.tasks.config import BUTLER, FitFields, check_camera, run_config
 from bayesflat.rubin.tasks.products import dataset_of, plain, put_products, storable
 from bayesflat.rubin.work import find_detector
-
-if TYPE_CHECKING:
-    pass
 
 Handles = Mapping[int, Any]
 
