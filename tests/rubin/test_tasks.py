@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from lsst.pex.config import FieldValidationError
-from lsst.pipe.base import AnnotatedPartialOutputsError, Struct
+from lsst.pipe.base import AnnotatedPartialOutputsError, InMemoryDatasetHandle, Struct
 
 from bayesflat.config import FitConfig, NormalPrior, RunConfig
 from bayesflat.data.defects import Box
@@ -179,6 +179,21 @@ def test_flats_as_lsst_has_them(small_camera):
     np.testing.assert_array_equal(flat.image, image)
     said = message(flat_from_lsst, exposure, small_camera[3], "i_39", "SmallCam", ["SAT"], "flat 3")
     assert said == "flat 3: mask plane SAT is not in it; it has NO_DATA, BAD"
+
+
+def test_flats_that_are_in_memory_alone(small_camera):
+    """A task of another one's: handles without a repository."""
+    image = np.full((200, 200), 7.0, dtype=np.float32)
+    mask = SimpleNamespace(array=np.zeros((200, 200), dtype=np.int32), getMaskPlaneDict=lambda: {"NO_DATA": 7})
+    exposure = SimpleNamespace(image=SimpleNamespace(array=image), mask=mask)
+    box = SimpleNamespace(getMinX=lambda: 0, getMinY=lambda: 0, getWidth=lambda: 5, getHeight=lambda: 6)
+    where = {"instrument": "SmallCam", "detector": 3, "physical_filter": "i_39"}
+    flats = {3: InMemoryDatasetHandle(exposure, dataId=where, copy=False)}
+    defects = {3: InMemoryDatasetHandle([SimpleNamespace(getBBox=lambda: box)], dataId=where, copy=False)}
+    config = fit_config(bin_factor=20, detector_boundary=0)
+    binned, inputs = FitFlatGradientsTask(config=config)._bin(small_camera, run_config(config), flats, defects)
+    assert (binned.n_pixels.sum(), set(binned.value), inputs) == (40_000 - 30, {7.0}, [])
+    assert (binned.instrument, binned.physical_filter) == ("SmallCam", "i_39")
 
 
 def test_defects_as_lsst_has_them():

@@ -219,20 +219,20 @@ class FitFlatGradientsTask(pipe_base.PipelineTask):
         parts, inputs, lacking = {}, [], 0
         self.log.info("binning %d flats", len(flats))
         for number, handle in sorted(flats.items()):
-            where = str(handle.ref)
+            where = _name(handle)
             detector = find_detector(number, camera, where)
             instrument, physical_filter = (handle.dataId[name] for name in ("instrument", "physical_filter"))
             if not register.add(detector, physical_filter, instrument, where):
                 continue
             boxes = []
             if number in defects:
-                boxes = boxes_from_lsst(defects[number].get(), str(defects[number].ref))
-                inputs.append(_record(defects[number]))
+                boxes = boxes_from_lsst(defects[number].get(), _name(defects[number]))
+                inputs += _records(defects[number])
             lacking += number not in defects
             flat = flat_from_lsst(handle.get(), detector, physical_filter, instrument, config.mask_planes, where)
             parts[number] = bin_flat(flat, boxes, config.bin_factor, config.detector_boundary)
             del flat  # else it would stay while the next one is read
-            inputs.append(_record(handle))
+            inputs += _records(handle)
         if lacking and self.config.use_defects:
             self.log.warning("no defects for %d of %d detectors", lacking, len(parts))
         inputs.sort(key=input_order)
@@ -252,7 +252,15 @@ def _by_detector(handles) -> dict[int, Any]:
     return {handle.dataId["detector"]: handle for handle in handles}
 
 
-def _record(handle: Any) -> dict[str, Any]:
+def _name(handle: Any) -> str:
+    """What messages call a dataset."""
+    return str(getattr(handle, "ref", handle.dataId))
+
+
+def _records(handle: Any) -> list[dict[str, Any]]:
+    """What a product records of an input; nothing of one that is in memory alone."""
+    if not hasattr(handle, "butler"):
+        return []
     dataset = dataset_of(handle)
     with local(dataset.uri) as path:
-        return dataset.record(checksum(path))
+        return [dataset.record(checksum(path))]
