@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from lsst.ctrl.bps import BpsConfig
+from lsst.ctrl.bps.parsl.site import SiteConfig
 from lsst.daf.butler import Butler
 
 from bayesflat.gradient.product import FlatGradient
@@ -44,6 +46,23 @@ def read(repo, collection, physical_filter):
     (ref,) = here.query_datasets("flat_gradient", collection, where="instrument='SmallCam' AND physical_filter=:name",
                                  bind={"name": physical_filter})  # fmt: skip
     return FlatGradient.read(here.getURI(ref).ospath)
+
+
+@pytest.mark.parametrize("name", ["parsl", "slurm", "htcondor"])
+def test_templates_run_the_shipped_pipeline_a_job_for_each_fit(name):
+    config = BpsConfig(PIPELINES / "bps" / f"{name}.yaml")
+    config["operator"] = "me"
+    assert config["pipelineYaml"] == "resource://bayesflat/pipelines/flatGradients.yaml"
+    assert config["cluster"]["applyGradients"]["pipetasks"] == "cpFlatApplyGradients"
+    if name == "htcondor":
+        assert config["environment"]["OPENBLAS_NUM_THREADS"] == "1"
+        return
+    site = SiteConfig.from_config(config)
+    assert type(site).__name__ == {"parsl": "Local", "slurm": "Slurm"}[name]
+    if name == "slurm":
+        (executor,) = site.get_executors()
+        assert executor.provider.walltime == "02:00:00"
+    assert "export OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1" in site.get_command_prefix()
 
 
 @pytest.mark.slow
