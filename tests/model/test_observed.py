@@ -10,18 +10,15 @@ from bayesflat.model.build import build_model
 from bayesflat.model.hierarchical import HierarchicalNoise
 from tests.helpers import noisy_flat, small_config
 
-# detectors are drawn in NumPy
-pytestmark = pytest.mark.filterwarnings("ignore:Numba will use object mode to run CustomDist")
-
 
 @pytest.fixture(scope="module")
 def result(small_camera):
     return fit(noisy_flat(small_camera, centroid_delta=(0.3, -0.2), gradient=(1e-4, -5e-5)), small_config())
 
 
-@pytest.fixture(scope="module")
-def model(result):
-    return build_model(result.data, result.config)
+@pytest.fixture(scope="module", params=["as built", "in coordinates of the fit"])
+def model(result, request):
+    return build_model(result.data, result.config) if request.param == "as built" else result.model
 
 
 def test_the_flat_is_observed(result, model):
