@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from bayesflat.gradient.estimates import Estimates as Estimates
     from bayesflat.gradient.estimates import Offsets as Offsets
     from bayesflat.gradient.product import FlatGradient as FlatGradient
+    from bayesflat.inference.detectors import draw_detectors as draw_detectors
     from bayesflat.inference.fitting import FitResult as FitResult
     from bayesflat.inference.fitting import build_model as build_model
     from bayesflat.inference.fitting import fit as fit
@@ -48,6 +49,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from bayesflat.inference.loo import leave_one_out as leave_one_out
     from bayesflat.inference.predictive import posterior_predictive as posterior_predictive
     from bayesflat.inference.predictive import prior_predictive as prior_predictive
+    from bayesflat.inference.predictive import replicates as replicates
     from bayesflat.report.comparison_page import comparison_report as comparison_report
     from bayesflat.report.figures import save_figure as save_figure
     from bayesflat.report.fit_page import fit_report as fit_report
@@ -96,6 +98,7 @@ _HOMES = {
     "comparison_report": "report.comparison_page",
     "decam": "data.camera",
     "default_light": "simulation.truth",
+    "draw_detectors": "inference.detectors",
     "find_defects": "data.defects",
     "find_flats": "data.finding",
     "fit": "inference.fitting",
@@ -116,6 +119,7 @@ _HOMES = {
     "prior_predictive": "inference.predictive",
     "read_flat": "data.flats",
     "read_flats": "data.flats",
+    "replicates": "inference.predictive",
     "sample": "inference.fitting",
     "save_figure": "report.figures",
     "simulate_binned": "simulation.detectors",

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from bayesflat.inference.chains import forked, known
+from bayesflat.inference.groups import DIMS
 from bayesflat.inference.objective import Objective
 from bayesflat.inference.projection import Projection
 
@@ -54,22 +55,10 @@ def make_tree(objective: Objective, z: NDArray, rows: list[list[dict]], projecti
     coords = {"node": nodes, "axis": ["x", "y"], "detector": detectors}
     coords["knot"] = [] if radial is None else radial.spline.places
     coords |= {"noise_scale": []} | objective.noise.coords() | objective.coords()
-    dims = {
-        "log_radial": ["knot"],
-        "radial_spline_values": ["node"],
-        "centroid_delta": ["axis"],
-        "gradient": ["axis"],
-        "outer_gradient": ["axis"],
-        "log_noise_scales": ["noise_scale"],
-        "throughput": ["detector"],
-        "shared_pattern": ["vendor", "effect"],
-        "value": ["detector"],
-        "z": ["coordinate"],
-    }
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="More chains")
         tree = az.from_dict({"log_prior": shaped.pop("log_prior")})  # a number for each parameter, whatever its dims
-        tree.update(az.from_dict(shaped | {"unconstrained": {"z": z}}, coords=coords, dims=dims).children)
+        tree.update(az.from_dict(shaped | {"unconstrained": {"z": z}}, coords=coords, dims=DIMS).children)
     return tree
 
 

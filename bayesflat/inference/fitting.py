@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -33,6 +34,9 @@ from bayesflat.quantities import COMPARED, reference_radius
 if TYPE_CHECKING:
     import pymc as pm
     import xarray as xr
+    from pytensor.tensor.variable import TensorVariable
+
+    from bayesflat.model.coordinates import Whitened
 
 log = logging.getLogger(__name__)
 
@@ -83,11 +87,36 @@ class FitResult:
         What samplers move is such that the posterior is nearly N(0, 1) in each variable (but for ``likelihood =
         "laplace"``, which has no curvature).  `sample` does not know what is added to it.
         """
-        return self._model(coordinates_of(self.objective, self.map, self.laplace) if self.laplace else None)
+        return build.build_model(self.data, self.config, self.objective.noise, self._transforms)
 
-    def _model(self, coordinates: Coordinates | None) -> pm.Model:
-        transforms = None if coordinates is None else coordinates.transforms
-        return build.build_model(self.data, self.config, self.objective.noise, transforms)
+    @cached_property
+    def _coordinates(self) -> Coordinates | None:
+        """What samplers move; None where there is no curvature."""
+        return coordinates_of(self.objective, self.map, self.laplace) if self.laplace else None
+
+    @property
+    def _transforms(self) -> dict[str, Whitened] | None:
+        return None if self._coordinates is None else self._coordinates.transforms
+
+    def add_expected_values(self) -> TensorVariable:
+        """Add the parameters of the mean to the PyMC model in context, as `model` has them, for a model of one's own.
+
+        Returns
+        -------
+        TensorVariable, shape (n_bins,)
+            What each bin of ``data`` should read, over the normalization.
+        """
+        return build.add_expected_values(self.data, self.config, self._transforms)
+
+    def observe(self, mean: TensorVariable) -> None:
+        """Add noise scales and the observed ``flat`` to the PyMC model in context, as `model` has them.
+
+        Parameters
+        ----------
+        mean : TensorVariable, shape (n_bins,)
+            What each bin of ``data`` should read, over the normalization.
+        """
+        build.observe(mean, self.data, self.config, self.objective.noise, self._transforms)
 
     @property
     def converged(self) -> bool:
@@ -285,6 +314,7 @@ def sample(
         Sampling was interrupted; nothing is kept.
     """
     from bayesflat.inference.draws import cores_here
+    from bayesflat.inference.groups import add_groups
     from bayesflat.inference.nutpie import require_nutpie, run_nutpie
     from bayesflat.inference.nuts import run_nuts
 
@@ -299,14 +329,20 @@ def sample(
         given = {"draws": 500, "tune": 500} | given
     config = checked(result.config).replace(**given)
     log.info("sampling %d chains of %d draws after %d of tuning", config.chains, config.draws, config.tune)
-    coordinates = coordinates_of(result.objective, result.map, result.laplace)
-    model = result._model(coordinates)
+    coordinates = result._coordinates
+    assert coordinates is not None
+    model = build.build_model(result.data, result.config, result.objective.noise, coordinates.transforms)
     options: dict[str, Any] = {name: getattr(config, name) for name in ("draws", "tune", "chains", "seed")}
     options |= {"cores": cores or cores_here(), "progress": progress, "projection": result.projection}
+    began = time.perf_counter()
     if sampler == "nutpie":
         posterior = run_nutpie(model, result.objective, **options)
     else:
         posterior = run_nuts(model, result.objective, coordinates, **options)
+    add_groups(
+        posterior, result.objective, result.map.value, config.seed, library=sampler,
+        seconds=time.perf_counter() - began, tuning_steps=config.tune,
+    )  # fmt: skip
     gradient, found = with_draws(result.gradient, result.objective, posterior, config.seed)
     for text in found.failures:
         log.warning("%s", text)

@@ -61,6 +61,8 @@ class HierarchicalNoise(NoiseModel):
         ``itl``, ``rest``, or both.
     labels : list of str, length n_scales
         What each scale belongs to.
+    shared_labels : list of str, length n_shared
+        What each effect is that a vendor's detectors share.
     """
 
     def __init__(self, data: FitData) -> None:
@@ -86,6 +88,7 @@ class HierarchicalNoise(NoiseModel):
             [[self._scale(_shared_label(name, v)) for name in names[self.effects.shared]] for v in self.vendors]
         )
         self.shared_size = np.array([0.5 ** _degree(name) for name in names[self.effects.shared]])
+        self.shared_labels = _shared_labels(self.amp_shape)
 
     @property
     def fixed(self) -> NDArray[np.bool_]:
@@ -357,6 +360,18 @@ def _effects(data: FitData, detectors: NDArray, index: NDArray, vendor: NDArray,
         slice(1, len(terms)), data.weight, vendor, times,
     )  # fmt: skip
     return effects, names
+
+
+def _shared_labels(amp_shape: tuple[int, int]) -> list[str]:
+    """Labels of the effects of `_effects` but for the first; surfaces by their degrees along x and y."""
+    labels = [f"amplifier {name}" for name in amplifier_names(*amp_shape)]
+    labels += [f"surface x{i} y{degree - i}" for degree in range(DEGREE + 1) for i in range(degree + 1)]
+    return [*labels, "slope x", "slope y", *(f"rim {end} {axis}" for axis in "xy" for end in ("low", "high"))]
+
+
+def amplifier_names(rows: int, columns: int) -> list[str]:
+    """``C00`` ... by row and column, counted from the corner of pixel (0, 0): in the order of the effects."""
+    return [f"C{row}{column}" for row in range(rows) for column in range(columns)]
 
 
 def _functions(

@@ -105,7 +105,7 @@ class FlatRV(RandomVariable):
     signature = "(n),(s)->(n)"
     dtype = "float64"
     _print_name = ("HierarchicalFlat", r"\operatorname{HierarchicalFlat}")
-    __props__ = (*RandomVariable.__props__, "noise")
+    __props__ = (*RandomVariable.__props__, "noise")  # type: ignore[assignment]
 
     def __init__(self, noise: ClosedForm, **options: Any) -> None:
         super().__init__(**options)
@@ -160,7 +160,7 @@ def observe_flat(noise: ClosedForm, mean: TensorVariable, log_scales: TensorVari
 # the Op in the closure that Numba calls, and Numba unpickles what is there at each call: noise model, bins and all, in
 # more time than the closed form takes.  So here the closure holds a number.
 
-_AT_WORK: WeakValueDictionary[int, Op] = WeakValueDictionary()
+_AT_WORK: WeakValueDictionary[int, Any] = WeakValueDictionary()
 
 
 @numba_funcify.register(LogLikelihood)
