@@ -45,6 +45,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from bayesflat.inference.fitting import build_model as build_model
     from bayesflat.inference.fitting import fit as fit
     from bayesflat.inference.fitting import sample as sample
+    from bayesflat.inference.importance import laplace_draws as laplace_draws
     from bayesflat.inference.loo import compare_terms as compare_terms
     from bayesflat.inference.loo import leave_one_out as leave_one_out
     from bayesflat.inference.predictive import posterior_predictive as posterior_predictive
@@ -105,6 +106,7 @@ _HOMES = {
     "fit_report": "report.fit_page",
     "get_camera": "data.camera",
     "hsc": "data.camera",
+    "laplace_draws": "inference.importance",
     "leave_one_out": "inference.loo",
     "lsstcam": "data.camera",
     "lsstcomcam": "data.camera",

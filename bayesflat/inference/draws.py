@@ -27,7 +27,9 @@ _STATS = {
 }  # fmt: skip
 
 
-def posterior_tree(objective: Objective, z: NDArray, seed: int, cores: int = 1) -> xr.DataTree:
+def posterior_tree(
+    objective: Objective, z: NDArray, seed: int, cores: int = 1, projection: Projection | None = None
+) -> xr.DataTree:
     """A DataTree of draws in the model's own coordinates, of shape (chains, draws, n), without ``sample_stats``.
 
     See `run_nuts`.
@@ -35,7 +37,7 @@ def posterior_tree(objective: Objective, z: NDArray, seed: int, cores: int = 1) 
     seeds = np.random.SeedSequence(seed)
     with forked(cores, objective=objective) as pool:
         rows = [followed(objective, of_chain, seeds.spawn(len(of_chain)), pool) for of_chain in z]
-    return make_tree(objective, z, rows, None)
+    return make_tree(objective, z, rows, projection)
 
 
 def make_tree(objective: Objective, z: NDArray, rows: list[list[dict]], projection: Projection | None) -> xr.DataTree:

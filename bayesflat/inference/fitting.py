@@ -90,13 +90,13 @@ class FitResult:
         return build.build_model(self.data, self.config, self.objective.noise, self._transforms)
 
     @cached_property
-    def _coordinates(self) -> Coordinates | None:
+    def coordinates(self) -> Coordinates | None:
         """What samplers move; None where there is no curvature."""
         return coordinates_of(self.objective, self.map, self.laplace) if self.laplace else None
 
     @property
     def _transforms(self) -> dict[str, Whitened] | None:
-        return None if self._coordinates is None else self._coordinates.transforms
+        return None if self.coordinates is None else self.coordinates.transforms
 
     def add_expected_values(self) -> TensorVariable:
         """Add the parameters of the mean to the PyMC model in context, as `model` has them, for a model of one's own.
@@ -329,7 +329,7 @@ def sample(
         given = {"draws": 500, "tune": 500} | given
     config = checked(result.config).replace(**given)
     log.info("sampling %d chains of %d draws after %d of tuning", config.chains, config.draws, config.tune)
-    coordinates = result._coordinates
+    coordinates = result.coordinates
     assert coordinates is not None
     model = build.build_model(result.data, result.config, result.objective.noise, coordinates.transforms)
     options: dict[str, Any] = {name: getattr(config, name) for name in ("draws", "tune", "chains", "seed")}

@@ -1,0 +1,204 @@
+"""Draws of the posterior without a chain: Laplace's approximation, put right by importance weights.
+
+Where few detectors tell of the noise scales, their posterior is wide and skewed.  There the errors of everything depend
+on what one takes for the scatter, and a normal density at its centre leaves that out.  So scales are drawn from a
+density that has their skewness; then ratio, centroid and planes from their normal posterior at these scales; and the
+radial function, in whose coefficients the residuals are linear, from its posterior given all others, which is normal.
+This last step needs no weights: they are those of the few parameters before it.  Pareto's k says how well they do
+(Vehtari et al. 2024, J. Mach. Learn. Res. 25, 72).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
+from threadpoolctl import threadpool_limits
+
+from bayesflat.errors import InputError
+from bayesflat.inference.coordinates import Coordinates
+from bayesflat.inference.draws import cores_here, posterior_tree
+from bayesflat.inference.groups import add_groups
+from bayesflat.inference.linalg import covariance_root, curvature_root
+from bayesflat.inference.objective import Objective
+from bayesflat.model.parameters import Disc
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from bayesflat.inference.fitting import FitResult
+
+log = logging.getLogger(__name__)
+
+MOST_K = 0.7  # above, weighted means do not settle
+CHAINS = 4  # into which independent draws are sorted, as tools for chains like them
+_OF_EACH = 4  # draws of all other parameters for each draw of the scales
+_STEPS = 2  # of Newton, to the maximum at given scales: it need not be met exactly
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """Draws with weights.
+
+    Attributes
+    ----------
+    z : numpy.ndarray, shape (n, n_parameters)
+        In the model's own coordinates.
+    log_weight : numpy.ndarray, shape (n,)
+        Smoothed and normalized.
+    k : float
+        Pareto's, of the raw weights.
+    """
+
+    z: NDArray[np.float64]
+    log_weight: NDArray[np.float64]
+    k: float
+
+    @property
+    def ess(self) -> float:
+        """As many draws of equal weight tell as much."""
+        return float(1.0 / np.sum(np.exp(2 * self.log_weight)))
+
+    def resampled(self, rng: np.random.Generator) -> NDArray[np.float64]:
+        """As many draws of equal weight, in random order: each as often as its weight has it, to one."""
+        n = len(self.z)
+        edges = np.cumsum(np.exp(self.log_weight))
+        places = (np.arange(n) + rng.uniform()) / n * edges[-1]
+        return rng.permutation(self.z[np.searchsorted(edges, places)])
+
+
+def weighted_draws(
+    objective: Objective, best: NDArray, coordinates: Coordinates, draws: int, rng: np.random.Generator
+) -> Weighted:
+    """Draws of scales and, given these, of the rest, with their weights.
+
+    Parameters
+    ----------
+    objective : Objective
+    best : numpy.ndarray, shape (n_parameters,)
+        The maximum of the posterior, in the model's own coordinates.
+    coordinates : Coordinates
+        Of the fit: their last transform has the shape of the scales' posterior.
+    draws : int
+    rng : numpy.random.Generator
+    """
+    from arviz_stats.base import array_stats
+
+    n, scales = objective.n_mean, objective.parameters[-1]
+    linear = np.arange(n)[objective.linear]
+    rest = np.setdiff1d(np.arange(n), linear)
+    transform = coordinates.transforms[scales.name]
+    log_root = float(np.log(np.diag(transform.root)).sum())
+    points, log_weights = [], []
+    with threadpool_limits(1, "blas"), np.errstate(all="ignore"):
+        for _ in range(-(-draws // _OF_EACH)):
+            value = rng.standard_normal(scales.mu.shape)
+            log_scales = -0.5 * np.sum(value**2) - log_root
+            if transform.shape:
+                away = value @ transform.root.T if value.ndim else value * transform.root[0, 0]
+                log_scales -= np.sum(transform.shape.log_slope(away / transform.sd))
+            at = np.append(best[:n], transform.to_model(value))
+            for _ in range(_STEPS):
+                _, gradient, curvature = objective.derivatives(at)
+                root = curvature_root(curvature[:n, :n])
+                at[:n] -= _solved(root, gradient[:n])
+            inverse = solve_triangular(root, np.eye(n), lower=True)[:, rest]
+            spread = covariance_root(inverse.T @ inverse)
+            log_spread = float(np.linalg.slogdet(spread)[1])
+            for _ in range(_OF_EACH):
+                normal = rng.standard_normal(len(rest))
+                z = at.copy()
+                z[rest] += spread @ normal
+                log_density = _draw_linear(objective, z, linear, rng)
+                points.append(z)
+                log_weights.append(log_density - log_scales + 0.5 * normal @ normal + log_spread)
+    raw = np.where(np.isfinite(log_weights), log_weights, -np.inf)
+    smoothed, k = array_stats.psislw(raw - raw.max())
+    return Weighted(np.array(points), smoothed, float(k))
+
+
+def _draw_linear(objective: Objective, z: NDArray, linear: NDArray, rng: np.random.Generator) -> float:
+    """Draw the linear parameters given all others, in place; the log of the posterior of these others."""
+    cost, gradient, curvature = objective.derivatives(z)
+    log_density = _log_jacobian(objective, z) - cost
+    if len(linear):
+        root = curvature_root(curvature[np.ix_(linear, linear)])
+        pull = solve_triangular(root, gradient[linear], lower=True)
+        log_density += 0.5 * pull @ pull - np.log(np.diag(root)).sum()
+        z[linear] += solve_triangular(root, rng.standard_normal(len(linear)) - pull, lower=True, trans="T")
+    return float(log_density)
+
+
+def _solved(root: NDArray, x: NDArray) -> NDArray[np.float64]:
+    return solve_triangular(root, solve_triangular(root, x, lower=True), lower=True, trans="T")
+
+
+def _log_jacobian(objective: Objective, z: NDArray) -> float:
+    """Log of the determinant of the parameters' derivatives by z, but for a constant: the draws have a density of z."""
+    return sum(
+        float(np.linalg.slogdet(p.transform.jacobian(z[objective.slices[p.name]]))[1])
+        for p in objective.parameters
+        if isinstance(p.transform, Disc)
+    )
+
+
+def laplace_draws(result: FitResult, draws: int = 1000, *, seed: int | None = None) -> xr.DataTree:
+    """Draws of the posterior from Laplace's approximation with importance weights, for all of ArviZ's tools.
+
+    Parameters
+    ----------
+    result : FitResult
+    draws : int
+        Number of draws, in multiples of 16.
+    seed : int, optional
+        By default the config's.
+
+    Returns
+    -------
+    xarray.DataTree
+        The layout of `bayesflat.sample`.  Where Pareto's k (``pareto_k`` of the attributes of ``posterior``) is below
+        0.7, draws are resampled by their weights, and those of the posterior (``corrected`` is 1).  Else weights do not
+        settle: the draws are those of the approximation, ``corrected`` is 0, and a warning says so.  ``sample_stats``
+        has the log of the weight of each draw (``log_weight``; 0 where draws are resampled).
+
+    Raises
+    ------
+    InputError
+        ``likelihood = "laplace"``, which has no curvature.
+    ValueError
+        Fewer than 16 draws.
+    """
+    import xarray as xr
+
+    if result.laplace is None or result.coordinates is None:
+        raise InputError("draws about the maximum need likelihood normal or student_t: laplace has no curvature there")
+    if draws < CHAINS * _OF_EACH:
+        raise ValueError(f"draws is {draws}; at least {CHAINS * _OF_EACH} are needed")
+    began = time.perf_counter()
+    seed = result.config.seed if seed is None else seed
+    objective, rng = result.objective, np.random.default_rng([seed, 2])
+    each = CHAINS * _OF_EACH * (draws // (CHAINS * _OF_EACH))
+    found = weighted_draws(objective, result.map.value, result.coordinates, each, rng)
+    corrected = found.k < MOST_K
+    z, log_weight = found.z, found.log_weight
+    if corrected:
+        z, log_weight = found.resampled(rng), np.zeros(each)
+    else:
+        log.warning(
+            "importance weights of Laplace's approximation do not settle (Pareto k %.2f, above %.1f): its errors stay "
+            "as they are; sample the posterior instead (--sample)", found.k, MOST_K,
+        )  # fmt: skip
+    tree = posterior_tree(objective, z.reshape(CHAINS, -1, z.shape[1]), seed, cores_here(), result.projection)
+    of_draws = {"log_weight": (("chain", "draw"), log_weight.reshape(CHAINS, -1))}
+    posterior = tree["posterior"].to_dataset()
+    tree["sample_stats"] = xr.Dataset(of_draws, coords={"chain": posterior["chain"], "draw": posterior["draw"]})
+    add_groups(
+        tree, objective, result.map.value, seed, library="bayesflat", seconds=time.perf_counter() - began,
+        pareto_k=round(found.k, 3), importance_ess=round(found.ess, 1), corrected=int(corrected),
+    )  # fmt: skip
+    return tree
