@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import time
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from bayesflat.inference.objective import Objective
 from bayesflat.inference.projection import Curve, Projection, project
 from bayesflat.inference.ready import make_ready
 from bayesflat.inference.rough import Rough
+from bayesflat.inference.shown import as_html, as_text, heading, summary_rows, summary_table
 from bayesflat.inference.verdict import MISSED, FitVerdict, judge_fit
 from bayesflat.model import build
 from bayesflat.model.prepare import FitData, prepare
@@ -34,6 +36,7 @@ from bayesflat.quantities import COMPARED, reference_radius
 if TYPE_CHECKING:
     import pymc as pm
     import xarray as xr
+    from astropy.table import QTable
     from pytensor.tensor.variable import TensorVariable
 
     from bayesflat.model.coordinates import Whitened
@@ -41,7 +44,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+def _public(name: str) -> Any:
+    """A public function of the package that stands above this one, such as a plot: looked up when it is called."""
+    return getattr(importlib.import_module("bayesflat"), name)
+
+
+@dataclass(frozen=True, repr=False)
 class FitResult:
     """A fitted focal plane.
 
@@ -138,6 +146,58 @@ class FitResult:
     def verdict(self) -> str:
         """What convergence was judged by, and what to try where it failed."""
         return "; ".join([self.map.message, *(self.diagnostics.failures if self.diagnostics else ())])
+
+    def summary(self) -> QTable:
+        """Statistics of what was fitted, a column with its unit for each: see `shown.summary_table`.
+
+        Returns
+        -------
+        astropy.table.QTable
+            A row for each of map, mean, sd, q05, q50, q95 (column ``statistic``); a column for each scalar that was
+            fitted, and ``radial_200`` for the radial function at 200 mm and so on.  ``result.summary().loc["sd"]`` is a
+            row.
+        """
+        return summary_table(self.gradient)
+
+    def __repr__(self) -> str:
+        return as_text(*self._words)
+
+    def _repr_html_(self) -> str:
+        return as_html(*self._words)
+
+    @property
+    def _words(self) -> tuple[str, str, list[tuple[str, str, str]]]:
+        verdict = ": ".join(part for part in (self.judgement.word, "; ".join(self.judgement.reasons)) if part)
+        rows = summary_rows(self.gradient, self.data.binned.groups)
+        return heading(self.data, self.config, self.gradient), verdict, rows
+
+    def plot_model_residual(self, *, scale: float | None = None) -> Any:
+        """Data, model and their ratio over the focal plane: `bayesflat.plot_model_residual`."""
+        return _public("plot_model_residual")(self.data, self.gradient, scale=scale)
+
+    def plot_radial_model(self) -> Any:
+        """The radial function over the bins, and the residuals: `bayesflat.plot_radial_model`."""
+        return _public("plot_radial_model")(self.data, self.gradient)
+
+    def plot_offsets(self) -> Any:
+        """Throughputs of detectors and amplifiers: `bayesflat.plot_offsets`; hierarchical noise only."""
+        if self.gradient.offsets is None:
+            raise InputError(f"noise = {self.config.noise}: the fit has no throughputs of detectors")
+        return _public("plot_offsets")(self.data, self.gradient)
+
+    def plot_correlations(self) -> Any:
+        """Which parameters are hard to tell apart: `bayesflat.plot_correlations`."""
+        self._require_errors()
+        return _public("plot_correlations")(self.gradient)
+
+    def plot_predictive(self, draws: int = 100) -> Any:
+        """Residuals against those of replicated flats: `bayesflat.plot_predictive`."""
+        self._require_errors()
+        return _public("plot_predictive")(_public("posterior_predictive")(self, draws))
+
+    def _require_errors(self) -> None:
+        if self.laplace is None:
+            raise InputError(f"likelihood = {self.config.likelihood}: the fit has no errors to plot")
 
 
 def build_model(binned: BinnedFlat | FitData, config: FitConfig) -> pm.Model:

@@ -1,11 +1,12 @@
 """Draws of the posterior without a chain: Laplace's approximation, put right by importance weights.
 
 Where few detectors tell of the noise scales, their posterior is wide and skewed.  There the errors of everything depend
-on what one takes for the scatter, and a normal density at its centre leaves that out.  So scales are drawn from a
-density that has their skewness; then ratio, centroid and planes from their normal posterior at these scales; and the
-radial function, in whose coefficients the residuals are linear, from its posterior given all others, which is normal.
-This last step needs no weights: they are those of the few parameters before it.  Pareto's k says how well they do
-(Vehtari et al. 2024, J. Mach. Learn. Res. 25, 72).
+on what one takes for the scatter, and a normal density at its centre leaves that out.  So does it where few detectors
+tell of the centroid, which bends the model.  So scales are drawn from a density that has their skewness, the centroid
+from a wide one; then ratio and planes from their normal posterior, given these; and the radial function, in whose
+coefficients the residuals are linear, from its posterior given all others, which is exactly normal.  This last step
+needs no weights: they are those of the few parameters before it.  Pareto's k says how well they do (Vehtari et al.
+2024, J. Mach. Learn. Res. 25, 72).
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal, multivariate_t
 from threadpoolctl import threadpool_limits
 
 from bayesflat.errors import InputError
@@ -36,9 +39,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MOST_K = 0.7  # above, weighted means do not settle
+_FEWEST = 100
 CHAINS = 4  # into which independent draws are sorted, as tools for chains like them
-_OF_EACH = 4  # draws of all other parameters for each draw of the scales
-_STEPS = 2  # of Newton, to the maximum at given scales: it need not be met exactly
+_WIDER = 1.1  # than the posterior of the scales, in the coordinates of the fit
+_WIDE, _DOF = (
+    2.5,
+    5,
+)  # half of the centroids: from Student's t with so many degrees of freedom, wider than the posterior
 
 
 @dataclass(frozen=True)
@@ -73,9 +80,14 @@ class Weighted:
 
 
 def weighted_draws(
-    objective: Objective, best: NDArray, coordinates: Coordinates, draws: int, rng: np.random.Generator
+    objective: Objective,
+    best: NDArray,
+    coordinates: Coordinates,
+    centroid: NDArray,
+    draws: int,
+    rng: np.random.Generator,
 ) -> Weighted:
-    """Draws of scales and, given these, of the rest, with their weights.
+    """Draws of scales and centroid and, given these, of the rest, with their weights.
 
     Parameters
     ----------
@@ -84,42 +96,69 @@ def weighted_draws(
         The maximum of the posterior, in the model's own coordinates.
     coordinates : Coordinates
         Of the fit: their last transform has the shape of the scales' posterior.
+    centroid : numpy.ndarray, shape (2, 2) or (0, 0)
+        Covariance of the centroid in these; empty where none was fitted.
     draws : int
     rng : numpy.random.Generator
     """
     from arviz_stats.base import array_stats
 
-    n, scales = objective.n_mean, objective.parameters[-1]
-    linear = np.arange(n)[objective.linear]
-    rest = np.setdiff1d(np.arange(n), linear)
-    transform = coordinates.transforms[scales.name]
-    log_root = float(np.log(np.diag(transform.root)).sum())
+    n = objective.n_mean
+    everything, linear = np.arange(n), np.arange(n)[objective.linear]
+    moved = everything[objective.slices["centroid_delta"]] if len(centroid) else everything[:0]
+    given = np.setdiff1d(everything, moved)
+    rest = np.setdiff1d(given, linear)
+    of_rest = np.searchsorted(given, rest)
+    root_of_centroid = np.linalg.cholesky(centroid)
     points, log_weights = [], []
     with threadpool_limits(1, "blas"), np.errstate(all="ignore"):
-        for _ in range(-(-draws // _OF_EACH)):
-            value = rng.standard_normal(scales.mu.shape)
-            log_scales = -0.5 * np.sum(value**2) - log_root
-            if transform.shape:
-                away = value @ transform.root.T if value.ndim else value * transform.root[0, 0]
-                log_scales -= np.sum(transform.shape.log_slope(away / transform.sd))
-            at = np.append(best[:n], transform.to_model(value))
-            for _ in range(_STEPS):
-                _, gradient, curvature = objective.derivatives(at)
-                root = curvature_root(curvature[:n, :n])
-                at[:n] -= _solved(root, gradient[:n])
-            inverse = solve_triangular(root, np.eye(n), lower=True)[:, rest]
+        for _ in range(draws):
+            scales, log_proposed = _drawn_scales(objective, coordinates, rng)
+            z = np.append(best[:n], scales)
+            if len(moved):
+                step, log_density = _wide(len(moved), rng)
+                z[moved] += root_of_centroid @ step
+                log_proposed += log_density
+            _, gradient, curvature = objective.derivatives(z)
+            root = curvature_root(curvature[np.ix_(given, given)])
+            z[given] -= _solved(root, gradient[given])
+            inverse = solve_triangular(root, np.eye(len(given)), lower=True)[:, of_rest]
             spread = covariance_root(inverse.T @ inverse)
-            log_spread = float(np.linalg.slogdet(spread)[1])
-            for _ in range(_OF_EACH):
-                normal = rng.standard_normal(len(rest))
-                z = at.copy()
-                z[rest] += spread @ normal
-                log_density = _draw_linear(objective, z, linear, rng)
-                points.append(z)
-                log_weights.append(log_density - log_scales + 0.5 * normal @ normal + log_spread)
+            normal = rng.standard_normal(len(rest))
+            z[rest] += spread @ normal
+            log_proposed -= 0.5 * normal @ normal + np.linalg.slogdet(spread)[1]
+            log_weights.append(_draw_linear(objective, z, linear, rng) - log_proposed)
+            points.append(z)
     raw = np.where(np.isfinite(log_weights), log_weights, -np.inf)
-    smoothed, k = array_stats.psislw(raw - raw.max())
-    return Weighted(np.array(points), smoothed, float(k))
+    smoothed, k = array_stats.psislw(raw.max() - raw)  # it takes minus their logs, as log-likelihoods come
+    return Weighted(np.array(points), smoothed - logsumexp(smoothed), float(k))
+
+
+def _drawn_scales(
+    objective: Objective, coordinates: Coordinates, rng: np.random.Generator
+) -> tuple[NDArray[np.float64], float]:
+    """Noise scales in the model's own coordinates, and the log of the density that they are drawn from."""
+    scales = objective.parameters[-1]
+    transform = coordinates.transforms[scales.name]
+    normal = rng.standard_normal(scales.mu.shape)
+    value, log_density = _WIDER * normal, -0.5 * np.sum(normal**2)
+    if transform.shape:
+        away = value @ transform.root.T if value.ndim else value * transform.root[0, 0]
+        log_density -= np.sum(transform.shape.log_slope(away / transform.sd))
+    return np.ravel(transform.to_model(value)), float(log_density)
+
+
+def _wide(n: int, rng: np.random.Generator) -> tuple[NDArray[np.float64], float]:
+    """A step, normal or from a wide Student's t, and the log of the density of both together."""
+    step = rng.standard_normal(n)
+    if rng.uniform() < 0.5:
+        step *= _WIDE / np.sqrt(rng.chisquare(_DOF) / _DOF)
+    wide = multivariate_t(np.zeros(n), _WIDE**2 * np.eye(n), _DOF).logpdf(step)
+    return step, float(np.logaddexp(multivariate_normal(np.zeros(n)).logpdf(step), wide))
+
+
+def _solved(root: NDArray, x: NDArray) -> NDArray[np.float64]:
+    return solve_triangular(root, solve_triangular(root, x, lower=True), lower=True, trans="T")
 
 
 def _draw_linear(objective: Objective, z: NDArray, linear: NDArray, rng: np.random.Generator) -> float:
@@ -132,10 +171,6 @@ def _draw_linear(objective: Objective, z: NDArray, linear: NDArray, rng: np.rand
         log_density += 0.5 * pull @ pull - np.log(np.diag(root)).sum()
         z[linear] += solve_triangular(root, rng.standard_normal(len(linear)) - pull, lower=True, trans="T")
     return float(log_density)
-
-
-def _solved(root: NDArray, x: NDArray) -> NDArray[np.float64]:
-    return solve_triangular(root, solve_triangular(root, x, lower=True), lower=True, trans="T")
 
 
 def _log_jacobian(objective: Objective, z: NDArray) -> float:
@@ -154,7 +189,7 @@ def laplace_draws(result: FitResult, draws: int = 1000, *, seed: int | None = No
     ----------
     result : FitResult
     draws : int
-        Number of draws, in multiples of 16.
+        Number of draws, in multiples of 4.
     seed : int, optional
         By default the config's.
 
@@ -171,23 +206,25 @@ def laplace_draws(result: FitResult, draws: int = 1000, *, seed: int | None = No
     InputError
         ``likelihood = "laplace"``, which has no curvature.
     ValueError
-        Fewer than 16 draws.
+        Fewer than 100 draws.
     """
     import xarray as xr
 
     if result.laplace is None or result.coordinates is None:
         raise InputError("draws about the maximum need likelihood normal or student_t: laplace has no curvature there")
-    if draws < CHAINS * _OF_EACH:
-        raise ValueError(f"draws is {draws}; at least {CHAINS * _OF_EACH} are needed")
+    if draws < _FEWEST:
+        raise ValueError(f"draws is {draws}; weights need {_FEWEST} at least")
     began = time.perf_counter()
     seed = result.config.seed if seed is None else seed
     objective, rng = result.objective, np.random.default_rng([seed, 2])
-    each = CHAINS * _OF_EACH * (draws // (CHAINS * _OF_EACH))
-    found = weighted_draws(objective, result.map.value, result.coordinates, each, rng)
+    n = CHAINS * (draws // CHAINS)
+    here = objective.slices.get("centroid_delta", slice(0, 0))
+    centroid = result.laplace.covariance[here, here]
+    found = weighted_draws(objective, result.map.value, result.coordinates, centroid, n, rng)
     corrected = found.k < MOST_K
     z, log_weight = found.z, found.log_weight
     if corrected:
-        z, log_weight = found.resampled(rng), np.zeros(each)
+        z, log_weight = found.resampled(rng), np.zeros(n)
     else:
         log.warning(
             "importance weights of Laplace's approximation do not settle (Pareto k %.2f, above %.1f): its errors stay "

@@ -17,7 +17,8 @@ from bayesflat.quantities import MMAG, QUANTITIES, long_label
 from bayesflat.report import page
 from bayesflat.report.numbers import BAND, cells, half_width, nice, running_percentiles
 from bayesflat.report.page import Layer, Series, Verdict
-from bayesflat.report.text import plus_minus, probability
+from bayesflat.report.text import probability
+from bayesflat.text import plus_minus
 
 _WORTH = 0.25  # rms of what a correction removes, in tolerances, from which on it is advised
 _RINGS = 70  # largest number of rings of bins

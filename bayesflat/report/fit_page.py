@@ -26,8 +26,9 @@ from bayesflat.quantities import QUANTITIES, label_of, long_label
 from bayesflat.report import page
 from bayesflat.report.fit_sections import focal_plane_section, radial_section
 from bayesflat.report.numbers import BAND, TERMS, effects, shown_radii
-from bayesflat.report.text import percent, plus_minus, probability
+from bayesflat.report.text import percent, probability
 from bayesflat.report.verdict import judge
+from bayesflat.text import plus_minus
 
 if TYPE_CHECKING:
     import xarray as xr
