@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.logging import RichHandler
 
 from bayesflat import __version__
 from bayesflat.commands.options import (
+    Command,
     Common,
     Keys,
     Sampling,
@@ -28,21 +27,19 @@ from bayesflat.commands.options import (
     settings_options,
 )
 from bayesflat.commands.results import (
+    COMPARISON,
     DONE,
+    FIT,
+    FLATS,
     INTERRUPTED,
     NOT_CONVERGED,
-    WRONG_INPUT,
-    fail,
-    say,
+    say_json,
+    show,
     show_all,
-    show_comparison,
-    show_fit,
-    show_flats,
-    stderr,
 )
+from bayesflat.commands.terminal import WRONG_INPUT, fail, say, working
 from bayesflat.config import RunConfig, merge_overrides
 from bayesflat.errors import InputError
-from bayesflat.logs import PrintableFormatter, logging_to
 from bayesflat.processes import Ended, end_on_signals, workers_of
 from bayesflat.quantities import REFERENCE_RADIUS, TOLERANCE_MMAG
 from bayesflat.rubin.options import (
@@ -56,9 +53,6 @@ from bayesflat.text import printable
 
 if TYPE_CHECKING:
     from bayesflat.simulation.truth import Light, Noise
-
-# called with a number of steps; returns a function that is called after each step
-Progress = Callable[[int], Callable[..., None]]
 
 
 def main() -> None:
@@ -114,7 +108,7 @@ def cli() -> None:
     """
 
 
-@cli.command(name="fit", short_help="Fit flats, or a binned table.")
+@cli.command(cls=Command, name="fit", short_help="Fit flats, or a binned table.")
 @click.argument("inputs", nargs=-1, metavar="INPUT...")
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), metavar="DIR", help="Folder to write.")
 @click.option("--defects", metavar="PATH", help="Defect tables: a folder, a folder of folders, a glob or a file.")
@@ -167,23 +161,23 @@ def fit_command(
         raise InputError("--defects: with --butler they come from the repository (connections.input_defects)")
     if defects_date is not None and defects is None:
         raise InputError("--defects-date chooses among the tables of --defects, which is not given")
-    with _running(common) as progress, workers_of(common.processes, dask) as workers:
-        work: dict[str, Any] = {"processes": workers, "overwrite": common.overwrite, "progress": progress}
+    with working(common), workers_of(common.processes, dask) as workers:
+        work: dict[str, Any] = {"processes": workers, "overwrite": common.overwrite}
         work |= {"sampling": sample, "terms": compare_terms, "report": not no_report}
         if query is not None:
             from bayesflat.rubin.fit import run_fit as run_units
 
-            return show_all(run_units(query, out, config, **work), common.quiet, show_fit)
+            return show_all(FIT, run_units(query, out, config, **work), common)
         from bayesflat.commands.fit import run_fit
 
         folder = _required(out, "-o must say which folder to write")
         result = run_fit(inputs, folder, config, defects=defects, defects_date=defects_date,
                          config_file=settings.config_file, **work)  # fmt: skip
-    if compare_terms and not common.quiet:
+    if compare_terms and not (common.quiet or common.json):
         from bayesflat.commands.tables import terms_table
 
         say(terms_table(folder))
-    return show_fit(result, f"written to {folder}", common.quiet)
+    return show(FIT, result, str(folder), common)
 
 
 def _check_keys(keys: Keys, butler: bool) -> None:
@@ -216,7 +210,7 @@ def _describe_fields() -> str:
 fit_command.help = inspect.cleandoc(fit_command.help or "") + "\n" + _describe_fields()
 
 
-@cli.command(name="apply", short_help="Correct dome flats.")
+@cli.command(cls=Command, name="apply", short_help="Correct dome flats.")
 @click.argument("flats", nargs=-1, metavar="FLAT...")
 @click.option("--gradient", metavar="DOME.fits", help="Gradient of the dome flat (FITS, YAML, ECSV).")
 @click.option("--reference", metavar="SKY.fits", help="Reference gradient, of the sky flat.")
@@ -251,30 +245,30 @@ def apply_command(
     query = query_of(source, flats, out, filters)
     _check_keys(keys, query is not None)
     if query is not None:
-        with _running(common) as progress:
+        with working(common):
             from bayesflat.rubin.apply import run_apply as run_units
 
             outcomes = run_units(
                 query, out, config, gradient=gradient, reference=reference, processes=common.processes,
-                overwrite=common.overwrite, force=force, progress=progress,
+                overwrite=common.overwrite, force=force,
             )  # fmt: skip
-            return show_all(outcomes, common.quiet, show_flats)
+            return show_all(FLATS, outcomes, common)
     folder = _required(out, "-o must say which folder to write")
     dome = _required(gradient, "--gradient must say which product to apply")
     sky = _required(reference, "--reference must say which product to apply")
-    with _running(common) as progress:
+    with working(common):
         from bayesflat.commands.apply import run_apply
 
         written = run_apply(
             flats, folder, dome, sky, camera=config.camera if "camera" in config.model_fields_set else None,
             physical_filter=config.physical_filter,
             detector_key=config.detector_key, filter_key=config.filter_key,
-            processes=common.processes, overwrite=common.overwrite, force=force, progress=progress,
+            processes=common.processes, overwrite=common.overwrite, force=force,
         )  # fmt: skip
-    return show_flats(sum(written.values()), f"written to {folder}", common.quiet)
+    return show(FLATS, sum(written.values()), str(folder), common)
 
 
-@cli.command(name="compare", short_help="Do sky and dome differ?")
+@cli.command(cls=Command, name="compare", short_help="Do sky and dome differ?")
 @click.argument("products", nargs=-1, metavar="SKY.fits DOME.fits")
 @click.option(
     "-o", "--output", "out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder to write."
@@ -329,20 +323,20 @@ def compare_command(
     query = query_of(source, products, out, filters)
     work: dict[str, Any] = {"binned": binned, "unpaired": unpaired, "rope_mmag": rope, "radius": radius}
     work |= {"overwrite": common.overwrite, "report": not no_report}
-    with _running(common) as progress:
+    with working(common):
         if query is not None:
             from bayesflat.rubin.compare import run_compare as run_units
 
-            outcomes = run_units(query, out, config, processes=common.processes, progress=progress, **work)
-            return show_all(outcomes, common.quiet, show_comparison)
+            outcomes = run_units(query, out, config, processes=common.processes, **work)
+            return show_all(COMPARISON, outcomes, common)
         from bayesflat.commands.compare import run_compare
 
         sky, dome = products
         comparison = run_compare(sky, dome, out, camera=common.camera, **work)
-    return show_comparison(comparison, f"written to {out}", common.quiet)
+    return show(COMPARISON, comparison, str(out), common)
 
 
-@cli.command(name="simulate", short_help="Make flats with a known truth.")
+@cli.command(cls=Command, name="simulate", short_help="Make flats with a known truth.")
 @click.option(
     "-o", "--output", "out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder to write."
 )
@@ -389,17 +383,8 @@ def simulate_command(
     physical_filter = physical_filter or default_filter(camera)
     light = _with_fields(default_light(kind, physical_filter, light_scale(camera)), light_fields, "--light")
     noise = _with_fields(Noise.for_band(band_of(physical_filter)), noise_fields, "--noise")
-    with _running(common) as progress:
-        advance: Callable[..., None] | None = None
-
-        def report(done: int, total: int) -> None:
-            nonlocal advance
-            if advance is None and progress is not None:
-                advance = progress(total)
-            if advance is not None:
-                advance()
-
-        write_simulation(
+    with working(common):
+        truth = write_simulation(
             out,
             kind=kind,
             coarse=coarse,
@@ -412,9 +397,10 @@ def simulate_command(
             mef=mef,
             overwrite=common.overwrite,
             processes=common.processes,
-            progress=report,
         )
-    if not common.quiet:
+    if common.json:
+        say_json({"truth": truth, "written": [str(out)]})
+    elif not common.quiet:
         say(f"written to {out}", where=f"written to {out}")
     return DONE
 
@@ -441,7 +427,7 @@ def _with_fields[T: (Light, Noise)](defaults: T, texts: Sequence[str], option: s
         raise InputError(f"{option} {' '.join(texts)}: {error}") from None
 
 
-@cli.command(name="demo", short_help="The whole story on simulated flats.")
+@cli.command(cls=Command, name="demo", short_help="The whole story on simulated flats.")
 @click.option(
     "-o", "--output", "out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder to write."
 )
@@ -457,65 +443,17 @@ def demo_command(out: Path, seed: int, coarse: int, common: Common) -> int:
     """
     from bayesflat.commands.demo import run_demo
 
-    with _running(common) as progress:
-        results = run_demo(
+    silent = common.quiet or common.json
+    with working(common):
+        found = run_demo(
             out,
             seed=seed,
             coarse=coarse,
             camera=common.camera or "lsstcam",
             processes=common.processes,
             overwrite=common.overwrite,
-            progress=progress,
-            say=lambda what: None if common.quiet else say(what),
+            say=lambda what: None if silent else say(what),
         )
-    return DONE if all(result.converged for result in results) else NOT_CONVERGED
-
-
-@contextmanager
-def _running(common: Common) -> Iterator[Progress | None]:
-    """Log to stderr while a command runs; yields a function that makes a progress bar."""
-    with _logging(common), _progress(common.quiet) as progress:
-        yield progress
-
-
-@contextmanager
-def _logging(common: Common) -> Iterator[None]:
-    """Log to stderr while a command runs, and into a file where one is named."""
-    logger = logging.getLogger("bayesflat")
-    handler = RichHandler(console=stderr, show_path=False, show_time=False, markup=False, rich_tracebacks=False)
-    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(common.verbose, 2)]
-    if common.log_level is not None:
-        level = logging.getLevelNamesMapping()[common.log_level.upper()]
-    elif common.quiet:
-        level = logging.ERROR
-    handler.setFormatter(PrintableFormatter())
-    handler.setLevel(level)
-    before = logger.level
-    logger.setLevel(min(level, before or level))
-    logger.addHandler(handler)
-    try:
-        with ExitStack() as stack:
-            if common.log_file is not None:
-                stack.enter_context(logging_to(common.log_file, level=min(level, logging.INFO)))
-            yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(before)
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Progress | None]:
-    """Yield a function that makes a progress bar, or None if stderr is not a terminal."""
-    if quiet or not stderr.is_terminal:
-        yield None
-        return
-    from rich.progress import MofNCompleteColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    with Bars(*Bars.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn(), console=stderr) as bar:
-
-        def start(total: int) -> Callable[..., None]:
-            task = bar.add_task("detectors", total=total)
-            return lambda *_: bar.advance(task)
-
-        yield start
+    if common.json:
+        say_json({**found.summary(), "written": [str(out)]})
+    return DONE if all(fit.converged for fit in found.fits.values()) else NOT_CONVERGED

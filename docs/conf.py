@@ -9,6 +9,7 @@ from pydantic_core import PydanticUndefined
 from sphinx.util.docutils import SphinxDirective
 
 import bayesflat
+from bayesflat.cli import cli
 from bayesflat.config import Connections, RunConfig
 
 HERE = Path(__file__).parent
@@ -52,7 +53,7 @@ html_theme_options = {
     "header_links_before_dropdown": 8,
 }
 # the menu above is enough, and code needs the room
-_WIDE = ("index", "start", "model", "howto", "lsst*", "notebooks", "notebooks/*", "config", "changelog")
+_WIDE = ("index", "start", "model", "howto", "lsst*", "notebooks", "notebooks/*", "commands", "config", "changelog")
 html_sidebars = {name: [] for name in _WIDE}
 html_static_path = ["_static"]
 html_css_files = ["bayesflat.css"]
@@ -81,6 +82,18 @@ class ConfigFields(SphinxDirective):
         lines += ["", "`connections` holds names of dataset types:", "", "| field | default |", "|---|---|"]
         lines += [f"| `connections.{name}` | `{field.default}` |" for name, field in Connections.model_fields.items()]
         return self.parse_text_to_nodes("\n".join(lines))
+
+
+class CommandHelp(SphinxDirective):
+    """The help of each command, as the terminal shows it."""
+
+    def run(self):
+        """A section for each, from the commands themselves."""
+        lines = []
+        for name, command in cli.commands.items():
+            context = command.make_context(name, [], info_name=f"bayesflat {name}", resilient_parsing=True)
+            lines += [f"## bayesflat {name}", "", "```text", command.get_help(context), "```", ""]
+        return self.parse_text_to_nodes("\n".join(lines), allow_section_headings=True)
 
 
 def _shown(value):
@@ -112,5 +125,6 @@ def _block(self, node):
 def setup(app):
     """Register what is above."""
     app.add_directive("config-fields", ConfigFields)
+    app.add_directive("command-help", CommandHelp)
     app.add_html_math_renderer("mathml", inline_renderers=(_inline, None), block_renderers=(_block, None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

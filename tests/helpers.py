@@ -30,6 +30,26 @@ VALUES = np.array([1.0, 0.97, 0.9, 0.75, 0.5, 0.3])
 LSST_NODES = [0.0, 100, 200, 250, 275, 290, 300, 310, 315, 320, 325, 333, 340, 350, 368]
 LSST_VALUES = [1.0, 0.997, 0.986, 0.969, 0.949, 0.94, 0.937, 0.91, 0.88, 0.845, 0.796, 0.699, 0.609, 0.499, 0.0]
 
+
+class Watching:
+    """Watches stages: what began, with how many steps, and how many were done in each."""
+
+    def __init__(self, interrupt_at=None):
+        self.stages, self.done, self.said, self.interrupt_at = [], [], [], interrupt_at
+
+    def begin(self, name, total):
+        self.stages.append((name, total))
+        self.done.append(0)
+
+    def advance(self, steps):
+        self.done[-1] += steps
+        if self.interrupt_at == (self.stages[-1][0], self.done[-1]):
+            raise KeyboardInterrupt
+
+    def say(self, text):
+        self.said.append(text)
+
+
 # ---- configurations for the small camera ----
 
 SWITCHES = ("do_fit_centroid", "do_fit_gradient", "do_fit_outer_gradient", "do_constrain_zero")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +29,7 @@ from bayesflat.gradient.correction import (
 )
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.processes import in_processes
+from bayesflat.stages import stage
 from bayesflat.text import shown
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,6 @@ def run_apply(
     processes: int = 1,
     overwrite: bool = False,
     force: bool = False,
-    progress: Callable[[int], Callable[[], None]] | None = None,
 ) -> dict[Path, int]:
     """Correct dome flats, and write them under the same names to a folder.
 
@@ -78,8 +78,6 @@ def run_apply(
         Whether files of an earlier run may be replaced.
     force : bool
         Whether to apply products that did not converge or are unusable.
-    progress : callable, optional
-        Called with the number of files; returns a function that is called after each.
 
     Returns
     -------
@@ -110,7 +108,6 @@ def run_apply(
     geometry = get_camera(camera) if camera else dome.camera
     check_centroids(geometry, dome, sky)
     cards = make_cards(dome, gradient, sky, reference)
-    advance = progress(len(paths)) if progress else lambda: None
     corrected: dict[Path, int] = {}
     seen: dict[tuple[str, str], str] = {}
     with filling(out, sorted(names), overwrite) as folder:
@@ -120,11 +117,12 @@ def run_apply(
             )
             for path in paths
         }  # fmt: skip
+        at = stage("correcting flats", len(paths))
         with closing(in_processes(correct_file, tasks, processes, "correcting flats")) as done:
             for path, flats in done:
                 corrected[out / path.name] = len(flats)
                 seen |= {(flat.physical_filter, flat.instrument): str(path) for flat in flats}
-                advance()
+                at.advance()
     for (name, instrument), where in seen.items():
         warn_of_filter(name, geometry, where)
         warn_of_instrument(instrument, geometry, where)

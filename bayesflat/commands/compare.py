@@ -7,12 +7,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from bayesflat.commands.fit import BINNED, REPORT, record
 from bayesflat.commands.runs import check_beside, check_table, new_run, of_run
 from bayesflat.comparison.comparison import Comparison, compare
-from bayesflat.comparison.differences import Difference
 from bayesflat.data.binned import BinnedFlat
 from bayesflat.data.camera import get_camera
 from bayesflat.errors import InputError
@@ -20,6 +17,8 @@ from bayesflat.files import filling
 from bayesflat.gradient.correction import check_centroids
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.quantities import TOLERANCE_MMAG
+from bayesflat.report.summaries import comparison_summary
+from bayesflat.stages import stage
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +74,7 @@ def run_compare(
     if binned is not None and unpaired:
         raise InputError("--binned is for a paired comparison; leave it or --unpaired out")
     with filling(out, FILES, overwrite) as folder:
+        stage("reading")
         products = FlatGradient.read(sky), FlatGradient.read(dome)
         geometry = get_camera(camera) if camera else products[0].camera
         check_centroids(geometry, *products)
@@ -121,11 +121,13 @@ def write_comparison(comparison: Comparison, inputs: list[dict[str, Any]], folde
     from bayesflat.report.plots_comparison import plot_comparison_map, plot_comparison_radial
 
     run = new_run()
+    stage("plots")
     save_figure(plot_comparison_radial(comparison), folder / RADIAL_PLOT, run=run)
     save_figure(plot_comparison_map(comparison), folder / MAP_PLOT, run=run)
     if report:
         from bayesflat.report.comparison_page import comparison_report
 
+        stage("report")
         (folder / REPORT).write_text(comparison_report(comparison, inputs), encoding="utf-8")
     table = Table(rows=[vars(row) for row in comparison.detectors])
     for name in ("mean_mmag", "sd_mmag", "measured_mmag"):
@@ -135,46 +137,7 @@ def write_comparison(comparison: Comparison, inputs: list[dict[str, Any]], folde
     table.write(folder / DETECTORS, format="ascii.ecsv")
     if comparison.tied is not None:
         of_run(comparison.tied, run).write(folder / TIED)
-    text = json.dumps({**as_dict(comparison, inputs), "run_id": run}, indent=1, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(
+        {**comparison_summary(comparison, inputs), "run_id": run}, indent=1, allow_nan=False, ensure_ascii=False
+    )
     (folder / JSON).write_text(text + "\n", encoding="utf-8")
-
-
-def as_dict(comparison: Comparison, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Content of ``comparison.json``; unknown numbers are None.
-
-    Parameters
-    ----------
-    comparison : Comparison
-    inputs : list of dict
-        Names and checksums of the files that were compared.
-    """
-
-    def numbers(difference: Difference) -> dict[str, float | None]:
-        return {key: _known(value) for key, value in vars(difference).items()}
-
-    return {
-        "method": comparison.method,
-        "instrument": comparison.instrument,
-        "physical_filter": comparison.physical_filter,
-        "converged": comparison.converged,
-        "notes": comparison.notes,
-        "verdict": comparison.verdict.word,
-        "reasons": list(comparison.verdict.reasons),
-        "area_beyond": {key: _known(value) for key, value in comparison.verdict.area_beyond.items()},
-        "surface": {"rms_mmag": comparison.parts_mmag.get("surface")},
-        "parts_rms_mmag": comparison.parts_mmag,
-        "rope_mmag": comparison.rope_mmag,
-        "radius": comparison.radius,
-        "differences": {name: numbers(difference) for name, difference in comparison.differences.items()},
-        "radial_at_radius": numbers(comparison.at_radius),
-        "radial": {"radius": comparison.grid.tolist()}
-        | {key: [_known(v) for v in values.tolist()] for key, values in comparison.radial.items()},
-        "n_bins": comparison.n_bins,
-        "n_spoilt": comparison.n_spoilt,
-        "noise": comparison.noise,
-        "inputs": inputs,
-    }
-
-
-def _known(value: float) -> float | None:
-    return value if np.isfinite(value) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,34 @@ from bayesflat.files import check_free
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.inference.fitting import FitResult
 from bayesflat.quantities import COMPARED, QUANTITIES, SHOWN_RADII, shown_radii, unit_of
+from bayesflat.report.summaries import comparison_summary, fit_summary
 from bayesflat.simulation.flats import CONTENTS, write_simulation
+from bayesflat.stages import within
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo found.
+
+    Attributes
+    ----------
+    fits : dict of str to FitResult
+        ``sky``, ``dome`` and ``refit``, of the corrected dome.
+    comparison, closure : Comparison
+        Of the dome with the sky, and of the corrected dome with it.
+    """
+
+    fits: dict[str, FitResult]
+    comparison: Comparison
+    closure: Comparison
+
+    def summary(self) -> dict[str, Any]:
+        """The same as plain numbers and texts, for JSON."""
+        return {
+            "fits": {name: fit_summary(fit.gradient) for name, fit in self.fits.items()},
+            "comparison": comparison_summary(self.comparison),
+            "closure": comparison_summary(self.closure),
+        }
 
 
 def run_demo(
@@ -33,9 +61,8 @@ def run_demo(
     camera: str = "lsstcam",
     processes: int = 1,
     overwrite: bool = False,
-    progress: Callable[[int], Callable[[], None]] | None = None,
     say: Callable[[str | Table], None] = print,
-) -> list[FitResult]:
+) -> Demo:
     """Simulate sky and dome, fit both, compare them, correct the dome with the sky, and compare again.
 
     Parameters
@@ -47,15 +74,14 @@ def run_demo(
         Seed of the simulation.
     coarse : int
         Factor by which pixels are larger; bins keep their size on the focal plane.
-    camera, processes, overwrite, progress
+    camera, processes, overwrite
         As for the commands.
     say : callable
         Prints text and rich tables.
 
     Returns
     -------
-    list of FitResult
-        Sky, dome, corrected dome.
+    Demo
     """
     out = Path(out)
     for kind in ("sky", "dome"):  # before anything is written
@@ -74,10 +100,11 @@ def run_demo(
             radial_spline_nodes="auto",
             do_reference_gradient=kind == "sky",
         )
-        return run_fit([out / flats], out / into, config, defects=out / kind / "defects", processes=processes,
-                       overwrite=overwrite, progress=progress)  # fmt: skip
+        with within(into):
+            return run_fit([out / flats], out / into, config, defects=out / kind / "defects", processes=processes,
+                           overwrite=overwrite)  # fmt: skip
 
-    results = []
+    fits: dict[str, FitResult] = {}
     for kind in ("sky", "dome"):
         geometry = get_camera(camera)
         size = coarse * next(iter(geometry)).pixel_size
@@ -86,10 +113,9 @@ def run_demo(
             out / kind, kind=kind, coarse=coarse, seed=seed, camera=geometry, processes=processes, overwrite=overwrite,
         )  # fmt: skip
         say(f"{kind}: fitting")
-        result = fit(f"{kind}/flats", kind, f"{kind}_fit")
-        say(truth_table(result.gradient, truth, f"{kind}: {result.map.message}"))
+        fits[kind] = fit(f"{kind}/flats", kind, f"{kind}_fit")
+        say(truth_table(fits[kind].gradient, truth, f"{kind}: {fits[kind].map.message}"))
         say(f"{kind}: see {out / f'{kind}_fit'}\n")
-        results.append(result)
     sky, dome = out / "sky_fit" / REFERENCE, out / "dome_fit" / PRODUCT
     say("comparing them")
     comparison = run_compare(sky, dome, out / "compare", overwrite=overwrite)
@@ -97,13 +123,13 @@ def run_demo(
     say("correcting the dome's flats with the sky, and fitting them again")
     run_apply(
         [out / "dome" / "flats"], out / "corrected", out / "compare" / TIED, sky,
-        camera=str(out / "dome" / "camera.ecsv"), processes=processes, overwrite=overwrite, progress=progress,
+        camera=str(out / "dome" / "camera.ecsv"), processes=processes, overwrite=overwrite,
     )  # fmt: skip
-    results.append(fit("corrected", "dome", "refit"))
+    fits["refit"] = fit("corrected", "dome", "refit")
     closure = run_compare(sky, out / "refit" / PRODUCT, out / "closure", overwrite=overwrite)
-    say(closure_table(comparison, closure, results[0].gradient))
+    say(closure_table(comparison, closure, fits["sky"].gradient))
     say(f"corrected flats: see {out / 'corrected'}, {out / 'refit'} and {out / 'closure'}")
-    return results
+    return Demo(fits, comparison, closure)
 
 
 def closure_table(comparison: Comparison, closure: Comparison, sky: FlatGradient) -> Table:

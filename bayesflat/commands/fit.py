@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from bayesflat.errors import InputError
 from bayesflat.files import checksum, filling
 from bayesflat.logs import logging_to
 from bayesflat.processes import Workers
+from bayesflat.stages import stage
 from bayesflat.text import printable
 
 if TYPE_CHECKING:
@@ -50,7 +51,6 @@ def run_fit(
     defects_date: str | None = None,
     processes: Workers = 1,
     overwrite: bool = False,
-    progress: Callable[[int], Callable[[], None]] | None = None,
     sampling: bool = False,
     terms: bool = False,
     report: bool = True,
@@ -73,10 +73,8 @@ def run_fit(
         Number of processes that bin flats, or an executor.
     overwrite : bool
         Whether an earlier product may be replaced.
-    progress : callable, optional
-        Called with the number of flats; returns a function that is called after each flat.
     sampling : bool
-        Whether to sample the posterior with NUTS, with progress bars if ``progress`` is given.
+        Whether to sample the posterior with NUTS.
     terms : bool
         Whether to compare models with and without centroid, plane and outer plane, in ``terms.ecsv``.
     report : bool
@@ -99,15 +97,12 @@ def run_fit(
         logging_to(folder / LOG if config.saveLogOutput else None) as warnings,
     ):
         check_caches()
-        binned, record = load(
-            inputs, config, defects=defects, defects_date=defects_date, processes=processes, progress=progress
-        )  # fmt: skip
+        binned, record = load(inputs, config, defects=defects, defects_date=defects_date, processes=processes)
         if config_file is not None:
             check_config(config_file, record[0]["name"], binned)
         return fit_into(
-            folder, binned, record, config, sampling=sampling, terms=terms, bars=progress is not None,
-            warnings=warnings if report else None,
-        )  # fmt: skip
+            folder, binned, record, config, sampling=sampling, terms=terms, warnings=warnings if report else None
+        )
 
 
 def fit_into(
@@ -118,7 +113,6 @@ def fit_into(
     *,
     sampling: bool = False,
     terms: bool = False,
-    bars: bool = False,
     warnings: list[str] | None = None,
 ) -> FitResult:
     """Fit a binned flat and write everything but the log to a folder; parameters and result as in `run_fit`.
@@ -131,7 +125,7 @@ def fit_into(
     log.info("run %s", run)
     result = fit(binned, config, inputs=record)
     if sampling:
-        result = sample(result, progress=bars)
+        result = sample(result)
     if terms:
         from bayesflat.inference.loo import compare_terms
 
@@ -150,7 +144,6 @@ def load(
     defects: str | Path | None = None,
     defects_date: str | None = None,
     processes: Workers = 1,
-    progress: Callable[[int], Callable[[], None]] | None = None,
 ) -> tuple[BinnedFlat, list[dict[str, str]]]:
     """Read a binned table, or bin flats.
 
@@ -168,12 +161,13 @@ def load(
     if tables:
         if defects is not None:
             raise InputError("--defects: the input is a binned table, whose defects were left out when it was made")
+        stage("reading bins")
         binned = BinnedFlat.read(tables[0], camera)
         log.info("the input is binned already: bin_factor, detector_boundary and mask_planes do nothing")
         return _with_filter(binned, config.physical_filter, tables[0]), [record(tables[0])]
     flats = find_flats(paths)
     boxes = find_defects(defects, camera, defects_date) if defects is not None else None
-    log.info("binning flats of %d files by %d pixels", len(flats), config.bin_factor)
+    stage(f"reading headers of {len(flats)} files")
     binned = bin_files(
         flats,
         camera,
@@ -186,7 +180,6 @@ def load(
         filter_key=config.filter_key,
         use_non_science=config.do_use_non_science_detectors,
         processes=processes,
-        start=progress,
     )
     return binned, [record(path) for path in flats]
 
@@ -215,7 +208,7 @@ def _write(result: FitResult, binned: BinnedFlat, config: RunConfig, folder: Pat
     from bayesflat.report.plots_uncertainty import plot_correlations, plot_offsets, plot_predictive
 
     gradient = result.gradient
-    log.info("drawing plots")
+    stage("plots")
     scale = config.fixed_model_residual_plot_scale
     save_figure(plot_model_residual(result.data, gradient, scale=scale), folder / RESIDUAL_PLOT, run=binned.run)
     save_figure(plot_radial_model(result.data, gradient), folder / RADIAL_PLOT, run=binned.run)
@@ -229,6 +222,7 @@ def _write(result: FitResult, binned: BinnedFlat, config: RunConfig, folder: Pat
     if warnings is not None:
         from bayesflat.report.fit_page import fit_report
 
+        stage("report")
         page = fit_report(result, warnings=warnings, check=check)
         (folder / REPORT).write_text(page, encoding="utf-8")
     if result.posterior is not None:

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
+from click.shell_completion import CompletionItem
+from pydantic import BaseModel
 
 from bayesflat.config import RunConfig, merge_overrides, read_toml, without_retired
 from bayesflat.errors import InputError
@@ -16,9 +18,32 @@ from bayesflat.errors import InputError
 Decorator = Callable[[Callable[..., int]], Callable[..., int]]
 
 
-def group(name: str, kind: type, *options: Decorator) -> Decorator:
-    """Pass options to a command as one argument ``name``: a dataclass ``kind`` with a field for each option."""
+_SECTIONS: dict[str, str] = {}  # heading in the help, by the name of the parameter
+
+
+class Command(click.Command):
+    """A command whose help shows options under the headings of their groups."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Its own options first."""
+        sections: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                heading = _SECTIONS.get(parameter.name or "", "Options")
+                sections.setdefault(heading, []).append(record)
+        for heading, records in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+def group(name: str, kind: type, heading: str, *options: Decorator) -> Decorator:
+    """Pass options to a command as one argument ``name``: a dataclass ``kind`` with a field for each option.
+
+    The help has them under a heading.
+    """
     taken = [field.name for field in fields(kind)]
+    _SECTIONS.update(dict.fromkeys(taken, heading))
 
     def decorate(command: Callable[..., int]) -> Callable[..., int]:
         @wraps(command)
@@ -34,6 +59,42 @@ def group(name: str, kind: type, *options: Decorator) -> Decorator:
     return decorate
 
 
+class CameraName(click.ParamType):
+    """A camera by its name, or a table of one."""
+
+    name = "camera"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Names that begin so; else files."""
+        from bayesflat.data.camera import NAMED_CAMERAS
+
+        found = [CompletionItem(name) for name in NAMED_CAMERAS if name.startswith(incomplete)]
+        return found or [CompletionItem(incomplete, type="file")]
+
+
+class KeyValue(click.ParamType):
+    """A config field and its value."""
+
+    name = "key=value"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Fields that begin so, with the values of switches and choices, else with the default."""
+        found = []
+        for name, field in RunConfig.model_fields.items():
+            values = ("true", "false") if field.annotation is bool else get_args(field.annotation)
+            if not values or not all(isinstance(value, str) for value in values):
+                values = (_as_text(field.default),)
+            found += [CompletionItem(f"{name}={value}", help=field.description) for value in values]
+        return [one for one in found if one.value.startswith(incomplete)]
+
+
+def _as_text(default: Any) -> str:
+    """A default as it is written on the command line; empty where that would say nothing."""
+    if isinstance(default, list):
+        return ",".join(f"{value:g}" if isinstance(value, float) else str(value) for value in default)
+    return "" if default is None or isinstance(default, BaseModel | dict) else str(default)
+
+
 @dataclass(frozen=True)
 class Common:
     """Options of all commands."""
@@ -43,6 +104,7 @@ class Common:
     overwrite: bool
     verbose: int
     quiet: bool
+    json: bool
     log_level: str | None
     log_file: Path | None
 
@@ -50,13 +112,18 @@ class Common:
 common = group(
     "common",
     Common,
+    "Running",
     click.option(
-        "--camera", metavar="NAME|TABLE", help="lsstcam (default), lsstcomcam, decam, hsc or a camera table (ECSV)."
+        "--camera",
+        type=CameraName(),
+        metavar="NAME|TABLE",
+        help="lsstcam (default), lsstcomcam, decam, hsc or a camera table (ECSV).",
     ),
     click.option("-j", "--processes", type=click.IntRange(1), default=1, show_default=True, help="Processes."),
     click.option("--overwrite", is_flag=True, help="Replace what an earlier run left in DIR."),
     click.option("-v", "--verbose", count=True, help="Say more."),
     click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
+    click.option("--json", is_flag=True, help="Print the result as JSON, with -q too."),
     click.option(
         "--log-level",
         type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
@@ -92,11 +159,18 @@ def settings_options(filter_help: str) -> Decorator:
     return group(
         "settings",
         Settings,
+        "Configuration",
         click.option(
             "--physical-filter", "filters", type=Names(), multiple=True, metavar="NAME[,NAME...]", help=filter_help
         ),
         click.option(
-            "-c", "--config", "overrides", multiple=True, metavar="KEY=VALUE", help="Set a config field; beats -C."
+            "-c",
+            "--config",
+            "overrides",
+            type=KeyValue(),
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Set a config field; beats -C.",
         ),
         click.option(
             "-C",
@@ -119,6 +193,7 @@ class Keys:
 key_options = group(
     "keys",
     Keys,
+    "Headers",
     click.option("--detector-key", metavar="KEY", help="Header card with a detector's id or name; A+B joins two."),
     click.option("--filter-key", metavar="KEY", help="Header card with the physical filter."),
 )
@@ -138,10 +213,11 @@ class Sampling:
 sampling_options = group(
     "sampling",
     Sampling,
+    "Sampling",
     click.option("--seed", type=click.IntRange(0), help="Seed of all random numbers.  [default: 0]"),
     click.option("--sample", is_flag=True, help="Sample the posterior with NUTS."),
     click.option("--draws", type=click.IntRange(1), help="Most draws of each chain.  [default: 2000]"),
-    click.option("--tune", type=click.IntRange(1), help="Draws before, spent on the step size.  [default: 100]"),
+    click.option("--tune", type=click.IntRange(1), help="Draws before, spent on the step size.  [default: 50]"),
     click.option("--chains", type=click.IntRange(1), help="Chains.  [default: 4]"),
 )
 

@@ -1,18 +1,16 @@
-"""Printing of the results of commands, and their exit status."""
+"""Printing of the results of commands, as text or as JSON, and their exit status."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import click
-from rich.console import Console
 
-from bayesflat.errors import first_line
+from bayesflat.commands.options import Common
+from bayesflat.commands.terminal import WRONG_INPUT, fail, say
 from bayesflat.text import printable
 
 if TYPE_CHECKING:
@@ -21,22 +19,7 @@ if TYPE_CHECKING:
     from bayesflat.comparison.comparison import Comparison
     from bayesflat.gradient.product import FlatGradient
 
-DONE, WRONG_INPUT, NOT_CONVERGED, INTERRUPTED = 0, 2, 3, 130  # and 128 more than the signal that ended the work
-
-
-class _Console(Console):
-    """A console that leaves it to `say` what to do where nobody reads on."""
-
-    def on_broken_pipe(self) -> None:
-        """Let the error go on."""
-        raise
-
-
-stderr = Console(stderr=True)
-stdout = _Console()
-
-# prints a result and returns the exit status; takes the result, where it was written, whether to be quiet, and its name
-Show = Callable[[Any, str, bool, str], int]
+DONE, NOT_CONVERGED, INTERRUPTED = 0, 3, 130  # and 128 more than the signal that ended the work
 
 
 class ShownFit(Protocol):
@@ -70,7 +53,7 @@ class Outcome:
     written : tuple of str
         Where the results were written.
     result : Any
-        What `Show` takes: a `bayesflat.rubin.fit.Fitted`, a `Comparison`, or a number of flats.
+        What a `Kind` takes: a fit, a `Comparison`, or a number of flats.
     error : str or None
         Error message in one line; None on success.
     """
@@ -81,82 +64,95 @@ class Outcome:
     error: str | None = None
 
 
-def fail(message: str) -> int:
-    """Print an error message in one line, and return the exit status of wrong input."""
-    click.echo(printable(f"bayesflat: {' '.join(message.split())}"), err=True)
-    return WRONG_INPUT
+@dataclass(frozen=True)
+class Kind:
+    """A kind of result, and how it is told.
 
-
-def say(*what: str | Table, where: str = "") -> None:
-    """Print to stdout; where that is closed or full, say so on stderr, and where the results are: they are whole.
-
-    Parameters
+    Attributes
     ----------
-    *what : str or rich.table.Table
-    where : str
-        Where the results were written, for that message.
+    text : callable
+        Of a result: what is printed, tables and lines.
+    summary : callable
+        Of a result: a dict for JSON.
+    failure : callable
+        Of a result: what failed to converge; empty where it all did.
     """
-    try:
-        if sys.stdout is None:
-            raise OSError("it is closed")
-        for one in what:
-            if isinstance(one, str):
-                click.echo(printable(one))
-            else:
-                stdout.print(one)
-        sys.stdout.flush()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or first_line(error)
-        click.echo(printable(f"bayesflat: stdout cannot be written ({reason}){where and '; '}{where}"), err=True)
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # else Python tries once more when it ends
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    text: Callable[[Any], list[str | Table]]
+    summary: Callable[[Any], dict[str, Any]]
+    failure: Callable[[Any], str] = lambda _: ""
 
 
-def show_fit(result: ShownFit, where: str, quiet: bool, name: str = "") -> int:
-    """Print a fit, and return the exit status."""
-    prefix = f"{name}: " if name else ""
-    if not quiet:
-        from bayesflat.commands.tables import fit_table
+def _fit_text(result: ShownFit) -> list[str | Table]:
+    from bayesflat.commands.tables import fit_table
 
-        word = result.gradient.require_estimates().header["VERDICT"][0]
-        lines = f"{prefix}{result.message}\n{prefix}verdict: {word}\n{where}"
-        say(fit_table(result.gradient), lines, where=where)
-    if not result.converged:
-        click.echo(printable(f"bayesflat: {prefix}{result.verdict}; the product says so"), err=True)
-        return NOT_CONVERGED
-    return DONE
+    word = result.gradient.require_estimates().header["VERDICT"][0]
+    return [fit_table(result.gradient), result.message, f"verdict: {word}"]
 
 
-def show_comparison(comparison: Comparison, where: str, quiet: bool, name: str = "") -> int:
-    """Print a comparison, and return the exit status."""
-    prefix = f"{name}: " if name else ""
-    if not quiet:
-        from bayesflat.commands.tables import comparison_lines
+def _fit_summary(result: ShownFit) -> dict[str, Any]:
+    from bayesflat.report.summaries import fit_summary
 
-        lines = comparison_lines(comparison)
-        say("\n".join([prefix + lines[0], *lines[1:], where]), where=where)
-    if not comparison.converged:
-        notes = "; ".join(comparison.notes)
-        click.echo(printable(f"bayesflat: {prefix}{notes}; comparison.json says so"), err=True)
-        return NOT_CONVERGED
-    return DONE
+    return {"message": result.verdict, **fit_summary(result.gradient)}
 
 
-def show_flats(count: int, where: str, quiet: bool, name: str = "") -> int:
-    """Print the number of corrected flats, and return the exit status."""
-    if not quiet:
-        text = f"{count} corrected flats {where}"
-        say(f"{name}: {text}" if name else text, where=text)
-    return DONE
+def _comparison_text(comparison: Comparison) -> list[str | Table]:
+    from bayesflat.commands.tables import comparison_lines
+
+    return list(comparison_lines(comparison))
 
 
-def show_all(outcomes: Iterable[Outcome], quiet: bool, show: Show) -> int:
+def _comparison_summary(comparison: Comparison) -> dict[str, Any]:
+    from bayesflat.report.summaries import comparison_summary
+
+    return comparison_summary(comparison)
+
+
+FIT = Kind(
+    _fit_text, _fit_summary,
+    lambda fit: "" if fit.converged else f"{fit.verdict}; the product says so",
+)  # fmt: skip
+COMPARISON = Kind(
+    _comparison_text, _comparison_summary,
+    lambda found: "" if found.converged else f"{'; '.join(found.notes)}; comparison.json says so",
+)  # fmt: skip
+FLATS = Kind(lambda count: [f"{count} corrected flats"], lambda count: {"corrected_flats": count})
+
+
+def show(kind: Kind, result: Any, written: str, common: Common) -> int:
+    """Print a result and where it was written, and return the exit status."""
+    return _show_all(kind, [Outcome("", (written,), result)], common, several=False)
+
+
+def show_all(kind: Kind, outcomes: Iterable[Outcome], common: Common) -> int:
     """Print the outcome of each filter and date, and return the worst exit status."""
-    status = DONE
+    return _show_all(kind, outcomes, common, several=True)
+
+
+def _show_all(kind: Kind, outcomes: Iterable[Outcome], common: Common, *, several: bool) -> int:
+    status, summaries = DONE, list[dict[str, Any]]()
     for one in outcomes:
         if one.error is not None:
             status = fail(one.error)
+            summaries.append({"name": one.name, "error": one.error})
             continue
-        shown = show(one.result, f"written to {' and '.join(one.written)}", quiet, one.name)
-        status = max(status, shown) if status != WRONG_INPUT else status
+        prefix = f"{one.name}: " if one.name else ""
+        where = f"written to {' and '.join(one.written)}"
+        if common.json:
+            named = {"name": one.name} if several else {}
+            summaries.append({**named, **kind.summary(one.result), "written": list(one.written)})
+        elif not common.quiet:
+            lines = [f"{prefix}{line}" if isinstance(line, str) else line for line in kind.text(one.result)]
+            say(*lines, where, where=where)
+        failure = kind.failure(one.result)
+        if failure:
+            click.echo(printable(f"bayesflat: {prefix}{failure}"), err=True)
+            status = max(status, NOT_CONVERGED) if status != WRONG_INPUT else status
+    if common.json:
+        say_json(summaries if several else summaries[0])
     return status
+
+
+def say_json(what: Any) -> None:
+    """Print as JSON, whatever --quiet says."""
+    say(json.dumps(what, indent=1, allow_nan=False, ensure_ascii=False))

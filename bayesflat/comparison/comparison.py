@@ -20,6 +20,7 @@ from bayesflat.errors import InputError
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.model.prepare import FitData, prepare
 from bayesflat.quantities import COMPARED, MMAG, TOLERANCE_MMAG, reference_radius
+from bayesflat.stages import stage
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -186,6 +187,7 @@ def compare(
         from bayesflat.comparison.ratio import fit_ratio
         from bayesflat.comparison.ratio_mean import SkyCurve
 
+        stage("ratio of the flats")
         config = config_of(sky_product).scaled_to(sky_data.binned.camera.scale)
         found = fit_ratio(
             sky_data, dome_data, config, curve=SkyCurve.of_product(sky_product),

@@ -23,6 +23,7 @@ from bayesflat.data.headers import warn_of_filter
 from bayesflat.data.pixels import DEFAULT_MASK_PLANES
 from bayesflat.errors import InputError
 from bayesflat.processes import Workers, in_processes
+from bayesflat.stages import stage
 
 if TYPE_CHECKING:
     from astropy.nddata import CCDData
@@ -201,7 +202,6 @@ def bin_files(
     use_non_science: bool = False,
     processes: Workers = 1,
     progress: Callable[[], object] | None = None,
-    start: Callable[[int], Callable[[], object]] | None = None,
 ) -> BinnedFlat:
     """Read and bin the flats of a focal plane; all headers are checked before any pixel is read.
 
@@ -218,8 +218,6 @@ def bin_files(
         more than one process needs the usual ``if __name__ == "__main__"``.
     progress : callable, optional
         Called once for each flat that is done, without arguments; those of detectors that are skipped count.
-    start : callable, optional
-        Called with the number of flats, when it is known; what it returns takes the place of ``progress``.
 
     Returns
     -------
@@ -251,11 +249,15 @@ def bin_files(
             boxes = {source.hdus.detector.id: list((defects or {}).get(source.hdus.detector.id, ())) for source in part}
             tasks[part[0].hdus.where] = (list(part), boxes)
     _log_masks([source for sources, _ in tasks.values() for source in sources])
-    if start is not None:
-        progress = start(register.seen)
-    progress = progress or (lambda: None)
+    at = stage("binning", register.seen)
+
+    def done() -> None:
+        at.advance()
+        if progress is not None:
+            progress()
+
     for _ in range(skipped):
-        progress()
+        done()
     work = partial(
         _read_and_bin, mask_planes=mask_planes, bin_factor=bin_factor, detector_boundary=detector_boundary
     )  # fmt: skip
@@ -266,7 +268,7 @@ def bin_files(
         for _, columns in results:
             for number in columns:
                 binned[number] = columns[number]
-                progress()
+                done()
     return register.assemble(binned)
 
 

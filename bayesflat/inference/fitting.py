@@ -6,6 +6,7 @@ import importlib
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,6 +33,7 @@ from bayesflat.inference.verdict import MISSED, FitVerdict, judge_fit
 from bayesflat.model import build
 from bayesflat.model.prepare import FitData, prepare
 from bayesflat.quantities import COMPARED, reference_radius
+from bayesflat.stages import shown, stage
 
 if TYPE_CHECKING:
     import pymc as pm
@@ -277,14 +279,18 @@ def fit_data(
         What the product records of where the bins come from.
     """
     noise = build.noise_model(data, config)
+    stage("maximum")
     model = build.build_model(data, config, noise)
     objective = make_objective(data, config, noise)
     found = find_map(model, objective, rough)
     log.log(logging.INFO if found.converged else logging.WARNING, "%s", found.message)
+    stage("errors")
     approximation = None if config.likelihood == "laplace" else laplace(objective, found)
+    stage("nodes")
     projection = _projected(objective, found, approximation)
     if projection is not None:
         config = config.replace(radial_spline_nodes=projection.nodes.tolist())
+    stage("score tests")
     gradient = make_gradient(objective, config, found, approximation, projection, inputs)
     if "CORRMAX" in gradient.require_estimates().header:
         pairs = [f"{one} and {other} ({value:+.2f})" for one, other, value in strongest_correlations(gradient)]
@@ -355,7 +361,7 @@ def sample(
     seed : int, optional
         By default the config's.
     progress : bool
-        Whether to show bars.
+        Whether to show how far it is.
     sampler : {"pymc", "nutpie"}
         PyMC's steps, in rounds until the draws suffice, or nutpie with its defaults.
 
@@ -389,16 +395,18 @@ def sample(
         given = {"draws": 500, "tune": 500} | given
     config = checked(result.config).replace(**given)
     log.info("sampling %d chains of %d draws after %d of tuning", config.chains, config.draws, config.tune)
+    stage("preparing to sample")
     coordinates = result.coordinates
     assert coordinates is not None
     model = build.build_model(result.data, result.config, result.objective.noise, coordinates.transforms)
     options: dict[str, Any] = {name: getattr(config, name) for name in ("draws", "tune", "chains", "seed")}
-    options |= {"cores": cores or cores_here(), "progress": progress, "projection": result.projection}
+    options |= {"cores": cores or cores_here(), "projection": result.projection}
     began = time.perf_counter()
     if sampler == "nutpie":
-        posterior = run_nutpie(model, result.objective, **options)
+        posterior = run_nutpie(model, result.objective, progress=progress, **options)
     else:
-        posterior = run_nuts(model, result.objective, coordinates, **options)
+        with shown() if progress else nullcontext():
+            posterior = run_nuts(model, result.objective, coordinates, **options)
     add_groups(
         posterior, result.objective, result.map.value, config.seed, library=sampler,
         seconds=time.perf_counter() - began, tuning_steps=config.tune,

@@ -21,6 +21,7 @@ from bayesflat.config import FitConfig, checked
 from bayesflat.data.binned import BinnedFlat
 from bayesflat.errors import InputError
 from bayesflat.inference.fitting import FitResult, fit, fit_data
+from bayesflat.stages import within
 
 log = logging.getLogger(__name__)
 
@@ -130,18 +131,22 @@ def compare_terms(binned: BinnedFlat, config: FitConfig | None = None) -> Table:
     require_scatter(config)
     everything = config.replace(**dict.fromkeys(TERMS, True))
     # the fullest model sets bins and weights, so that all see the same
-    fullest = fit(binned, everything)
+    with within("all terms"):
+        fullest = fit(binned, everything)
     # nodes only describe a curve: each curve has its own
     given = {"radial_spline_nodes": config.radial_spline_nodes}
     rows = []
-    for switches in itertools.product((False, True), repeat=len(TERMS)):
+    combinations = list(itertools.product((False, True), repeat=len(TERMS)))
+    for number, switches in enumerate(combinations, start=1):
         chosen = dict(zip(TERMS, switches, strict=True))
+        names = [name.removeprefix("do_fit_") for name, on in chosen.items() if on]
+        shown = " + ".join(names) or "none"
         result = fullest
         if not all(switches):
-            result = fit_data(fullest.data, fullest.config.replace(**given, **chosen), fullest.rough)
-        names = [name.removeprefix("do_fit_") for name, on in chosen.items() if on]
+            with within(f"terms {number} of {len(combinations)} ({shown})"):
+                result = fit_data(fullest.data, fullest.config.replace(**given, **chosen), fullest.rough)
         rows.append((names, leave_one_out(result), result.converged))
-        log.info("%s: elpd %.1f", " + ".join(names) or "none", rows[-1][1].total)
+        log.info("%s: elpd %.1f", shown, rows[-1][1].total)
     rows.sort(key=lambda row: -row[1].total)
     best = rows[0][1].elpd
     differences = [found.elpd - best for _, found, _ in rows]

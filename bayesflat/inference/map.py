@@ -34,6 +34,7 @@ from bayesflat.model.noise import NoiseModel
 from bayesflat.model.parameters import mean_parameters
 from bayesflat.model.prepare import FitData
 from bayesflat.model.start import estimate
+from bayesflat.stages import stage
 
 log = logging.getLogger(__name__)
 
@@ -154,6 +155,7 @@ def _find_map(model: pm.Model, objective: Objective, rough: Rough | None) -> Map
     best = newton(objective.with_smoothing(_SMOOTHING[-1]), ends[0].z, config.fit_gtol)
 
     log.info("maximum found in %.2f s", time.perf_counter() - began)
+    stage("certificate of the maximum")
     density = compile_density(model)
     z, curvature, evaluations, norm = best.z, objective.derivatives(best.z)[2], 1, np.nan
     value, slope = density(z)

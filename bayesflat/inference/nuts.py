@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pymc as pm
@@ -17,12 +16,13 @@ from threadpoolctl import threadpool_limits
 
 from bayesflat.inference.chains import Chains, as_arrays, forked
 from bayesflat.inference.coordinates import Coordinates
-from bayesflat.inference.diagnostics import Diagnostics, diagnose
+from bayesflat.inference.diagnostics import diagnose
 from bayesflat.inference.draws import followed, make_tree, sample_stats
 from bayesflat.inference.integrator import TwoStage
 from bayesflat.inference.linalg import covariance_root
 from bayesflat.inference.objective import Objective
 from bayesflat.inference.projection import Projection
+from bayesflat.stages import stage
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -48,7 +48,6 @@ def run_nuts(
     chains: int,
     cores: int,
     seed: int,
-    progress: bool,
     projection: Projection | None = None,
 ) -> xr.DataTree:
     """Sample the posterior, in rounds until the draws pass the gates of `diagnose`.
@@ -67,8 +66,6 @@ def run_nuts(
         Processes.
     seed : int
         Of everything random.
-    progress : bool
-        Whether to show a bar.
     projection : Projection, optional
         Nodes that describe the curve; ``radial_spline_values`` of the draws are by it.
 
@@ -104,9 +101,9 @@ def run_nuts(
             step.integrator._logp_dlogp_func = RememberedDensity(step.integrator._logp_dlogp_func)
             run = Chains(step, starts, rng.integers(2**31, size=chains).tolist(), tune)
             seeds = np.random.SeedSequence(int(rng.integers(2**31)))
-            with forked(min(cores, chains), step=step, objective=objective) as pool, _bar(progress) as bar:
+            with forked(min(cores, chains), step=step, objective=objective) as pool:
                 tree = _in_rounds(
-                    run, objective, coordinates, projection, draws, seeds, pool, bar, (depth, length) == LEVELS[-1]
+                    run, objective, coordinates, projection, draws, seeds, pool, (depth, length) == LEVELS[-1]
                 )
             if tree is not None:
                 log.info("sampled in %.1f s", time.perf_counter() - began)
@@ -123,17 +120,16 @@ def _in_rounds(
     draws: int,
     seeds: np.random.SeedSequence,
     pool: Executor | None,
-    bar: _Bar,
     last: bool,
 ) -> xr.DataTree | None:
     """Draws until they suffice, or ``draws`` of each chain; None as soon as one diverges, if not the ``last`` time."""
     rows: list[list[dict]] = [[] for _ in run.chains]
     parts: list[NDArray] = []
     stats: list[dict[str, NDArray]] = []
-    n_draws = 0
+    n_draws, at = 0, stage("sampling")
     while True:
         n = min(_ROUND if parts else _FIRST_ROUND, draws - n_draws)
-        found = run.advance(n, pool, bar.advance, strict=not last)
+        found = run.advance(n, pool, at.advance, strict=not last)
         if found is None:
             return None
         drawn, of_steps = found
@@ -145,46 +141,10 @@ def _in_rounds(
         tree = make_tree(objective, np.concatenate(parts, axis=1), rows, projection)
         tree["sample_stats"] = sample_stats(stats)
         judged = diagnose(tree, objective)
-        bar.say(len(parts), judged)
-        log.info(
-            "round %d: %d draws of each chain, R-hat %.3f, least ESS %.0f",
-            len(parts), n_draws, judged.r_hat, min(judged.ess_bulk, judged.ess_tail),
-        )  # fmt: skip
+        least = min(judged.ess_bulk, judged.ess_tail)
+        at.say(f"round {len(parts)}, {n_draws} draws of each chain, R-hat {judged.r_hat:.3f}, ESS {least:.0f}")
         if judged.enough or n_draws == draws:
             return tree
-
-
-class _Bar:
-    """A bar of all draws, with the round and how the chains stand; it shows nothing without a display."""
-
-    def __init__(self, display: Any) -> None:
-        self.display, self.done = display, 0
-        self.task = display.add_task("sampling", total=None) if display is not None else None
-
-    def advance(self, draws: int) -> None:
-        """So many draws are done."""
-        self.done += draws
-        if self.display is not None:
-            self.display.update(self.task, completed=self.done)
-
-    def say(self, number: int, found: Diagnostics) -> None:
-        """How the chains stand after a round."""
-        if self.display is not None:
-            ess = min(found.ess_bulk, found.ess_tail)
-            text = f"sampling (after round {number}: R-hat {found.r_hat:.3f}, ESS {ess:.0f})"
-            self.display.update(self.task, description=text)
-
-
-@contextmanager
-def _bar(shown: bool) -> Iterator[_Bar]:
-    if not shown:
-        yield _Bar(None)
-        return
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    text = TextColumn("{task.description}; {task.completed:.0f} draws")
-    with Progress(SpinnerColumn(), text, TimeElapsedColumn(), transient=True) as display:
-        yield _Bar(display)
 
 
 class _AtMost(DualAverageAdaptation):

@@ -12,6 +12,7 @@ from bayesflat.errors import InputError
 from bayesflat.inference.projection import Curve, place_nodes
 from bayesflat.inference.rough import Rough, rough_fit
 from bayesflat.model.prepare import FitData, require_noise
+from bayesflat.stages import stage
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ def make_ready(data: FitData, config: FitConfig) -> tuple[FitData, FitConfig, Ro
         if data.radial is not None:
             return data, config, None
         _check_bins_per_detector(data)
+        stage("first fit")
         rough = rough_fit(data, config)
         beyond = int(np.sum(~rough.inside))
         if beyond:
@@ -76,6 +78,7 @@ def make_ready(data: FitData, config: FitConfig) -> tuple[FitData, FitConfig, Ro
 
 def _with_nodes(data: FitData, config: FitConfig) -> tuple[FitData, FitConfig]:
     """Automatic nodes for a fit of the values there: those that describe the curve of a first fit."""
+    stage("first fit")
     rough = rough_fit(data, config)
     inside = data.select(rough.inside)
     cx, cy = rough.parameters.get("centroid_delta", (0.0, 0.0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from bayesflat.rubin.work import (
     finish_units,
     place,
 )
+from bayesflat.stages import Stage, stage
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,6 @@ def run_apply(
     processes: int = 1,
     overwrite: bool = False,
     force: bool = False,
-    progress: Callable[[int], Callable[[], None]] | None = None,
 ) -> list[Outcome]:
     """Correct the dome flats of a repository, filter by filter.
 
@@ -70,8 +70,6 @@ def run_apply(
         Whether earlier results may be replaced, in the folder and in the output run.
     force : bool
         Whether to apply products that did not converge or are unusable.
-    progress : callable, optional
-        Called with the number of flats; what it returns is called after each.
 
     Returns
     -------
@@ -93,11 +91,11 @@ def run_apply(
         files.append({one.id: _name(names.output_flat, unit, one) for one in detectors})
         data_ids = [_data_id(unit, one.id) for one in detectors]
         check_places(unit, sorted(files[-1].values()), [kind], data_ids, overwrite)
-    advance = progress(sum(len(unit.flats) for unit in units)) if progress else lambda: None
+    at = stage("correcting flats", sum(len(unit.flats) for unit in units))
 
     def finish(k: int, unit: WorkUnit) -> int:
         products = _products(repository, unit, config, gradient, reference, force)
-        _correct(unit, camera, products, files[k], kind, processes, overwrite, advance)
+        _correct(unit, camera, products, files[k], kind, processes, overwrite, at)
         return len(unit.flats)
 
     return finish_units(units, enumerate(units), finish)
@@ -146,7 +144,7 @@ def _correct(
     kind,
     processes: int,
     overwrite: bool,
-    advance: Callable[[], None],
+    at: Stage,
 ) -> None:
     """The flats of a unit into its folder and into the repository: all, or none."""
     instrument = unit.data_id["instrument"]
@@ -162,7 +160,7 @@ def _correct(
             tasks[number] = (dataset.uri, folder / files[number], products.dome, products.sky, cards, identity)
         with closing(in_processes(correct_dataset, tasks, processes, "correcting flats", names=names)) as done:
             for _ in done:
-                advance()
+                at.advance()
         if unit.output is not None:
             unit.output.put((folder / files[number], kind, ref) for number, ref in references.items())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from bayesflat.files import checksum
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.processes import in_processes
 from bayesflat.quantities import TOLERANCE_MMAG
-from bayesflat.rubin.fit import Progress, bin_dataset
+from bayesflat.rubin.fit import bin_dataset
 from bayesflat.rubin.repository import Dataset, Repository, local
 from bayesflat.rubin.work import (
     Outcome,
@@ -34,6 +34,7 @@ from bayesflat.rubin.work import (
     open_repository,
     place,
 )
+from bayesflat.stages import Stage, stage
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,6 @@ def run_compare(
     radius: float | None = None,
     processes: int = 1,
     overwrite: bool = False,
-    progress: Progress | None = None,
     report: bool = True,
 ) -> list[Outcome]:
     """Compare the products of a repository, filter by filter.
@@ -75,8 +75,6 @@ def run_compare(
         Who bins the flats.
     overwrite : bool
         Whether earlier comparisons may be replaced.
-    progress : callable, optional
-        Called with the number of flats of each comparison; what it returns is called after each.
     report : bool
         Whether to write ``report.html``.
 
@@ -109,7 +107,7 @@ def run_compare(
             products, inputs = _products(repository, unit, config)
             mine = tables
             if tables is None and not unpaired:
-                mine, flats = _binned(repository, unit, products, camera, processes, progress)
+                mine, flats = _binned(repository, unit, products, camera, processes)
                 inputs = inputs + flats
             comparison = compare(*products, binned=mine, camera=camera, rope_mmag=rope_mmag, radius=radius)
             write_comparison(comparison, inputs + given, folder, report)
@@ -156,7 +154,6 @@ def _binned(
     products: Sequence[FlatGradient],
     camera: Camera,
     processes: int,
-    progress: Progress | None,
 ) -> tuple[tuple[BinnedFlat, BinnedFlat] | None, list[dict[str, Any]]]:
     """The bins that the products were fitted to, and what is recorded of the flats; None where they are not there."""
     tables, records = [], []
@@ -165,8 +162,7 @@ def _binned(
         if lacking:
             log.warning("%s: %s of the %s's product, so the products are compared alone", unit.name, lacking, what)
             return None, []
-        advance = progress(len(found)) if progress else lambda: None
-        tables.append(_bin(found, unit, product, camera, processes, advance))
+        tables.append(_bin(found, unit, product, camera, processes, stage(f"binning the {what}'s flats", len(found))))
         records += [dataset.record(sha256) for inputs in found.values() for dataset, sha256 in inputs]
     sky, dome = tables
     return (sky, dome), records
@@ -194,7 +190,7 @@ def _bin(
     product: FlatGradient,
     camera: Camera,
     processes: int,
-    advance: Callable[[], None],
+    at: Stage,
 ) -> BinnedFlat:
     """Bin flats as they were for a product."""
     settings = product.config
@@ -219,7 +215,7 @@ def _bin(
         for number, (columns, sha256, _) in results:
             _unchanged(*found[number][0], sha256)
             parts[number] = columns
-            advance()
+            at.advance()
     return register.assemble(parts)
 
 

@@ -7,7 +7,7 @@ return the contents of the files to write.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,10 +37,9 @@ from bayesflat.rubin.work import (
     finish_units,
     place,
 )
+from bayesflat.stages import stage
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[int], Callable[[], None]]
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,6 @@ def run_fit(
     *,
     processes: Workers = 1,
     overwrite: bool = False,
-    progress: Progress | None = None,
     sampling: bool = False,
     terms: bool = False,
     report: bool = True,
@@ -79,8 +77,6 @@ def run_fit(
         Number of processes that bin the detectors and then fit the filters, or an executor.
     overwrite : bool
         Whether earlier products may be replaced, in the folder and in the output run.
-    progress : callable, optional
-        Called with the number of flats; what it returns is called after each.
     sampling, terms, report : bool
         As for `bayesflat.commands.fit.run_fit`.
 
@@ -113,12 +109,11 @@ def run_fit(
         check_places(unit, FILES, outputs.values(), [unit.data_id], overwrite)
     errors: dict[int, Exception] = {}
     registers = [_register(unit, camera, config) for unit in units]
-    parts = _bin(repository, units, registers, config, processes, progress, errors)
-    bars = progress is not None and processes == 1
+    parts = _bin(repository, units, registers, config, processes, errors)
     tasks = {
         k: (
             registers[k], parts[k].bins, parts[k].inputs,
-            config.replace(physical_filter=unit.physical_filter), sampling, terms, report, bars,
+            config.replace(physical_filter=unit.physical_filter), sampling, terms, report,
             [*records, *parts[k].records],
         )
         for k, unit in enumerate(units) if k not in errors
@@ -157,7 +152,6 @@ def _bin(
     registers: Sequence[FlatRegister],
     config: RunConfig,
     processes: Workers,
-    progress: Progress | None,
     errors: dict[int, Exception],
 ) -> list[_Parts]:
     """Bin all flats of all units; errors by unit."""
@@ -177,7 +171,7 @@ def _bin(
                 unit.flats[number].uri, table.boxes, identity, config.mask_planes, config.bin_factor,
                 config.detector_boundary,
             )  # fmt: skip
-    advance = progress(len(tasks)) if progress else lambda: None
+    at = stage("binning", len(tasks))
     failed: dict[tuple[int, int], Exception] = {}
     names = {(k, number): units[k].flats[number].uri for k, number in tasks}
     with closing(in_processes(bin_dataset, tasks, processes, "reading flats", names=names, errors=failed)) as results:
@@ -185,7 +179,7 @@ def _bin(
             parts[k].bins[number] = columns
             parts[k].inputs.append(units[k].flats[number].record(sha256))
             parts[k].records += records
-            advance()
+            at.advance()
     for k, number in sorted(failed):
         errors.setdefault(k, failed[k, number])
     for one in parts:
@@ -261,7 +255,6 @@ def fit_unit(
     sampling: bool,
     terms: bool,
     report: bool,
-    bars: bool,
     records: Sequence[logging.LogRecord] = (),
 ) -> Fitted:
     """Fit the bins of one filter, anywhere: all files come back with the result.
@@ -272,7 +265,7 @@ def fit_unit(
     with owned_folder() as folder:
         with logging_to(folder / LOG if config.saveLogOutput else None, records) as warnings:
             result = fit_into(
-                folder, register.assemble(parts), inputs, config, sampling=sampling, terms=terms, bars=bars,
+                folder, register.assemble(parts), inputs, config, sampling=sampling, terms=terms,
                 warnings=warnings if report else None,
             )  # fmt: skip
         files = {name: (folder / name).read_bytes() for name in FILES if (folder / name).exists()}

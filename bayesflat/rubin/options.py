@@ -53,11 +53,12 @@ _SOURCE = (
     ),
 )
 
-source_options = group("source", Source, *_SOURCE)
+source_options = group("source", Source, "Data repository", *_SOURCE)
 
 source_and_output_options = group(
     "source",
     SourceAndOutput,
+    "Data repository",
     *_SOURCE,
     click.option("-d", "--where", default="", metavar="EXPR", help="Butler's expression that flats must satisfy."),
     click.option(

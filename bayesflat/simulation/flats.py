@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict
 from functools import partial
@@ -30,6 +30,7 @@ from bayesflat.simulation.truth import (
     default_light,
     light_scale,
 )
+from bayesflat.stages import stage
 from bayesflat.text import check_name
 
 PARTLY_VIGNETTED_RADIUS = 317.0  # mm, on LSSTCam
@@ -131,7 +132,6 @@ def write_simulation(
     mef: bool = False,
     overwrite: bool = False,
     processes: int = 1,
-    progress: Callable[[int, int], None] | None = None,
 ) -> dict:
     """Write flats, defect tables, the camera and the truth into a folder; they appear whole or not at all.
 
@@ -165,8 +165,6 @@ def write_simulation(
         Replace a simulation that is there already.
     processes : int
         Processes to work with, each of which holds one detector.
-    progress : callable, optional
-        Called with the number of detectors done and that of all, after each.
 
     Returns
     -------
@@ -205,9 +203,9 @@ def write_simulation(
         write = partial(_write_detector, new, detectors, light, about, coarse=coarse, compress=compress, mef=mef)
         tasks = {d.id: (d.id,) for d in camera}
         with closing(in_processes(write, tasks, processes, "writing flats")) as results:  # ends the pool on errors too
-            for done, _ in enumerate(results, start=1):
-                if progress is not None:
-                    progress(done, len(camera))
+            at = stage("writing flats", len(camera))
+            for _ in results:
+                at.advance()
         if mef:
             join([_flat_path(new, about, d.name) for d in camera], _flat_path(new, about))
         small.write(new / "camera.ecsv")

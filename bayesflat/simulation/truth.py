@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -127,7 +127,12 @@ class Light:
 
     def __post_init__(self) -> None:
         if not isinstance(self.radial, str):
-            nodes, values = (tuple(float(v) for v in array) for array in self.radial)
+            try:
+                nodes, values = (tuple(float(v) for v in array) for array in self.radial)
+            except (TypeError, ValueError):
+                raise InputError(
+                    f"light: radial is {self.radial!r}; accepted are 'lsstcam' or nodes and values"
+                ) from None
             if len(nodes) != len(values) or len(nodes) < 2:
                 raise InputError(f"light: {len(nodes)} nodes and {len(values)} values; as many of each, at least 2")
             if not np.all(np.isfinite(nodes + values)) or np.any(np.diff(nodes) <= 0):
@@ -136,13 +141,14 @@ class Light:
         elif self.radial != "lsstcam":
             raise InputError(f"light: radial is {self.radial!r}; accepted are 'lsstcam' or nodes and values")
         for name in ("centroid", "centroid_delta", "gradient", "outer_gradient"):
-            pair = tuple(float(v) for v in getattr(self, name))
-            if len(pair) != 2 or not np.all(np.isfinite(pair)):
-                raise InputError(f"light: {name} must be two finite numbers, x and y; it is {getattr(self, name)}")
-            object.__setattr__(self, name, pair)
+            pair = _as_numbers(getattr(self, name))
+            if pair.shape != (2,) or not np.all(np.isfinite(pair)):
+                raise InputError(f"light: {name} must be two finite numbers, x and y; it is {getattr(self, name)!r}")
+            object.__setattr__(self, name, tuple(pair.tolist()))
         for name in ("bend", "outer_gradient_radius", "itl_ratio", "level", "scale"):
-            if not math.isfinite(getattr(self, name)):
-                raise InputError(f"light: {name} must be finite; it is {getattr(self, name)}")
+            number = _as_numbers(getattr(self, name))
+            if number.shape != () or not np.isfinite(number):
+                raise InputError(f"light: {name} must be a finite number; it is {getattr(self, name)!r}")
         if self.itl_ratio <= 0 or self.level <= 0 or self.scale <= 0:
             raise InputError(
                 f"light: itl_ratio, level and scale must be above 0; they are {self.itl_ratio:g}, {self.level:g}, "
@@ -187,6 +193,14 @@ class Light:
             plane = 1.0 + self.outer_gradient[0] * u + self.outer_gradient[1] * v
             value /= _positive(np.where(np.hypot(u, v) >= self.outer_gradient_radius, plane, 1.0), "outer_gradient")
         return value
+
+
+def _as_numbers(value: Any) -> NDArray[np.float64]:
+    """A number or a sequence of numbers as an array; NaN where it is neither."""
+    try:
+        return np.asarray(value, dtype=float)
+    except (TypeError, ValueError):
+        return np.array(np.nan)
 
 
 def _positive(plane: NDArray, name: str) -> NDArray:
@@ -271,6 +285,8 @@ class Noise:
                 if len(value) != 2:
                     raise InputError(f"noise: {entry.name} must be one number or two (ITL, the rest); it is {value}")
                 object.__setattr__(self, entry.name, value)
+            elif _as_numbers(value).shape != ():
+                raise InputError(f"noise: {entry.name} must be one number; it is {value!r}")
             if entry.name in ("field_scale", "dead_columns"):
                 continue
             size = np.abs(value) if entry.name == "shared_slope" else np.asarray(value)

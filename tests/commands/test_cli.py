@@ -17,33 +17,8 @@ from bayesflat.data.binned import BinnedFlat
 from bayesflat.data.camera import Camera
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.inference import map as map_module
-from bayesflat.simulation.flats import write_simulation
-from bayesflat.simulation.truth import Light, Noise
-from tests.helpers import NODES, VALUES, complaint
-
-FIT = ["-c", "bin_factor=10", "-c", "detector_boundary=0", "-c", "radial_spline_nodes=0,20,35,45,52,60",
-       "-c", "do_fit_centroid=true", "-c", "do_fit_gradient=true", "-c", "centroid_max=2",
-       "-c", "do_constrain_zero=false"]  # fmt: skip
-TRUTH = {"centroid_delta": (0.8, -0.6), "gradient": (2e-4, -1e-4), "itl_ratio": 0.9}
-
-
-@pytest.fixture(scope="module")
-def simulation(small_camera, tmp_path_factory):
-    """Flats and defects of the small camera, and the camera's table."""
-    out = tmp_path_factory.mktemp("simulation") / "dome"
-    light = Light(radial=(NODES, VALUES), **TRUTH)
-    write_simulation(
-        out, kind="dome", seed=3, camera=small_camera, light=light, noise=Noise(white=0.0005, dead_columns=2)
-    )
-    return out
-
-
-@pytest.fixture(scope="module")
-def fitted(simulation, tmp_path_factory):
-    out = tmp_path_factory.mktemp("fitted") / "out"
-    arguments = ["fit", str(simulation / "flats"), "--defects", str(simulation / "defects"), "-o", str(out), *FIT]
-    assert run([*arguments, "--camera", str(simulation / "camera.ecsv"), "-q"]) == 0
-    return out
+from tests.commands.conftest import FIT, TRUTH
+from tests.helpers import complaint
 
 
 def test_fit_leaves_what_it_should_and_finds_the_truth(fitted):
@@ -360,6 +335,21 @@ def test_demo_checks_before_it_writes(tmp_path, capsys):
 def test_simulate_with_text_for_a_number(tmp_path, capsys, option):
     line = complaint(["simulate", "-o", tmp_path / "s", *option], capsys)
     assert f"{option[0]} {option[1].split('=')[0]}: needs a number, or two with a comma, got ['a', 'b']" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "expected"),
+    [
+        ("--light", "gradient=1", "light: gradient must be two finite numbers, x and y; it is 1"),
+        ("--light", "level=1,2", "light: level must be a finite number; it is (1, 2)"),
+        ("--light", "radial=3", "light: radial is 3; accepted are 'lsstcam' or nodes and values"),
+        ("--noise", "own_field=0.1,0.1", "noise: own_field must be one number; it is (0.1, 0.1)"),
+        ("--noise", "field_scale=1,2", "noise: field_scale must be one number; it is (1, 2)"),
+    ],
+)
+def test_simulate_says_how_many_numbers_a_field_takes(tmp_path, capsys, option, text, expected):
+    assert expected in complaint(["simulate", "-o", tmp_path / "s", option, text], capsys)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,7 +10,6 @@ from astropy.table import Table
 
 import bayesflat
 from bayesflat.cli import run
-from bayesflat.commands.compare import as_dict
 from bayesflat.commands.tables import comparison_lines
 from bayesflat.comparison.comparison import check_pair, compare, config_of, zones_of
 from bayesflat.comparison.ratio import fit_ratio
@@ -23,6 +22,7 @@ from bayesflat.gradient.product import FlatGradient
 from bayesflat.model.prepare import prepare
 from bayesflat.quantities import COMPARED, MMAG, SCALARS
 from bayesflat.report.plots_comparison import plot_comparison_map, plot_comparison_radial
+from bayesflat.report.summaries import comparison_summary
 from tests.helpers import DOME_LIGHT, NODES, SKY_LIGHT, complaint, simulate_pair
 
 FIT = ["-c", "radial_spline_nodes=0,20,35,45,52,60", "-c", "do_fit_centroid=true", "-c", "do_fit_gradient=true",
@@ -363,7 +363,7 @@ def test_products_without_uncertainties(products, small_camera, folder, tmp_path
     sky, dome = products
     c = compare(replace(sky, estimates=None), dome, camera=small_camera)
     assert any("sky's product has no uncertainties" in note for note in c.notes)
-    found = as_dict(c, [])
+    found = comparison_summary(c)
     mean = dome.estimates["gradient_x"]["mean"]  # and the sky's value, which has no mean
     assert found["differences"]["gradient_x"]["mean"] == pytest.approx(mean - sky.gradient_x)
     assert found["differences"]["gradient_x"]["sd"] is None

@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bayesflat.commands.compare import as_dict
 from bayesflat.commands.tables import comparison_lines
 from bayesflat.comparison.comparison import compare
 from bayesflat.comparison.judgement import areas_beyond, judge
 from bayesflat.comparison.surface import Surface
 from bayesflat.inference.fitting import fit
 from bayesflat.quantities import MMAG
+from bayesflat.report.summaries import comparison_summary
 from bayesflat.simulation.detectors import simulate_binned
 from bayesflat.simulation.truth import Light, Noise
 from tests.helpers import NODES, VALUES, small_config
@@ -111,7 +111,7 @@ def test_an_unusable_comparison_claims_nothing_else(flats):
     c = compare(sky, replace(failed, gradient=gradient))
     assert c.verdict.word == "unusable"
     assert comparison_lines(c)[1:] == ["verdict: unusable: a fit did not converge"]
-    found = json.loads(json.dumps(as_dict(c, []), allow_nan=False))
+    found = json.loads(json.dumps(comparison_summary(c), allow_nan=False))
     assert (found["verdict"], found["reasons"]) == ("unusable", ["a fit did not converge"])
 
 

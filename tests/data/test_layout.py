@@ -9,7 +9,8 @@ from astropy.io import fits
 from bayesflat.data.binning import bin_files, bin_flat
 from bayesflat.data.camera import Camera, Detector, lsstcam
 from bayesflat.data.flats import Flat, read_flat, read_flat_header, read_flats
-from tests.helpers import message
+from bayesflat.stages import watched_by
+from tests.helpers import Watching, message
 from tests.mosaics import FILTER, NX, NY, SHAPE, decam_file, guide_hdu, image_hdu, pixels, primary_hdu, small_decam
 
 CAMERA = small_decam()
@@ -59,11 +60,11 @@ def test_bins_of_a_file_are_those_of_its_detectors_one_by_one(tmp_path):
 
 
 def test_progress_counts_detectors(tmp_path):
-    done, totals = [], []
-    path = decam_file(tmp_path / "dome.fits")
-    bin_files([path], CAMERA, bin_factor=8, start=lambda total: totals.append(total) or (lambda: done.append(1)))
-    assert totals == [5]  # with the focus CCD, which is skipped
-    assert len(done) == 5
+    path, watching = decam_file(tmp_path / "dome.fits"), Watching()
+    with watched_by(watching):
+        bin_files([path], CAMERA, bin_factor=8)
+    assert watching.stages == [("binning", 5)]  # with the focus CCD, which is skipped
+    assert watching.done == [5]
 
 
 def test_the_primary_may_hold_a_detector_too(tmp_path):

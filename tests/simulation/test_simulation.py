@@ -14,6 +14,8 @@ from bayesflat.errors import InputError
 from bayesflat.simulation.detectors import SimulatedDetectors, simulate_binned, true_parameters
 from bayesflat.simulation.flats import detector_image, simulate_focal_plane, write_simulation
 from bayesflat.simulation.truth import Light, Noise, band_itl_ratio, band_of, default_light
+from bayesflat.stages import watched_by
+from tests.helpers import Watching
 
 NODES = (0.0, 200.0, 250.0, 300.0, 310.0, 320.0, 330.0, 340.0, 350.0, 360.0, 368.0)
 VALUES = (1.0, 0.99, 0.97, 0.94, 0.91, 0.85, 0.74, 0.61, 0.5, 0.3, 0.1)
@@ -511,19 +513,19 @@ def test_sky_and_dome_files_share_their_detectors(written, few, tmp_path):
 
 
 def test_compression_and_processes_change_no_pixel(written, few, tmp_path):
-    done = []
-    write_simulation(
-        tmp_path / "new",
-        kind="dome",
-        coarse=16,
-        seed=9,
-        camera=few.subset(["R22_S11", "R01_S00"]),
-        physical_filter="r_57",
-        compress=True,
-        processes=2,
-        progress=lambda n, total: done.append((n, total)),
-    )
-    assert done == [(1, 2), (2, 2)]
+    watching = Watching()
+    with watched_by(watching):
+        write_simulation(
+            tmp_path / "new",
+            kind="dome",
+            coarse=16,
+            seed=9,
+            camera=few.subset(["R22_S11", "R01_S00"]),
+            physical_filter="r_57",
+            compress=True,
+            processes=2,
+        )
+    assert (watching.stages, watching.done) == ([("writing flats", 2)], [2])
     for name in ("R22_S11", "R01_S00"):
         file = f"flats/LSSTCam_r_57_{name}_dome.fits"
         with fits.open(written[0] / file) as plain, fits.open(tmp_path / "new" / file) as compressed:
@@ -563,11 +565,8 @@ def test_existing_simulation_is_kept_unless_told(few, tmp_path):
 
 
 def test_nothing_is_left_of_an_interrupted_run(few, tmp_path):
-    def interrupt(done, total):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_simulation(tmp_path / "out", camera=few, coarse=64, progress=interrupt)
+    with pytest.raises(KeyboardInterrupt), watched_by(Watching(interrupt_at=("writing flats", 1))):
+        write_simulation(tmp_path / "out", camera=few, coarse=64)
     assert list(tmp_path.iterdir()) == []
 
 
