@@ -22,7 +22,7 @@ from bayesflat.gradient.spline import akima_basis
 from bayesflat.inference.coordinates import Coordinates, coordinates_of
 from bayesflat.inference.diagnostics import Diagnostics, compare_with_laplace
 from bayesflat.inference.estimates import make_gradient, with_draws
-from bayesflat.inference.laplace import Laplace, laplace
+from bayesflat.inference.laplace import Laplace, laplace, loosely_known
 from bayesflat.inference.map import MapResult, find_map, make_objective
 from bayesflat.inference.objective import Objective
 from bayesflat.inference.projection import Curve, Projection, project
@@ -286,6 +286,12 @@ def fit_data(
     log.log(logging.INFO if found.converged else logging.WARNING, "%s", found.message)
     stage("errors")
     approximation = None if config.likelihood == "laplace" else laplace(objective, found)
+    if approximation is not None and (loose := loosely_known(objective, approximation)):
+        log.info(
+            "few detectors tell of their scatter (%s): Laplace's errors are not to be relied on; sample the posterior "
+            "(--sample), or see bf.laplace_draws",
+            ", ".join(f"{label} to a factor of {factor:.1f}" for label, factor in loose.items()),
+        )
     stage("nodes")
     projection = _projected(objective, found, approximation)
     if projection is not None:

@@ -27,6 +27,7 @@ from bayesflat.errors import InputError
 from bayesflat.inference.coordinates import Coordinates
 from bayesflat.inference.draws import cores_here, posterior_tree
 from bayesflat.inference.groups import add_groups
+from bayesflat.inference.laplace import loosely_known
 from bayesflat.inference.linalg import covariance_root, curvature_root
 from bayesflat.inference.objective import Objective
 from bayesflat.model.parameters import Disc
@@ -39,13 +40,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MOST_K = 0.7  # above, weighted means do not settle
-_FEWEST = 100
+_FEWEST, _OF_NOTE = 100, 400
 CHAINS = 4  # into which independent draws are sorted, as tools for chains like them
 _WIDER = 1.1  # than the posterior of the scales, in the coordinates of the fit
-_WIDE, _DOF = (
-    2.5,
-    5,
-)  # half of the centroids: from Student's t with so many degrees of freedom, wider than the posterior
+# some centroids are from Student's t with so many degrees of freedom, so much wider than they are thought to lie
+_SOME, _WIDE, _DOF = 0.3, 2.5, 5
+_FIRST = 0.25  # of all draws, before them: these tell where the centroids are
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,14 @@ def weighted_draws(
     objective: Objective,
     best: NDArray,
     coordinates: Coordinates,
-    centroid: NDArray,
+    covariance: NDArray,
     draws: int,
     rng: np.random.Generator,
 ) -> Weighted:
     """Draws of scales and centroid and, given these, of the rest, with their weights.
+
+    Where few detectors tell of the centroid, it may be far from the maximum and its curvature: some draws are made
+    first to see where it is.
 
     Parameters
     ----------
@@ -96,20 +99,42 @@ def weighted_draws(
         The maximum of the posterior, in the model's own coordinates.
     coordinates : Coordinates
         Of the fit: their last transform has the shape of the scales' posterior.
-    centroid : numpy.ndarray, shape (2, 2) or (0, 0)
-        Covariance of the centroid in these; empty where none was fitted.
+    covariance : numpy.ndarray, shape (n_parameters, n_parameters)
+        Of Laplace's approximation.
     draws : int
     rng : numpy.random.Generator
     """
+    here = objective.slices.get("centroid_delta", slice(0, 0))
+    centre, spread = best[here], covariance[here, here]
+    if len(centre):
+        first = _drawn(objective, best, coordinates, centre, spread, int(_FIRST * draws), rng)
+        weight, there = np.exp(first.log_weight), first.z[:, here]
+        centre = weight @ there
+        # kept as wide as it is thought to be where few draws count
+        away = there - centre
+        spread = (first.ess * (weight * away.T) @ away + spread) / (first.ess + 1.0)
+    return _drawn(objective, best, coordinates, centre, spread, draws, rng)
+
+
+def _drawn(
+    objective: Objective,
+    best: NDArray,
+    coordinates: Coordinates,
+    centre: NDArray,
+    spread: NDArray,
+    draws: int,
+    rng: np.random.Generator,
+) -> Weighted:
+    """Weighted draws, with centroids about a centre (of no size where none is fitted)."""
     from arviz_stats.base import array_stats
 
     n = objective.n_mean
     everything, linear = np.arange(n), np.arange(n)[objective.linear]
-    moved = everything[objective.slices["centroid_delta"]] if len(centroid) else everything[:0]
+    moved = everything[objective.slices.get("centroid_delta", slice(0, 0))]
     given = np.setdiff1d(everything, moved)
     rest = np.setdiff1d(given, linear)
     of_rest = np.searchsorted(given, rest)
-    root_of_centroid = np.linalg.cholesky(centroid)
+    root_of_centroid = np.linalg.cholesky(spread)
     points, log_weights = [], []
     with threadpool_limits(1, "blas"), np.errstate(all="ignore"):
         for _ in range(draws):
@@ -117,16 +142,16 @@ def weighted_draws(
             z = np.append(best[:n], scales)
             if len(moved):
                 step, log_density = _wide(len(moved), rng)
-                z[moved] += root_of_centroid @ step
+                z[moved] = centre + root_of_centroid @ step
                 log_proposed += log_density
             _, gradient, curvature = objective.derivatives(z)
             root = curvature_root(curvature[np.ix_(given, given)])
             z[given] -= _solved(root, gradient[given])
             inverse = solve_triangular(root, np.eye(len(given)), lower=True)[:, of_rest]
-            spread = covariance_root(inverse.T @ inverse)
+            root_of_rest = covariance_root(inverse.T @ inverse)
             normal = rng.standard_normal(len(rest))
-            z[rest] += spread @ normal
-            log_proposed -= 0.5 * normal @ normal + np.linalg.slogdet(spread)[1]
+            z[rest] += root_of_rest @ normal
+            log_proposed -= 0.5 * normal @ normal + np.linalg.slogdet(root_of_rest)[1]
             log_weights.append(_draw_linear(objective, z, linear, rng) - log_proposed)
             points.append(z)
     raw = np.where(np.isfinite(log_weights), log_weights, -np.inf)
@@ -151,10 +176,11 @@ def _drawn_scales(
 def _wide(n: int, rng: np.random.Generator) -> tuple[NDArray[np.float64], float]:
     """A step, normal or from a wide Student's t, and the log of the density of both together."""
     step = rng.standard_normal(n)
-    if rng.uniform() < 0.5:
+    if rng.uniform() < _SOME:
         step *= _WIDE / np.sqrt(rng.chisquare(_DOF) / _DOF)
     wide = multivariate_t(np.zeros(n), _WIDE**2 * np.eye(n), _DOF).logpdf(step)
-    return step, float(np.logaddexp(multivariate_normal(np.zeros(n)).logpdf(step), wide))
+    normal = multivariate_normal(np.zeros(n)).logpdf(step)
+    return step, float(np.logaddexp(np.log1p(-_SOME) + normal, np.log(_SOME) + wide))
 
 
 def _solved(root: NDArray, x: NDArray) -> NDArray[np.float64]:
@@ -218,9 +244,8 @@ def laplace_draws(result: FitResult, draws: int = 1000, *, seed: int | None = No
     seed = result.config.seed if seed is None else seed
     objective, rng = result.objective, np.random.default_rng([seed, 2])
     n = CHAINS * (draws // CHAINS)
-    here = objective.slices.get("centroid_delta", slice(0, 0))
-    centroid = result.laplace.covariance[here, here]
-    found = weighted_draws(objective, result.map.value, result.coordinates, centroid, n, rng)
+    covariance = result.laplace.covariance
+    found = weighted_draws(objective, result.map.value, result.coordinates, covariance, n, rng)
     corrected = found.k < MOST_K
     z, log_weight = found.z, found.log_weight
     if corrected:
@@ -239,3 +264,34 @@ def laplace_draws(result: FitResult, draws: int = 1000, *, seed: int | None = No
         pareto_k=round(found.k, 3), importance_ess=round(found.ess, 1), corrected=int(corrected),
     )  # fmt: skip
     return tree
+
+
+def laplace_note(result: FitResult) -> str:
+    """What Laplace's errors lack where few detectors tell of the scatter, by a few importance draws; else empty.
+
+    Parameters
+    ----------
+    result : FitResult
+        Without draws.
+    """
+    if result.laplace is None or not (loose := loosely_known(result.objective, result.laplace)):
+        return ""
+    known = ", ".join(f"{label} to a factor of {factor:.1f}" for label, factor in loose.items())
+    begins = (
+        f"With few detectors their scatter is loosely known ({known}), and Laplace's errors are not to be relied on: "
+    )
+    tree = laplace_draws(result, _OF_NOTE)
+    attrs, group = tree["posterior"].attrs, tree["posterior"].to_dataset()
+    if not attrs["corrected"]:
+        return begins + f"importance weights do not settle (Pareto k {attrs['pareto_k']:.1f}); sample it (--sample)."
+    ratios = []
+    for name, label in (("itl_ratio", "ratio"), ("centroid_delta", "centroid"), ("gradient", "plane")):
+        if name in group:
+            drawn = group[name].std(("chain", "draw")).values
+            rows = [f"{name}_{axis}" for axis in "xy"] if np.ndim(drawn) else [name]
+            sd = [result.gradient.require_estimates()[row]["sd"] for row in rows]
+            ratios.append(f"{label} {', '.join(f'{ratio:.1f}' for ratio in np.ravel(drawn / sd))}")
+    return begins + (
+        f"importance draws (Pareto k {attrs['pareto_k']:.1f}) have errors that are so many times Laplace's: "
+        f"{'; '.join(ratios)}. --sample and bf.laplace_draws have the errors themselves."
+    )
