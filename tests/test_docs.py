@@ -86,11 +86,11 @@ def check_statistics(*, result, noise, draws, by_detector, loo, tree, with_bend,
     assert tree["posterior"].attrs["corrected"] == 1
     ours, theirs = (of["posterior"]["gradient"] for of in (tree, draws))
     ratio = (ours.std(("chain", "draw")) / theirs.std(("chain", "draw"))).values
-    assert np.all(np.abs(np.log(ratio)) < 0.35)
+    assert np.all(np.abs(np.log(ratio)) < 0.5)  # of 150 draws that are correlated
     bend = with_bend["posterior"]["bend"]
     assert abs(float(bend.mean()) - 0.05) < 4 * float(bend.std())
     assert list(compared.index) == ["bend", "plain"]
-    assert compared.loc["plain", "elpd_diff"] > 2 * compared.loc["plain", "dse"]
+    assert compared.loc["plain", "elpd_diff"] < -2 * compared.loc["plain", "dse"]
     throughput = by_detector["posterior"]["throughput"].mean(("chain", "draw"))
     np.testing.assert_allclose(
         throughput, result.gradient.offsets.mean[result.gradient.offsets.amplifier < 0], atol=2e-3

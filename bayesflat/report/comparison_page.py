@@ -73,7 +73,7 @@ def judge(c: Comparison, inputs: Sequence[Mapping[str, str]] = ()) -> Verdict:
             f"leaves {c.left_over} mmag."
         )
     advice = list(c.notes)
-    if kind == "differ" and c.parts_mmag["corrected"] > _WORTH * c.rope_mmag:
+    if kind == "differ" and c.parts_mmag.get("corrected", 0.0) > _WORTH * c.rope_mmag:
         names = [str(entry["name"]) for entry in inputs[:2]]
         sky = names[0] if names else "SKY.fits"
         dome = "flat_gradient_paired.fits" if c.tied is not None else names[1] if names else "DOME.fits"
