@@ -1,6 +1,7 @@
 """Importance draws about the maximum: weights against known densities, and errors against those of NUTS."""
 
 import logging
+import re
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ import pytest
 from bayesflat.data.camera import Camera
 from bayesflat.inference import importance
 from bayesflat.inference.fitting import fit, sample
-from bayesflat.inference.importance import laplace_draws, weighted_draws
+from bayesflat.inference.importance import laplace_draws, laplace_note, weighted_draws
+from bayesflat.inference.laplace import loosely_known
+from bayesflat.report.fit_page import fit_report
 from bayesflat.simulation.detectors import simulate_binned
 from bayesflat.simulation.truth import Light, Noise
 from tests.helpers import CENTROID_AND_PLANE, NODES, VALUES, config_with, message, noisy_flat, small_config
@@ -120,6 +123,24 @@ def test_what_cannot_be_drawn_is_said(small_camera, nine):
     )
     with pytest.raises(ValueError, match="draws is 50; weights need 100 at least"):
         laplace_draws(nine, 50)
+
+
+def test_log_and_report_say_where_laplace_is_loose(small_camera, nine, caplog):
+    """By how much, from the draws that anyone has who asks for as many; 25 detectors are enough."""
+    caplog.set_level(logging.INFO, "bayesflat")
+    page = fit_report(nine)
+    (note,) = re.findall(r"With few detectors their scatter is loosely known \(([^)]*)\)[^<]*centroid ([\d.]+), ", page)
+    assert re.fullmatch(r"(detector (itl|rest) to a factor of [\d.]+(, )?)+", note[0])
+    drawn = laplace_draws(nine, 400)["posterior"]["centroid_delta"].sel(axis="x").values.std()
+    assert note[1] == f"{drawn / nine.gradient.estimates['centroid_delta_x']['sd']:.1f}"
+    assert "so many times Laplace&#x27;s" in page or "so many times Laplace's" in page
+    caplog.clear()
+    many = fit(noisy_flat(small_camera, centroid_delta=(0.3, -0.2)), small_config(seed=1))
+    assert loosely_known(many.objective, many.laplace) == {}
+    assert laplace_note(many) == ""
+    assert "few detectors tell of their scatter" not in caplog.text
+    fit(noisy_flat(corner(small_camera, 2)), small_config())
+    assert "few detectors tell of their scatter (detector itl to a factor of" in caplog.text
 
 
 def compare(result, draws, **options):
