@@ -2,6 +2,7 @@
 # make test   lint and tests
 # make lint   ruff, the rules of imports, types
 # make calibration   hours: errors against truth on 200 focal planes, 200 comparisons, NUTS on 200 small ones; slow tests
+# make fuzz   damaged inputs and killed runs, counted by what became of them
 # make bench  half an hour: times of every stage, of samplers, and of LSST's fitter (CP_PIPE=, IP_ISR=: checkouts)
 # make docs   documentation with the notebooks run anew, in docs/_build/html
 # make clean  remove the environment and the demo's output
@@ -15,13 +16,13 @@ DOCS_READY := .venv/.docs
 # a shim of another Python's uv is found and fails: it counts only where it runs
 UV := $(shell uv --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: demo test lint calibration bench docs clean
+.PHONY: demo test lint calibration fuzz bench docs clean
 
 demo: $(READY)
 	$(BIN)/bayesflat demo -o demo --overwrite -j 2
 
 test: lint
-	$(BIN)/pytest -n 2 --dist loadfile
+	OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 # what an interrupted run has found is kept in docs/*.jsonl; the next one goes on from there
 calibration: $(READY)
@@ -31,6 +32,9 @@ calibration: $(READY)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/verdicts.py -n 20 -o docs/images -j 2
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/sbc.py -n 200 -o docs/images -j 2
 	$(BIN)/pytest -n 2 --dist loadfile -m slow
+
+fuzz: $(READY)
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/reliability.py
 
 bench: $(READY)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/bench.py $(if $(CP_PIPE),--cp-pipe $(CP_PIPE)) $(if $(IP_ISR),--ip-isr $(IP_ISR))

@@ -10,9 +10,10 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from bayesflat.errors import InputError
 
@@ -43,6 +44,21 @@ def check_text_ends(path: str | Path) -> None:
             file.seek(-1, os.SEEK_CUR)
             if file.read(1) not in b"\r\n":
                 raise InputError(f"{path}: its last line has no newline; was it cut short? If it is complete, add one")
+
+
+ROWS = "ROWS"  # in the header of our tables in ECSV: their number of rows, which a cut after a whole row changes
+
+
+def check_rows(header: Mapping[str, Any], n_rows: int, path: str | Path) -> None:
+    """Refuse a table with another number of rows than its header says; those of others say nothing.
+
+    Raises
+    ------
+    InputError
+        The numbers differ.
+    """
+    if header.get(ROWS, n_rows) != n_rows:
+        raise InputError(f"{path}: has {n_rows} rows, and its header says {header[ROWS]}; was it cut short?")
 
 
 # ---- a disk that is full ----

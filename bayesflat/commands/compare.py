@@ -128,7 +128,7 @@ def write_comparison(comparison: Comparison, inputs: list[dict[str, Any]], folde
         from bayesflat.report.comparison_page import comparison_report
 
         stage("report")
-        (folder / REPORT).write_text(comparison_report(comparison, inputs), encoding="utf-8")
+        (folder / REPORT).write_text(comparison_report(comparison, inputs, run), encoding="utf-8")
     table = Table(rows=[vars(row) for row in comparison.detectors])
     for name in ("mean_mmag", "sd_mmag", "measured_mmag"):
         table[name].unit = "mmag"

@@ -71,23 +71,23 @@ class Kind:
     Attributes
     ----------
     text : callable
-        Of a result: what is printed, tables and lines.
+        Of a result, and "written to" where: what is printed, tables and lines; the last one says where.
     summary : callable
         Of a result: a dict for JSON.
     failure : callable
         Of a result: what failed to converge; empty where it all did.
     """
 
-    text: Callable[[Any], list[str | Table]]
+    text: Callable[[Any, str], list[str | Table]]
     summary: Callable[[Any], dict[str, Any]]
     failure: Callable[[Any], str] = lambda _: ""
 
 
-def _fit_text(result: ShownFit) -> list[str | Table]:
+def _fit_text(result: ShownFit, where: str) -> list[str | Table]:
     from bayesflat.commands.tables import fit_table
 
     word = result.gradient.require_estimates().header["VERDICT"][0]
-    return [fit_table(result.gradient), result.message, f"verdict: {word}"]
+    return [fit_table(result.gradient), result.message, f"verdict: {word}", where]
 
 
 def _fit_summary(result: ShownFit) -> dict[str, Any]:
@@ -96,10 +96,10 @@ def _fit_summary(result: ShownFit) -> dict[str, Any]:
     return {"message": result.verdict, **fit_summary(result.gradient)}
 
 
-def _comparison_text(comparison: Comparison) -> list[str | Table]:
+def _comparison_text(comparison: Comparison, where: str) -> list[str | Table]:
     from bayesflat.commands.tables import comparison_lines
 
-    return list(comparison_lines(comparison))
+    return [*comparison_lines(comparison), where]
 
 
 def _comparison_summary(comparison: Comparison) -> dict[str, Any]:
@@ -116,7 +116,7 @@ COMPARISON = Kind(
     _comparison_text, _comparison_summary,
     lambda found: "" if found.converged else f"{'; '.join(found.notes)}; comparison.json says so",
 )  # fmt: skip
-FLATS = Kind(lambda count: [f"{count} corrected flats"], lambda count: {"corrected_flats": count})
+FLATS = Kind(lambda count, where: [f"{count} corrected flats {where}"], lambda count: {"corrected_flats": count})
 
 
 def show(kind: Kind, result: Any, written: str, common: Common) -> int:
@@ -142,8 +142,8 @@ def _show_all(kind: Kind, outcomes: Iterable[Outcome], common: Common, *, severa
             named = {"name": one.name} if several else {}
             summaries.append({**named, **kind.summary(one.result), "written": list(one.written)})
         elif not common.quiet:
-            lines = [f"{prefix}{line}" if isinstance(line, str) else line for line in kind.text(one.result)]
-            say(*lines, where, where=where)
+            lines = kind.text(one.result, where)
+            say(*(f"{prefix}{line}" if isinstance(line, str) else line for line in lines), where=str(lines[-1]))
         failure = kind.failure(one.result)
         if failure:
             click.echo(printable(f"bayesflat: {prefix}{failure}"), err=True)

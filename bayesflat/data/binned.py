@@ -14,7 +14,7 @@ from bayesflat.data.camera import Camera
 from bayesflat.data.fitsfile import opened_fits
 from bayesflat.data.headers import warn_of_instrument
 from bayesflat.errors import InputError, first_line
-from bayesflat.files import check_text_ends, replacing
+from bayesflat.files import ROWS, check_rows, check_text_ends, replacing
 from bayesflat.text import check_name, shown
 
 log = logging.getLogger(__name__)
@@ -166,6 +166,8 @@ class BinnedFlat:
         for key, text in (("INSTRUME", self.instrument), ("FILTER", self.physical_filter), ("RUNID", self.run)):
             if text:
                 table.meta[key] = text
+        if _format(path) != "fits":
+            table.meta[ROWS] = len(table)
         with replacing(path, overwrite) as temporary:
             table.write(temporary, format=_format(path))
 
@@ -191,6 +193,7 @@ class BinnedFlat:
             else:
                 check_text_ends(path)
                 table = Table.read(path, format=_format(path))
+                check_rows(table.meta, len(table), where)
         except FileNotFoundError:
             raise InputError(f"{where}: no such file") from None
         except InputError:

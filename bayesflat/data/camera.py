@@ -16,7 +16,7 @@ import numpy as np
 
 from bayesflat.data.detector import SCIENCE, Detector
 from bayesflat.errors import InputError, first_line
-from bayesflat.files import check_text_ends
+from bayesflat.files import ROWS, check_rows, check_text_ends
 from bayesflat.text import MOST_NAME, check_name, shown
 
 LSSTCAM = "LSSTCam"
@@ -122,7 +122,7 @@ class Camera:
 
         names = [key for key in _COLUMNS if key != "group" or any(d.group for d in self)]
         rows = [[getattr(d, "id" if key == "detector" else key) for key in names] for d in self]
-        table = Table(rows=rows, names=names, meta={"INSTRUME": self.name})
+        table = Table(rows=rows, names=names, meta={"INSTRUME": self.name, ROWS: len(rows)})
         for key in _UNITS:
             table[key].unit = _UNITS[key]
         text = io.StringIO()
@@ -175,6 +175,7 @@ class Camera:
 
     @classmethod
     def _of(cls, table, path: str | Path) -> Camera:
+        check_rows(table.meta, len(table), f"camera {path}")
         missing = [key for key in _COLUMNS if key not in table.colnames and key not in _OPTIONAL]
         if missing:
             raise InputError(f"camera {path}: column {', '.join(missing)} missing; it has {', '.join(table.colnames)}")

@@ -19,7 +19,7 @@ from bayesflat.data.finding import FITS_ENDINGS, find_files
 from bayesflat.data.fitsfile import opened_fits
 from bayesflat.data.headers import check_instrument, detector_called, find_detector
 from bayesflat.errors import InputError, first_line
-from bayesflat.files import check_text_ends
+from bayesflat.files import check_rows, check_text_ends
 from bayesflat.text import shown
 
 log = logging.getLogger(__name__)
@@ -219,6 +219,7 @@ def _read_table(path: str | Path) -> tuple[list[Mapping], dict[str, NDArray]]:
         try:
             check_text_ends(path)
             table = Table.read(path, format="ascii.ecsv")
+            check_rows(table.meta, len(table), path)
         except InputError:
             raise
         except FileNotFoundError:

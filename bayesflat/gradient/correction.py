@@ -96,7 +96,7 @@ def check_centroids(camera: Camera, *products: FlatGradient) -> None:
             )
 
 
-def check_usable(gradient: FlatGradient, reference: FlatGradient, force: bool = True) -> None:
+def check_usable(gradient: FlatGradient, reference: FlatGradient, force: bool) -> None:
     """Refuse products of fits that did not converge or are unusable; with ``force`` only warn.
 
     Raises
@@ -112,11 +112,11 @@ def check_usable(gradient: FlatGradient, reference: FlatGradient, force: bool = 
             continue
         what = "is unusable (VERDICT)" if unusable else "is of a fit that did not converge (CONVERGD = F)"
         if not force:
-            raise InputError(f"{name} {what}; --force applies it all the same")
+            raise InputError(f"{name} {what}; --force (in Python force=True) applies it all the same")
         log.warning("%s %s; it was applied all the same", name, what)
 
 
-def apply_gradients(flat: Flat, gradient: FlatGradient, reference: FlatGradient) -> Flat:
+def apply_gradients(flat: Flat, gradient: FlatGradient, reference: FlatGradient, *, force: bool = False) -> Flat:
     """Correct the flat of one detector.
 
     Parameters
@@ -126,6 +126,8 @@ def apply_gradients(flat: Flat, gradient: FlatGradient, reference: FlatGradient)
         Of the dome flat that this is a part of.
     reference : FlatGradient
         Of the sky flat.
+    force : bool
+        Whether to apply products that did not converge or are unusable.
 
     Returns
     -------
@@ -136,10 +138,10 @@ def apply_gradients(flat: Flat, gradient: FlatGradient, reference: FlatGradient)
     Raises
     ------
     InputError
-        As `check_products` and `require_most`.
+        As `check_products`, `check_usable` and `require_most`.
     """
     check_products(gradient, reference, flat.physical_filter, flat.instrument)
-    check_usable(gradient, reference)
+    check_usable(gradient, reference, force)
     image = flat.image.copy() if flat.image.dtype.kind == "f" else flat.image.astype(np.float32)
     bad = None if flat.bad is None else flat.bad.copy()
     lost = 0

@@ -26,7 +26,7 @@ _LEAST = 0.01  # smallest noise that is shown as a number (mmag)
 _FEW = 6  # largest number of inputs that are shown unfolded
 
 
-def comparison_report(c: Comparison, inputs: Sequence[Mapping[str, str]] = ()) -> str:
+def comparison_report(c: Comparison, inputs: Sequence[Mapping[str, str]] = (), run: str = "") -> str:
     """The report of a comparison as an HTML page.
 
     Parameters
@@ -34,6 +34,8 @@ def comparison_report(c: Comparison, inputs: Sequence[Mapping[str, str]] = ()) -
     c : Comparison
     inputs : sequence of mapping
         ``name`` and ``sha256`` of the files that were compared, the sky's product first.
+    run : str
+        Id of the run that the page is of.
 
     Returns
     -------
@@ -45,7 +47,7 @@ def comparison_report(c: Comparison, inputs: Sequence[Mapping[str, str]] = ()) -
     subtitle = " · ".join(
         part for part in (c.physical_filter, how, f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC") if part.strip()
     )
-    sections = [_differences(c), _radial(c), _focal_plane(c), _noise(c), _provenance(inputs)]
+    sections = [_differences(c), _radial(c), _focal_plane(c), _noise(c), _provenance(inputs, run)]
     return page.render(title, subtitle, judge(c, inputs), [part for part in sections if part])
 
 
@@ -314,8 +316,9 @@ def _noise(c: Comparison) -> str:
     )
 
 
-def _provenance(inputs: Sequence[Mapping[str, str]]) -> str:
-    versions = page.table(("", ""), [("version of bayesflat", version("bayesflat"))])
+def _provenance(inputs: Sequence[Mapping[str, str]], run: str) -> str:
+    about = [("version of bayesflat", version("bayesflat")), *([("run", run)] if run else [])]
+    versions = page.table(("", ""), about)
     if not inputs:
         return page.section("Provenance", versions, page.paragraph("Inputs were not recorded: they came from memory."))
     columns = list(dict.fromkeys(key for entry in inputs for key in entry))

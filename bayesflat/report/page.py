@@ -116,18 +116,22 @@ def paragraph(words: str, kind: str = "") -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]], *, numbers: Sequence[int] = (), caption: str = "") -> str:
-    """A table; columns ``numbers`` are aligned to the right."""
+    """A table; columns ``numbers`` are aligned to the right.  On a narrow screen, many columns become lines."""
+    many = len(head) > 3
 
     def cells(row: Sequence[Any], tag: str) -> str:
-        return "".join(
-            f'<{tag} class="number">{text(cell)}</{tag}>' if k in numbers else f"<{tag}>{text(cell)}</{tag}>"
-            for k, cell in enumerate(row)
-        )
+        found = []
+        for k, cell in enumerate(row):
+            kind = ' class="number"' if k in numbers else ""
+            label = f' data-head="{text(head[k])}"' if many and tag == "td" else ""
+            found.append(f"<{tag}{kind}{label}>{text(cell)}</{tag}>")
+        return "".join(found)
 
     body = "\n".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
     legend = f"<caption>{text(caption)}</caption>" if caption else ""
     top = f"<thead><tr>{cells(head, 'th')}</tr></thead>"
-    return f'<div class="wide"><table>{legend}{top}<tbody>\n{body}\n</tbody></table></div>'
+    kind = ' class="many"' if many else ""
+    return f'<div class="wide"><table{kind}>{legend}{top}<tbody>\n{body}\n</tbody></table></div>'
 
 
 def preformatted(words: str) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 
 from bayesflat.data.camera import Camera, lsstcam
 from bayesflat.errors import InputError
-from bayesflat.files import naming, nearest_folder, owned_folder
+from bayesflat.files import ROWS, naming, nearest_folder, owned_folder
 from bayesflat.processes import in_processes
 from bayesflat.simulation.detectors import CELL, VIGNETTED_RADIUS, SimulatedDetectors, true_parameters
 from bayesflat.simulation.layouts import MASK_PLANES, About, DetectorImage, flat_hdus, join
@@ -300,7 +300,7 @@ def _write_defects(folder: Path, flat: DetectorImage, camera: str) -> None:
     name = _file_name(detector.name)
     if detector.id % 2:
         columns = {"x0": x0, "y0": y0, "width": width, "height": height}
-        Table(columns, meta=meta).write(folder / f"{name}.ecsv", format="ascii.ecsv")
+        Table(columns, meta=meta | {ROWS: len(x0)}).write(folder / f"{name}.ecsv", format="ascii.ecsv")
         return
     columns = {  # FITS regions count from 1, and name a box by its centre
         "X": x0 + (width - 1) / 2 + 1.0,

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import Table
@@ -13,6 +14,9 @@ from bayesflat.cli import run
 from bayesflat.commands.fit import BINNED, PRODUCT, RADIAL_PLOT, REFERENCE, REPORT, RESIDUAL_PLOT
 from bayesflat.commands.runs import CONFIG
 from bayesflat.data.binned import BinnedFlat
+from bayesflat.data.flats import read_flat
+from bayesflat.errors import InputError
+from bayesflat.gradient.correction import apply_gradients
 from bayesflat.gradient.product import FlatGradient
 from tests.helpers import complaint, simulate_pair
 
@@ -122,9 +126,15 @@ def test_products_that_are_no_use_need_force(folder, small_camera, capsys, cards
     flat.writeto(folder / "flat.fits")
     arguments = ["apply", folder / "flat.fits", "--gradient", dome, "--reference", sky, "-o", folder / "c", "--camera",
                  folder / "camera.ecsv"]  # fmt: skip
-    assert f"bayesflat: {said}; --force applies it all the same" in complaint([*arguments, "-q"], capsys)
+    line = complaint([*arguments, "-q"], capsys)
+    assert f"bayesflat: {said}; --force (in Python force=True) applies it all the same" in line
     assert not (folder / "c").exists()
     assert run([str(a) for a in [*arguments, "--force"]]) == 0
     shown = " ".join(capsys.readouterr().err.split())
     assert f"{said}; it was applied all the same" in shown
     assert (folder / "c" / "flat.fits").exists()
+    read, products = read_flat(folder / "flat.fits", small_camera), (FlatGradient.read(dome), FlatGradient.read(sky))
+    with pytest.raises(InputError, match=re.escape(f"{said}; --force (in Python force=True)")):
+        apply_gradients(read, *products)
+    by_force = apply_gradients(read, *products, force=True)
+    np.testing.assert_allclose(by_force.image, fits.getdata(folder / "c" / "flat.fits"), rtol=1e-6)

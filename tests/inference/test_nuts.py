@@ -226,7 +226,7 @@ def test_sampling_ends_when_the_gates_are_passed(simple, caplog):
     n = result.posterior["posterior"].sizes["draw"]
     assert 200 <= n < 1500
     rounds = [r.getMessage() for r in caplog.records if r.getMessage().startswith("round ")]
-    assert rounds[-1].startswith(f"round {len(rounds)}: {n} draws of each chain")
+    assert rounds[-1].startswith(f"round {len(rounds)}, {n} draws of each chain")
     assert n == 200 + 100 * (len(rounds) - 1)
     stats = result.posterior["sample_stats"].to_dataset()
     assert stats.sizes["draw"] == n

@@ -291,3 +291,24 @@ def test_pointing_at_a_detector_shows_it(paired, html, tmp_path):
         )
         assert browser.run("document.documentElement.scrollWidth <= innerWidth")
         assert browser.complaints == []
+
+
+@pytest.mark.skipif(find_browser() is None, reason="there is no Chromium here")
+@pytest.mark.parametrize("width", [400, 1200])
+def test_nothing_overflows(html, tmp_path, width):
+    (tmp_path / "report.html").write_text(html, encoding="utf-8")
+    wider = (
+        "[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1).length"
+    )
+    with Browser(width) as browser:
+        browser.open(tmp_path / "report.html")
+        assert browser.run(wider) == 0
+        assert browser.complaints == []
+
+
+def test_cells_of_many_columns_say_which_column_they_are_of(html):
+    """On a narrow screen, where there is no room for a row of headings."""
+    parsed = Parsed(html)
+    labels = [attributes["data-head"] for tag, attributes in parsed.tags if tag == "td" and "data-head" in attributes]
+    head = next(row for row in parsed.rows if "tolerance" in row)
+    assert labels[: len(head)] == head
