@@ -41,7 +41,6 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from bayesflat.gradient.estimates import Offsets as Offsets
     from bayesflat.gradient.product import FlatGradient as FlatGradient
     from bayesflat.inference.detectors import draw_detectors as draw_detectors
-    from bayesflat.inference.fitting import FitResult as FitResult
     from bayesflat.inference.fitting import build_model as build_model
     from bayesflat.inference.fitting import fit as fit
     from bayesflat.inference.fitting import sample as sample
@@ -51,6 +50,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from bayesflat.inference.predictive import posterior_predictive as posterior_predictive
     from bayesflat.inference.predictive import prior_predictive as prior_predictive
     from bayesflat.inference.predictive import replicates as replicates
+    from bayesflat.inference.result import FitResult as FitResult
     from bayesflat.report.comparison_page import comparison_report as comparison_report
     from bayesflat.report.figures import save_figure as save_figure
     from bayesflat.report.fit_page import fit_report as fit_report
@@ -79,7 +79,7 @@ _HOMES = {
     "Detector": "data.detector",
     "Estimates": "gradient.estimates",
     "FitConfig": "config",
-    "FitResult": "inference.fitting",
+    "FitResult": "inference.result",
     "Flat": "data.flats",
     "FlatGradient": "gradient.product",
     "InputError": "errors",

@@ -35,7 +35,7 @@ from bayesflat.model.parameters import Disc
 if TYPE_CHECKING:
     import xarray as xr
 
-    from bayesflat.inference.fitting import FitResult
+    from bayesflat.inference.result import FitResult
 
 log = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from bayesflat.model.prepare import FitData, prepare
 if TYPE_CHECKING:
     import xarray as xr
 
-    from bayesflat.inference.fitting import FitResult
+    from bayesflat.inference.result import FitResult
 
 QUANTILES = (0.05, 0.5, 0.95)
 _MOST_TRIALS = 50  # of the prior, for each draw with a positive mean

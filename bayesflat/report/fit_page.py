@@ -35,9 +35,9 @@ from bayesflat.text import plus_minus
 if TYPE_CHECKING:
     import xarray as xr
 
-    from bayesflat.inference.fitting import FitResult
     from bayesflat.inference.laplace import Laplace
     from bayesflat.inference.predictive import PredictiveCheck
+    from bayesflat.inference.result import FitResult
 
 log = logging.getLogger(__name__)
 
