@@ -40,14 +40,17 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from bayesflat.gradient.estimates import Estimates as Estimates
     from bayesflat.gradient.estimates import Offsets as Offsets
     from bayesflat.gradient.product import FlatGradient as FlatGradient
-    from bayesflat.inference.fitting import FitResult as FitResult
+    from bayesflat.inference.detectors import draw_detectors as draw_detectors
     from bayesflat.inference.fitting import build_model as build_model
     from bayesflat.inference.fitting import fit as fit
     from bayesflat.inference.fitting import sample as sample
+    from bayesflat.inference.importance import laplace_draws as laplace_draws
     from bayesflat.inference.loo import compare_terms as compare_terms
     from bayesflat.inference.loo import leave_one_out as leave_one_out
     from bayesflat.inference.predictive import posterior_predictive as posterior_predictive
     from bayesflat.inference.predictive import prior_predictive as prior_predictive
+    from bayesflat.inference.predictive import replicates as replicates
+    from bayesflat.inference.result import FitResult as FitResult
     from bayesflat.report.comparison_page import comparison_report as comparison_report
     from bayesflat.report.figures import save_figure as save_figure
     from bayesflat.report.fit_page import fit_report as fit_report
@@ -76,7 +79,7 @@ _HOMES = {
     "Detector": "data.detector",
     "Estimates": "gradient.estimates",
     "FitConfig": "config",
-    "FitResult": "inference.fitting",
+    "FitResult": "inference.result",
     "Flat": "data.flats",
     "FlatGradient": "gradient.product",
     "InputError": "errors",
@@ -96,12 +99,14 @@ _HOMES = {
     "comparison_report": "report.comparison_page",
     "decam": "data.camera",
     "default_light": "simulation.truth",
+    "draw_detectors": "inference.detectors",
     "find_defects": "data.defects",
     "find_flats": "data.finding",
     "fit": "inference.fitting",
     "fit_report": "report.fit_page",
     "get_camera": "data.camera",
     "hsc": "data.camera",
+    "laplace_draws": "inference.importance",
     "leave_one_out": "inference.loo",
     "lsstcam": "data.camera",
     "lsstcomcam": "data.camera",
@@ -116,6 +121,7 @@ _HOMES = {
     "prior_predictive": "inference.predictive",
     "read_flat": "data.flats",
     "read_flats": "data.flats",
+    "replicates": "inference.predictive",
     "sample": "inference.fitting",
     "save_figure": "report.figures",
     "simulate_binned": "simulation.detectors",

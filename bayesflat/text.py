@@ -1,7 +1,8 @@
-"""Text from files: made fit for a terminal and for messages, and names that FITS headers can hold."""
+"""Text from files, made fit for terminals, messages and FITS headers; and numbers with their errors."""
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from typing import Any
 
@@ -62,3 +63,17 @@ def check_name(name: str, what: str, where: Any) -> str:
             f"{where}: {what} is {shown(name)}; FITS headers hold letters without accents, digits and ASCII signs only"
         )
     return name
+
+
+def plus_minus(value: float, sd: float, scale: float = 1.0, digits: int = 5) -> str:
+    """``value ± sd`` with two digits of the sd, or the value with ``digits`` digits where there is no sd."""
+    value, sd = scale * value, scale * sd
+    if not math.isfinite(value):
+        return "–"
+    if not (math.isfinite(sd) and sd > 0):
+        return f"{value:.{digits}g}".replace("-", "−")
+    decimals = 1 - math.floor(math.log10(sd))
+    if decimals > 12:
+        return f"{value:.{digits}g} ± {sd:.1g}".replace("-", "−")
+    value, sd = round(value, decimals) + 0.0, round(sd, decimals)
+    return f"{value:.{max(0, decimals)}f} ± {sd:.{max(0, decimals)}f}".replace("-", "−")

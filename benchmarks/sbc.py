@@ -31,11 +31,12 @@ from bayesflat.data.camera import Camera, Detector
 from bayesflat.gradient.curve import LogSpline
 from bayesflat.gradient.spline import spread_knots
 from bayesflat.inference.estimates import make_gradient
-from bayesflat.inference.fitting import FitResult, sample
+from bayesflat.inference.fitting import sample
 from bayesflat.inference.hierarchical import HierarchicalObjective
 from bayesflat.inference.laplace import laplace
 from bayesflat.inference.map import End, find_map, make_objective, newton
 from bayesflat.inference.projection import Curve, fit_nodes
+from bayesflat.inference.result import FitResult
 from bayesflat.model.build import build_model
 from bayesflat.model.hierarchical import HierarchicalNoise
 from bayesflat.model.prepare import FitData, prepare

@@ -21,7 +21,7 @@ from bayesflat.config import RunConfig
 from bayesflat.data.camera import get_camera
 from bayesflat.files import check_free
 from bayesflat.gradient.product import FlatGradient
-from bayesflat.inference.fitting import FitResult
+from bayesflat.inference.result import FitResult
 from bayesflat.quantities import COMPARED, QUANTITIES, SHOWN_RADII, shown_radii, unit_of
 from bayesflat.report.summaries import comparison_summary, fit_summary
 from bayesflat.simulation.flats import CONTENTS, write_simulation

@@ -24,7 +24,7 @@ from bayesflat.stages import stage
 from bayesflat.text import printable
 
 if TYPE_CHECKING:
-    from bayesflat.inference.fitting import FitResult
+    from bayesflat.inference.result import FitResult
 
 log = logging.getLogger(__name__)
 

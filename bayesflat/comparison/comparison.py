@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from bayesflat.comparison.ratio import Paired
-    from bayesflat.inference.fitting import FitResult
+    from bayesflat.inference.result import FitResult
 
 log = logging.getLogger(__name__)
 

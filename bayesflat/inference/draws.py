@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from bayesflat.inference.chains import forked, known
+from bayesflat.inference.groups import DIMS
 from bayesflat.inference.objective import Objective
 from bayesflat.inference.projection import Projection
 
@@ -26,7 +27,9 @@ _STATS = {
 }  # fmt: skip
 
 
-def posterior_tree(objective: Objective, z: NDArray, seed: int, cores: int = 1) -> xr.DataTree:
+def posterior_tree(
+    objective: Objective, z: NDArray, seed: int, cores: int = 1, projection: Projection | None = None
+) -> xr.DataTree:
     """A DataTree of draws in the model's own coordinates, of shape (chains, draws, n), without ``sample_stats``.
 
     See `run_nuts`.
@@ -34,7 +37,7 @@ def posterior_tree(objective: Objective, z: NDArray, seed: int, cores: int = 1) 
     seeds = np.random.SeedSequence(seed)
     with forked(cores, objective=objective) as pool:
         rows = [followed(objective, of_chain, seeds.spawn(len(of_chain)), pool) for of_chain in z]
-    return make_tree(objective, z, rows, None)
+    return make_tree(objective, z, rows, projection)
 
 
 def make_tree(objective: Objective, z: NDArray, rows: list[list[dict]], projection: Projection | None) -> xr.DataTree:
@@ -54,22 +57,10 @@ def make_tree(objective: Objective, z: NDArray, rows: list[list[dict]], projecti
     coords = {"node": nodes, "axis": ["x", "y"], "detector": detectors}
     coords["knot"] = [] if radial is None else radial.spline.places
     coords |= {"noise_scale": []} | objective.noise.coords() | objective.coords()
-    dims = {
-        "log_radial": ["knot"],
-        "radial_spline_values": ["node"],
-        "centroid_delta": ["axis"],
-        "gradient": ["axis"],
-        "outer_gradient": ["axis"],
-        "log_noise_scales": ["noise_scale"],
-        "throughput": ["detector"],
-        "shared_pattern": ["vendor", "effect"],
-        "value": ["detector"],
-        "z": ["coordinate"],
-    }
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="More chains")
         tree = az.from_dict({"log_prior": shaped.pop("log_prior")})  # a number for each parameter, whatever its dims
-        tree.update(az.from_dict(shaped | {"unconstrained": {"z": z}}, coords=coords, dims=dims).children)
+        tree.update(az.from_dict(shaped | {"unconstrained": {"z": z}}, coords=coords, dims=DIMS).children)
     return tree
 
 

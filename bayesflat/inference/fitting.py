@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -17,16 +17,16 @@ from bayesflat.errors import InputError
 from bayesflat.gradient.correlations import strongest_correlations
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.gradient.spline import akima_basis
-from bayesflat.inference.coordinates import Coordinates, coordinates_of
-from bayesflat.inference.diagnostics import Diagnostics, compare_with_laplace
+from bayesflat.inference.diagnostics import compare_with_laplace
 from bayesflat.inference.estimates import make_gradient, with_draws
-from bayesflat.inference.laplace import Laplace, laplace
+from bayesflat.inference.laplace import Laplace, laplace, loosely_known
 from bayesflat.inference.map import MapResult, find_map, make_objective
 from bayesflat.inference.objective import Objective
 from bayesflat.inference.projection import Curve, Projection, project
 from bayesflat.inference.ready import make_ready
+from bayesflat.inference.result import FitResult
 from bayesflat.inference.rough import Rough
-from bayesflat.inference.verdict import MISSED, FitVerdict, judge_fit
+from bayesflat.inference.verdict import MISSED, judge_fit
 from bayesflat.model import build
 from bayesflat.model.prepare import FitData, prepare
 from bayesflat.quantities import COMPARED, reference_radius
@@ -36,81 +36,8 @@ if TYPE_CHECKING:
     import pymc as pm
     import xarray as xr
 
+
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """A fitted focal plane.
-
-    Attributes
-    ----------
-    data : FitData
-        The bins that were fitted.
-    config : FitConfig
-        As it was used: with the nodes that were placed.
-    objective : Objective
-        Minus the log-posterior in NumPy.
-    map : MapResult
-        The maximum of the posterior, and how it was judged.
-    laplace : Laplace or None
-        The normal approximation of the posterior; None for ``likelihood = "laplace"``, which has no curvature.
-    gradient : FlatGradient
-        The product.
-    projection : Projection or None
-        The nodes of the product, which describe the fitted curve; None where values at nodes were fitted.
-    rough : Rough or None
-        Where the search began.
-    posterior : xarray.DataTree or None
-        The draws of `sample`.
-    diagnostics : Diagnostics or None
-        Diagnostics of the draws.
-    """
-
-    data: FitData
-    config: FitConfig
-    objective: Objective
-    map: MapResult
-    laplace: Laplace | None
-    gradient: FlatGradient
-    projection: Projection | None = None
-    rough: Rough | None = None
-    posterior: xr.DataTree | None = None
-    diagnostics: Diagnostics | None = None
-
-    @cached_property
-    def model(self) -> pm.Model:
-        """The model itself, for all that PyMC can do with it; variables are in product units.
-
-        What samplers move is such that the posterior is nearly N(0, 1) in each variable (but for ``likelihood =
-        "laplace"``, which has no curvature).  `sample` does not know what is added to it.
-        """
-        return self._model(coordinates_of(self.objective, self.map, self.laplace) if self.laplace else None)
-
-    def _model(self, coordinates: Coordinates | None) -> pm.Model:
-        transforms = None if coordinates is None else coordinates.transforms
-        return build.build_model(self.data, self.config, self.objective.noise, transforms)
-
-    @property
-    def converged(self) -> bool:
-        """Whether the maximum was found, and the draws passed their diagnostics where there are any."""
-        return self.map.converged and (self.diagnostics is None or self.diagnostics.passed)
-
-    @property
-    def message(self) -> str:
-        """What the maximum was judged by."""
-        return self.map.message
-
-    @property
-    def judgement(self) -> FitVerdict:
-        """Good, look or unusable, and why; the product has it too."""
-        word = str(self.gradient.require_estimates().header["VERDICT"][0])
-        return FitVerdict(word, tuple(self.gradient.config["verdict_reasons"]))
-
-    @property
-    def verdict(self) -> str:
-        """What convergence was judged by, and what to try where it failed."""
-        return "; ".join([self.map.message, *(self.diagnostics.failures if self.diagnostics else ())])
 
 
 def build_model(binned: BinnedFlat | FitData, config: FitConfig) -> pm.Model:
@@ -197,6 +124,12 @@ def fit_data(
     log.log(logging.INFO if found.converged else logging.WARNING, "%s", found.message)
     stage("errors")
     approximation = None if config.likelihood == "laplace" else laplace(objective, found)
+    if approximation is not None and (loose := loosely_known(objective, approximation)):
+        log.info(
+            "few detectors tell of their scatter (%s): Laplace's errors are not to be relied on; sample the posterior "
+            "(--sample), or see bf.laplace_draws",
+            ", ".join(f"{label} to a factor of {factor:.1f}" for label, factor in loose.items()),
+        )
     stage("nodes")
     projection = _projected(objective, found, approximation)
     if projection is not None:
@@ -291,6 +224,7 @@ def sample(
         Sampling was interrupted; nothing is kept.
     """
     from bayesflat.inference.draws import cores_here
+    from bayesflat.inference.groups import add_groups
     from bayesflat.inference.nutpie import require_nutpie, run_nutpie
     from bayesflat.inference.nuts import run_nuts
 
@@ -306,15 +240,21 @@ def sample(
     config = checked(result.config).replace(**given)
     log.info("sampling %d chains of %d draws after %d of tuning", config.chains, config.draws, config.tune)
     stage("preparing to sample")
-    coordinates = coordinates_of(result.objective, result.map, result.laplace)
-    model = result._model(coordinates)
+    coordinates = result.coordinates
+    assert coordinates is not None
+    model = build.build_model(result.data, result.config, result.objective.noise, coordinates.transforms)
     options: dict[str, Any] = {name: getattr(config, name) for name in ("draws", "tune", "chains", "seed")}
     options |= {"cores": cores or cores_here(), "projection": result.projection}
+    began = time.perf_counter()
     if sampler == "nutpie":
         posterior = run_nutpie(model, result.objective, progress=progress, **options)
     else:
         with shown() if progress else nullcontext():
             posterior = run_nuts(model, result.objective, coordinates, **options)
+    add_groups(
+        posterior, result.objective, result.map.value, config.seed, library=sampler,
+        seconds=time.perf_counter() - began, tuning_steps=config.tune,
+    )  # fmt: skip
     gradient, found = with_draws(result.gradient, result.objective, posterior, config.seed)
     for text in found.failures:
         log.warning("%s", text)

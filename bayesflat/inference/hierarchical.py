@@ -155,8 +155,8 @@ class HierarchicalObjective(Objective):
         return Throughputs(throughput, *self.noise.spread(covariance, throughput), self.noise.places)
 
     def coords(self) -> dict[str, list[str]]:
-        """The vendors, of the shared patterns."""
-        return {"vendor": self.noise.vendors}
+        """The vendors, and the effects that their detectors share."""
+        return {"vendor": self.noise.vendors, "effect": self.noise.shared_labels}
 
     def log_likelihood_given(self, z: NDArray, shared: NDArray | None) -> NDArray[np.float64]:
         """Log-likelihood of each detector's values, given the parameters and the shared patterns (None: 0)."""

@@ -125,6 +125,22 @@ def laplace(objective: Objective, found: MapResult) -> Laplace:
         )
 
 
+LOOSE = 0.35  # sd of the log of a detectors' scatter, beyond which a normal approximation is not to be relied on
+
+
+def loosely_known(objective: Objective, approximation: Laplace) -> dict[str, float]:
+    """Scatters of detectors that are hardly known, each with the factor to which it is; empty for many detectors."""
+    scales = objective.parameters[-1]
+    labels = objective.noise.coords().get("noise_scale", [])
+    covariance = approximation.covariance[objective.slices[scales.name], objective.slices[scales.name]]
+    sd = np.ravel(scales.transform.scale) * np.sqrt(np.diag(covariance))
+    return {
+        label: float(np.exp(width))
+        for label, width in zip(labels, sd, strict=False)
+        if label.startswith("detector") and width > LOOSE
+    }
+
+
 def _restricted(objective: Objective, found: MapResult) -> tuple[NDArray, NDArray]:
     """The maximum of the posterior with scales for which the mean is integrated out, and the curvature there."""
     z, best, nearest, part = found.value, (found.value, found.curvature), np.inf, 1.0

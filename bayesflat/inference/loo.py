@@ -20,7 +20,8 @@ from threadpoolctl import threadpool_limits
 from bayesflat.config import FitConfig, checked
 from bayesflat.data.binned import BinnedFlat
 from bayesflat.errors import InputError
-from bayesflat.inference.fitting import FitResult, fit, fit_data
+from bayesflat.inference.fitting import fit, fit_data
+from bayesflat.inference.result import FitResult
 from bayesflat.stages import within
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ radius and azimuth are compared with the data's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,16 +16,18 @@ from numpy.typing import NDArray
 from bayesflat.config import FitConfig, checked
 from bayesflat.data.binned import BinnedFlat
 from bayesflat.errors import InputError
+from bayesflat.inference.groups import as_dataset, draw_prior
 from bayesflat.inference.map import make_objective
+from bayesflat.inference.means import group_means, groupings, usable
 from bayesflat.inference.objective import Objective
 from bayesflat.inference.ready import make_ready
-from bayesflat.model.parameters import Parameter
 from bayesflat.model.prepare import FitData, prepare
 
 if TYPE_CHECKING:
-    from bayesflat.inference.fitting import FitResult
+    import xarray as xr
 
-RINGS, SECTORS = 30, 24
+    from bayesflat.inference.result import FitResult
+
 QUANTILES = (0.05, 0.5, 0.95)
 _MOST_TRIALS = 50  # of the prior, for each draw with a positive mean
 
@@ -175,9 +177,53 @@ def prior_predictive(
     return _check("prior", objective, points, draws, rng, np.zeros(len(data)))
 
 
-def draw_prior(parameters: Iterable[Parameter], rng: np.random.Generator) -> NDArray[np.float64]:
-    """One draw from the priors, in the model's own coordinates: shape (n_parameters,)."""
-    return np.concatenate([p.to_value(p.draw(rng)) for p in parameters])
+def replicates(result: FitResult, draws: int = 100, seed: int | None = None) -> xr.DataTree:
+    """Replicated flats, bin by bin: for ArviZ's predictive plots of one's own.
+
+    Parameters
+    ----------
+    result : FitResult
+        With draws (`bayesflat.sample`); else they come from its normal approximation.
+    draws : int
+        Number of flats.
+    seed : int, optional
+        By default the one of the fit.
+
+    Returns
+    -------
+    xarray.DataTree
+        ``flat`` in ``posterior_predictive`` and ``observed_data`` (values divided by the normalization), and in
+        ``constant_data`` ``dx`` and ``dy`` (mm from the pivot), ``detector`` and ``weight`` of each bin.
+
+    Raises
+    ------
+    ValueError
+        No draws, and no normal approximation.
+    """
+    import xarray as xr
+
+    objective, data = result.objective, result.data
+    rng = np.random.default_rng(result.config.seed if seed is None else seed)
+    if result.posterior is not None:
+        z = rng.permutation(result.posterior["unconstrained"].to_dataset()["z"].values.reshape(-1, objective.size))[
+            :draws
+        ]
+    elif result.laplace is not None:
+        z = rng.multivariate_normal(result.laplace.centre, result.laplace.covariance, draws, method="eigh")
+    else:
+        raise ValueError("the fit has no normal approximation of its posterior, and no draws")
+    slopes, nothing = objective.shared_slopes(result.map.value), np.full(len(data), np.nan)
+    logs = [objective.log_replicate(point, rng, slopes) for point in z]
+    flats = np.exp(np.array([nothing if one is None else one for one in logs]))
+    coords = {"bin": np.arange(len(data))}
+    of_bins = {"dx": data.dx, "dy": data.dy, "detector": data.binned.detector, "weight": data.weight}
+    tree = xr.DataTree()
+    tree["posterior_predictive"] = as_dataset({"flat": flats[None]}, coords)
+    tree["observed_data"] = as_dataset({"flat": data.value}, coords, [])
+    tree["constant_data"] = as_dataset(of_bins, coords, [], {name: ["bin"] for name in of_bins})
+    for name in ("dx", "dy"):
+        tree["constant_data"][name].attrs["units"] = "mm"
+    return tree
 
 
 def _rng(draws: int, seed: int) -> np.random.Generator:
@@ -197,11 +243,10 @@ def _check(
 ) -> PredictiveCheck:
     """Replicates at the points, until there are as many as wanted."""
     data = objective.data
-    # replicates know nothing of how far an odd detector is off
-    used = (data.weight > 0) & (data.value > 0) & ~data.is_odd
-    groupings = list(_groupings(data, used))
+    used = usable(data)
+    grouped = list(groupings(data, used))
     logs = np.log(data.value, out=np.full(len(data), np.nan), where=used)
-    observed = [_means(index, len(at), (logs - reference)[used]) for _, at, index in groupings]
+    observed = [group_means(index, len(at), (logs - reference)[used]) for _, at, index in grouped]
     replicated: list[list[NDArray]] = []
     skipped = 0
     for z in points:
@@ -209,7 +254,7 @@ def _check(
         found = None
         if replicate is not None:
             residual = (replicate - reference)[used]
-            found = [_means(index, len(at), residual) for _, at, index in groupings]
+            found = [group_means(index, len(at), residual) for _, at, index in grouped]
         if found is None or not all(np.all(np.isfinite(means)) for means in found):
             skipped += 1
             continue
@@ -221,7 +266,7 @@ def _check(
             f"the mean is not positive everywhere in {skipped} draws from the {kind}: there is no replicate"
         )
     groups = {}
-    for (name, at, index), seen, means in zip(groupings, observed, zip(*replicated, strict=True), strict=True):
+    for (name, at, index), seen, means in zip(grouped, observed, zip(*replicated, strict=True), strict=True):
         means = np.array(means)
         low, median, high = np.quantile(means, QUANTILES, axis=0)
         # the data count as one of the replicates, so that no p-value is 0
@@ -229,27 +274,3 @@ def _check(
         p_value = np.minimum(1.0, 2.0 * (1 + beyond) / (1 + len(means)))
         groups[name] = Groups(name, at, np.bincount(index, minlength=len(at)), seen, low, median, high, p_value)
     return PredictiveCheck(kind, len(replicated), skipped, **groups)
-
-
-def _groupings(data: FitData, used: NDArray) -> Iterator[tuple[str, NDArray, NDArray]]:
-    """Name, places of the groups that have bins, and to which of them each bin that is used belongs."""
-    detector, index = np.unique(data.binned.detector[used], return_inverse=True)
-    yield "detector", detector.astype(float), index
-    radius = data.radius[used]
-    step = max(float(radius.max()), 1e-9) / RINGS
-    ring, index = np.unique(np.minimum(radius // step, RINGS - 1), return_inverse=True)
-    yield "radius", (ring + 0.5) * step, index
-    azimuth = np.degrees(np.arctan2(data.dy[used], data.dx[used])) % 360.0
-    step = 360.0 / SECTORS
-    sector, index = np.unique(np.minimum(azimuth // step, SECTORS - 1), return_inverse=True)
-    yield "azimuth", (sector + 0.5) * step, index
-
-
-def _means(index: NDArray, n: int, values: NDArray) -> NDArray[np.float64]:
-    """Mean of the finite values of each of n groups; NaN where there is none."""
-    finite = np.isfinite(values)
-    if not finite.all():
-        index, values = index[finite], values[finite]
-    counts = np.bincount(index, minlength=n)
-    sums = np.bincount(index, values, minlength=n)
-    return np.divide(sums, counts, out=np.full(n, np.nan), where=counts > 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pymc as pm
@@ -76,23 +77,55 @@ def build_model(
     InputError
         A prior with the wrong number of components.
     """
-    start = estimate(data, config)
-    noise, coordinates = noise or noise_model(data, config), coordinates or {}
+    noise = noise or noise_model(data, config)
+    with pm.Model(coords=coords_of(data, noise)) as model:
+        observe(add_expected_values(data, config, coordinates), data, config, noise, coordinates)
+    return model
+
+
+def coords_of(data: FitData, noise: NoiseModel) -> dict[str, Any]:
+    """Coordinates of the model of these bins."""
     coords = {"axis": ["x", "y"], "bin": np.arange(len(data))} | noise.coords()
     if data.radial is not None:
-        coords |= {"knot": data.radial.spline.places}
-    else:
-        coords |= {"node": data.nodes, "free_node": data.nodes[:-1]}
-    with pm.Model(coords=coords) as model:
-        parameters = {p.name: p.add(coordinates.get(p.name)) for p in mean_parameters(data, config, start)}
-        if data.radial is None and config.do_constrain_zero:
-            parameters["radial_spline_values"] = pm.Deterministic(
-                "radial_spline_values", pt.concatenate([parameters["radial_spline_values"], np.zeros(1)]), dims="node"
-            )
-        mean = expected_values(parameters, data, config)
-        scales = {p.name: p.add(coordinates.get(p.name)) for p in noise.parameters(data, config, start)}
-        noise.add(scales, mean, data)
-    return model
+        return coords | {"knot": data.radial.spline.places}
+    return coords | {"node": data.nodes, "free_node": data.nodes[:-1]}
+
+
+def add_expected_values(
+    data: FitData, config: FitConfig, coordinates: Mapping[str, Whitened] | None = None
+) -> TensorVariable:
+    """Add the parameters of the mean to the model in context, with their priors; what the bins should read, (n_bins,).
+
+    Arguments are those of `build_model`.
+    """
+    coordinates, start = coordinates or {}, estimate(data, config)
+    parameters = {p.name: p.add(coordinates.get(p.name)) for p in mean_parameters(data, config, start)}
+    if data.radial is None and config.do_constrain_zero:
+        parameters["radial_spline_values"] = pm.Deterministic(
+            "radial_spline_values", pt.concatenate([parameters["radial_spline_values"], np.zeros(1)]), dims="node"
+        )
+    return expected_values(parameters, data, config)
+
+
+def observe(
+    mean: TensorVariable,
+    data: FitData,
+    config: FitConfig,
+    noise: NoiseModel,
+    coordinates: Mapping[str, Whitened] | None = None,
+) -> None:
+    """Add the noise's parameters and the observed bins, ``flat``, to the model in context.
+
+    Parameters
+    ----------
+    mean : TensorVariable, shape (n_bins,)
+        What the bins should read.
+    data, config, noise, coordinates
+        As for `build_model`.
+    """
+    coordinates, start = coordinates or {}, estimate(data, config)
+    scales = {p.name: p.add(coordinates.get(p.name)) for p in noise.parameters(data, config, start)}
+    noise.add(scales, mean, data)
 
 
 def expected_values(parameters: dict[str, TensorVariable], data: FitData, config: FitConfig) -> TensorVariable:

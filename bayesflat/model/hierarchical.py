@@ -6,20 +6,12 @@ The log of value over mean is normal, with a covariance that `bayesflat.model.ma
 from __future__ import annotations
 
 from functools import cached_property
-from threading import get_ident
-from typing import Any
-from weakref import WeakValueDictionary
 
-import numba
 import numpy as np
-import pymc as pm
-import pytensor.tensor as pt
 from numpy.typing import NDArray
-from pytensor.gradient import DisconnectedType
-from pytensor.graph import Apply, Op
-from pytensor.link.numba.dispatch.basic import get_numba_type, numba_funcify, numba_njit
 
 from bayesflat.model.effects import Effects
+from bayesflat.model.likelihood import observe_flat
 from bayesflat.model.marginal import ByVariances, Covariance
 from bayesflat.model.noise import FLOOR, NoiseModel
 from bayesflat.model.parameters import make_parameter
@@ -69,6 +61,8 @@ class HierarchicalNoise(NoiseModel):
         ``itl``, ``rest``, or both.
     labels : list of str, length n_scales
         What each scale belongs to.
+    shared_labels : list of str, length n_shared
+        What each effect is that a vendor's detectors share.
     """
 
     def __init__(self, data: FitData) -> None:
@@ -94,6 +88,7 @@ class HierarchicalNoise(NoiseModel):
             [[self._scale(_shared_label(name, v)) for name in names[self.effects.shared]] for v in self.vendors]
         )
         self.shared_size = np.array([0.5 ** _degree(name) for name in names[self.effects.shared]])
+        self.shared_labels = _shared_labels(self.amp_shape)
 
     @property
     def fixed(self) -> NDArray[np.bool_]:
@@ -134,19 +129,7 @@ class HierarchicalNoise(NoiseModel):
 
     def add(self, parameters, mean, data):
         """The bins, observed together: they are not independent, so there is one log-density of all of them."""
-        good = data.weight > 0
-
-        def log_density(value, mean, log_scales):
-            log_likelihood, _, _ = LogLikelihood(self).make_node(pt.log(value) - pt.log(mean), log_scales).outputs
-            return log_likelihood - pt.sum(pt.log(value[good]))  # of the values, not of their logs
-
-        def draw(mean, log_scales, rng=None, size=None):
-            return np.exp(self.replicate(np.log(mean), log_scales, rng))
-
-        pm.CustomDist(
-            "flat", mean, parameters["log_noise_scales"], logp=log_density, random=draw, signature="(n),(s)->(n)",
-            observed=data.value, dims="bin",
-        )  # fmt: skip
+        observe_flat(self, mean, parameters["log_noise_scales"], data.value)
 
     def replicate(
         self, log_mean: NDArray, log_scales: NDArray, rng: np.random.Generator, slopes: NDArray | None = None
@@ -379,6 +362,18 @@ def _effects(data: FitData, detectors: NDArray, index: NDArray, vendor: NDArray,
     return effects, names
 
 
+def _shared_labels(amp_shape: tuple[int, int]) -> list[str]:
+    """Labels of the effects of `_effects` but for the first; surfaces by their degrees along x and y."""
+    labels = [f"amplifier {name}" for name in amplifier_names(*amp_shape)]
+    labels += [f"surface x{i} y{degree - i}" for degree in range(DEGREE + 1) for i in range(degree + 1)]
+    return [*labels, "slope x", "slope y", *(f"rim {end} {axis}" for axis in "xy" for end in ("low", "high"))]
+
+
+def amplifier_names(rows: int, columns: int) -> list[str]:
+    """``C00`` ... by row and column, counted from the corner of pixel (0, 0): in the order of the effects."""
+    return [f"C{row}{column}" for row in range(rows) for column in range(columns)]
+
+
 def _functions(
     edge: NDArray, length: int, n_amplifiers: int, most: int, size: float, pixel_size: float, field: float
 ) -> NDArray[np.float64]:
@@ -411,72 +406,3 @@ def _means(length: int, n_amplifiers: int, most: int, pixel_size: float, field: 
     out = np.zeros((most, functions.shape[1]))
     out[:n_amplifiers] = functions.reshape(n_amplifiers, steps, -1).mean(1)
     return out
-
-
-class LogLikelihood(Op):
-    """The closed form as one node of the graph: (residual, log_scales) -> log-likelihood and its derivatives."""
-
-    __props__ = ()
-
-    def __init__(self, noise: HierarchicalNoise) -> None:
-        self.noise = noise
-        # of each thread: samplers run chains in threads of one process, and NumPy lets them take turns within a call
-        self._workspaces: dict[int, dict[str, NDArray]] = {}
-
-    def __getstate__(self):
-        return self.__dict__ | {"_workspaces": {}}
-
-    def __eq__(self, other):
-        return self is other
-
-    def __hash__(self):
-        return id(self)
-
-    def make_node(self, *inputs: Any) -> Apply:
-        """Inputs: residual, log_scales.  Outputs: the log-likelihood, and its derivatives by both."""
-        residual, log_scales = (pt.as_tensor(one) for one in inputs)
-        return Apply(self, [residual, log_scales], [pt.dscalar(), pt.dvector(), pt.dvector()])
-
-    def perform(self, node, inputs, output_storage):
-        """In NumPy."""
-        residual, log_scales = inputs
-        # a sampler in tuning tries extreme scales, and rejects what is not finite
-        with np.errstate(all="ignore"):
-            covariance = self.noise.covariance(log_scales, self._workspaces.setdefault(get_ident(), {}))
-            found = covariance.marginal(residual)
-            output_storage[0][0] = np.asarray(found.log_likelihood)
-            output_storage[1][0] = found.by_residual
-            output_storage[2][0] = self.noise.by_log_scales(covariance, found, log_scales)
-
-    def pullback(self, inputs, outputs, cotangents):
-        """The derivatives are outputs already."""
-        if not all(isinstance(c.type, DisconnectedType) for c in cotangents[1:]):
-            raise NotImplementedError("second derivatives of the closed form are taken by differences")
-        return [cotangents[0] * outputs[1], cotangents[0] * outputs[2]]
-
-
-_AT_WORK: WeakValueDictionary[int, LogLikelihood] = WeakValueDictionary()
-
-
-@numba_funcify.register(LogLikelihood)
-def _numba_log_likelihood(op, node, **kwargs):
-    """The closed form run as it is: compiling it anew for each focal plane would gain nothing.
-
-    PyTensor's own way of doing so has the Op in the closure that Numba calls, and Numba unpickles what is there at
-    each call: noise model, bins and all, in more time than the closed form takes.  So here it holds a number.
-    """
-    _AT_WORK[id(op)] = op
-    number, returned = id(op), numba.types.Tuple([get_numba_type(output.type) for output in node.outputs])
-
-    def in_python(residual, log_scales):
-        outputs = [[None], [None], [None]]
-        _AT_WORK[number].perform(None, (residual, log_scales), outputs)
-        return tuple(output for (output,) in outputs)
-
-    @numba_njit
-    def perform(residual, log_scales):
-        with numba.objmode(found=returned):
-            found = in_python(residual, log_scales)
-        return found
-
-    return perform

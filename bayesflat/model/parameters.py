@@ -157,14 +157,26 @@ class Parameter:
     def add(self, whitened: Whitened | None = None) -> TensorVariable:
         """Add the variable to the model in context, in coordinates of a fit where they are given."""
         options: dict[str, Any] = {"dims": self.dims} if self.dims else {}
-        options["transform"] = self.transform
-        if whitened is not None:
-            options |= {"transform": whitened, "initval": whitened.backward(np.zeros(self.mu.shape))}
+        prior, arguments, root = self._prior
+        if whitened is None:
+            return prior(self.variable, *arguments, transform=self.transform, **root, **options)
+        start = whitened.backward(np.zeros(self.mu.shape))
+        # samplers start at the fit.  PyMC refuses to clone models with initial values, and clones them to condition on
+        # draws or other data: so the start is what the distribution says to be typical of it
+        return pm.CustomDist(
+            self.variable, *arguments, transform=whitened, class_name=prior.__name__,
+            dist=lambda *given: prior.dist(*given[:-1], size=given[-1], **root),
+            support_point=lambda *_: pt.as_tensor(start), signature="(n)->(n)" if root else None, **options,
+        )  # fmt: skip
+
+    @property
+    def _prior(self) -> tuple[Any, tuple[NDArray, ...], dict[str, NDArray]]:
+        """PyMC's distribution, its arguments, and the root of the covariance where components are correlated."""
         if self.root is not None:
-            return pm.MvNormal(self.variable, self.mu, chol=np.linalg.cholesky(self.covariance), **options)
+            return pm.MvNormal, (self.mu,), {"chol": np.linalg.cholesky(self.covariance)}
         if np.all(np.isinf(self.sigma)):
-            return pm.Flat(self.variable, **options)
-        return pm.Normal(self.variable, self.mu, self.sigma, **options)
+            return pm.Flat, (), {}
+        return pm.Normal, (self.mu, self.sigma), {}
 
     @property
     def covariance(self) -> NDArray[np.float64]:

@@ -17,7 +17,8 @@ from bayesflat.quantities import MMAG, QUANTITIES, long_label
 from bayesflat.report import page
 from bayesflat.report.numbers import BAND, cells, half_width, nice, running_percentiles
 from bayesflat.report.page import Layer, Series, Verdict
-from bayesflat.report.text import plus_minus, probability
+from bayesflat.report.text import probability
+from bayesflat.text import plus_minus
 
 _WORTH = 0.25  # rms of what a correction removes, in tolerances, from which on it is advised
 _RINGS = 70  # largest number of rings of bins
@@ -74,7 +75,7 @@ def judge(c: Comparison, inputs: Sequence[Mapping[str, str]] = ()) -> Verdict:
             f"leaves {c.left_over} mmag."
         )
     advice = list(c.notes)
-    if kind == "differ" and c.parts_mmag["corrected"] > _WORTH * c.rope_mmag:
+    if kind == "differ" and c.parts_mmag.get("corrected", 0.0) > _WORTH * c.rope_mmag:
         names = [str(entry["name"]) for entry in inputs[:2]]
         sky = names[0] if names else "SKY.fits"
         dome = "flat_gradient_paired.fits" if c.tied is not None else names[1] if names else "DOME.fits"

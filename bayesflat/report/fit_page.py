@@ -7,6 +7,7 @@ sections.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,22 +21,25 @@ from bayesflat.gradient.estimates import Azimuth, Estimates
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.inference.diagnostics import LEAST_BFMI, LEAST_ESS, MOST_R_HAT
 from bayesflat.inference.field import SmoothField
+from bayesflat.inference.importance import laplace_note
 from bayesflat.inference.map import AGREEMENT, COST_AGREEMENT, TOLERANCE
 from bayesflat.model.prepare import FitData
 from bayesflat.quantities import QUANTITIES, label_of, long_label
 from bayesflat.report import page
 from bayesflat.report.fit_sections import focal_plane_section, radial_section
 from bayesflat.report.numbers import BAND, TERMS, effects, shown_radii
-from bayesflat.report.text import percent, plus_minus, probability
+from bayesflat.report.text import percent, probability
 from bayesflat.report.verdict import judge
+from bayesflat.text import plus_minus
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from bayesflat.inference.fitting import FitResult
     from bayesflat.inference.laplace import Laplace
     from bayesflat.inference.predictive import PredictiveCheck
+    from bayesflat.inference.result import FitResult
 
+log = logging.getLogger(__name__)
 
 _METHODS = {"map": "no uncertainties", "laplace": "Laplace's approximation", "nuts": "NUTS"}
 
@@ -176,7 +180,11 @@ def _posterior(result: FitResult, estimates: Estimates) -> str:
     if not items:
         words = "Only the radial function was fitted: its band is in the figure above."
         return page.section("Posterior", page.paragraph(words))
-    parts = [page.densities(items, f"{curves} Filled: the central 90%; the tick is the maximum of the posterior.")]
+    note = laplace_note(result) if result.posterior is None else ""
+    if note:
+        log.info("%s", note)
+    parts = [page.paragraph(note)] if note else []
+    parts += [page.densities(items, f"{curves} Filled: the central 90%; the tick is the maximum of the posterior.")]
     names, values = correlations(result.gradient)
     if len(names) > 1:
         caption = (

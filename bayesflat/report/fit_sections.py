@@ -25,7 +25,8 @@ from bayesflat.report.numbers import (
     robust_rms,
 )
 from bayesflat.report.page import Layer, Series
-from bayesflat.report.text import percent, plus_minus
+from bayesflat.report.text import percent
+from bayesflat.text import plus_minus
 
 # ---- the focal plane ----
 

@@ -1,22 +1,8 @@
-"""Numbers as text: with two digits of their error, as a percentage, or as a probability."""
+"""Numbers as text: as a percentage, or as a probability."""
 
 from __future__ import annotations
 
 import math
-
-
-def plus_minus(value: float, sd: float, scale: float = 1.0, digits: int = 5) -> str:
-    """``value ± sd`` with two digits of the sd, or the value with ``digits`` digits where there is no sd."""
-    value, sd = scale * value, scale * sd
-    if not math.isfinite(value):
-        return "–"
-    if not (math.isfinite(sd) and sd > 0):
-        return f"{value:.{digits}g}".replace("-", "−")
-    decimals = 1 - math.floor(math.log10(sd))
-    if decimals > 12:
-        return f"{value:.{digits}g} ± {sd:.1g}".replace("-", "−")
-    value, sd = round(value, decimals) + 0.0, round(sd, decimals)
-    return f"{value:.{max(0, decimals)}f} ± {sd:.{max(0, decimals)}f}".replace("-", "−")
 
 
 def percent(fraction: float) -> str:

@@ -15,7 +15,7 @@ from bayesflat.report.page import Verdict
 from bayesflat.report.text import percent
 
 if TYPE_CHECKING:
-    from bayesflat.inference.fitting import FitResult
+    from bayesflat.inference.result import FitResult
 
 WELL = 2e-3  # largest error of a well measured quantity (fraction of the flat): Rubin's share for throughput uniformity
 MISFIT = 5e-3  # largest residual of a radial function that follows the flat (fraction)

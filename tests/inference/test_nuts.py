@@ -24,7 +24,7 @@ from bayesflat.inference.fitting import fit, sample
 from bayesflat.inference.projection import Curve, fit_nodes
 from bayesflat.model.build import build_model
 from bayesflat.model.coordinates import SinhArcsinh
-from bayesflat.model.hierarchical import LogLikelihood
+from bayesflat.model.likelihood import LogLikelihood
 from bayesflat.simulation.detectors import simulate_binned
 from bayesflat.simulation.truth import Light, Noise
 from tests.helpers import CENTROID_AND_PLANE, NODES, VALUES, config_with, noisy_flat, small_config

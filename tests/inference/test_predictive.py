@@ -10,8 +10,9 @@ from scipy.stats import kstest
 from bayesflat.config import FitConfig
 from bayesflat.errors import InputError
 from bayesflat.inference.fitting import fit
+from bayesflat.inference.groups import draw_prior
 from bayesflat.inference.map import make_objective
-from bayesflat.inference.predictive import draw_prior, posterior_predictive, prior_predictive
+from bayesflat.inference.predictive import posterior_predictive, prior_predictive
 from bayesflat.model.prepare import prepare
 from bayesflat.simulation.detectors import simulate_binned
 from bayesflat.simulation.truth import Light, Noise

@@ -1,5 +1,9 @@
 """The flat as an observed variable: PyMC's own calls, held to the closed form and to the dense covariance."""
 
+import gc
+import re
+import weakref
+
 import arviz as az
 import numpy as np
 import pymc as pm
@@ -10,9 +14,6 @@ from bayesflat.model.build import build_model
 from bayesflat.model.hierarchical import HierarchicalNoise
 from tests.helpers import noisy_flat, small_config
 
-# detectors are drawn in NumPy
-pytestmark = pytest.mark.filterwarnings("ignore:Numba will use object mode to run CustomDist")
-
 
 @pytest.fixture(scope="module")
 def result(small_camera):
@@ -21,7 +22,8 @@ def result(small_camera):
 
 @pytest.fixture(scope="module")
 def model(result):
-    return build_model(result.data, result.config)
+    """In coordinates of the fit, and starting there, which PyMC must be able to clone."""
+    return result.model
 
 
 def test_the_flat_is_observed(result, model):
@@ -38,9 +40,12 @@ def test_the_flat_is_observed(result, model):
     }
 
 
-def test_log_likelihood_is_the_joint_one(result, model):
+@pytest.mark.parametrize("which", ["as built", "of the fit"])
+def test_log_likelihood_is_the_joint_one(result, which):
     """A number a draw, of all bins together; minus what the objective has but for the priors."""
-    objective = result.objective
+    objective, model = result.objective, result.model
+    if which == "as built":
+        model = build_model(result.data, result.config)
     points = [result.map.value + step for step in (0.0, 0.01, -0.02)]
     parameters = [objective.to_parameters(z) for z in points]
     draws = {p.variable: np.array([[one[p.name] for one in parameters]]) for p in objective.parameters}
@@ -95,3 +100,38 @@ def test_prior_predictive_draws(model, result):
     np.testing.assert_array_equal(one, same)
     assert one.shape == (1, 3, len(result.data))
     assert np.all(np.abs(np.log(one / other)).max(-1) > 1e-3)
+
+
+def test_start_of_samplers_is_the_fit(result, model):
+    """Of every variable the value 0: the maximum, but for the scales, whose posterior is skewed; no initial values."""
+    assert all(value is None for value in model.rvs_to_initial_values.values())
+    point = model.initial_point()
+    for variable in model.free_RVs:
+        value = point[model.rvs_to_values[variable].name]
+        np.testing.assert_allclose(value, 0.0, atol=1e-9, err_msg=variable.name)
+        (p,) = (p for p in result.objective.parameters if p.variable == variable.name)
+        if p.name != "log_noise_scales":
+            found = np.asarray(model.rvs_to_transforms[variable].backward(value))
+            expected = p.from_value(result.map.value[result.objective.slices[p.name]])
+            np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12, err_msg=variable.name)
+
+
+def test_graph_has_named_nodes_in_plates(model):
+    text = pm.model_to_mermaid(model)
+    for name in ("log_radial", "itl_ratio", "centroid_delta", "gradient", "log_noise_scales", "dx", "dy", "itl"):
+        assert f"{name} --> flat" in text
+    plates = dict(re.findall(r'subgraph "(\w+) \(\d+\)"\n(.*?)end', text, re.S))
+    assert {name: set(inside.split()) for name, inside in plates.items()} == {
+        "axis": {"centroid_delta", "gradient"},
+        "bin": {"dx", "dy", "itl", "flat"},
+        "knot": {"log_radial"},
+        "noise_scale": {"log_noise_scales"},
+    }
+
+
+def test_models_do_not_outlive_their_use(small_camera):
+    """Bins are megabytes: what PyMC registers of the flat is the same for all models."""
+    result = fit(noisy_flat(small_camera), small_config())
+    noise = weakref.ref(build_model(result.data, result.config)["flat"].owner.op.noise)
+    gc.collect()
+    assert noise() is None

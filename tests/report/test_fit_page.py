@@ -13,8 +13,8 @@ from bayesflat.inference.fitting import fit, sample
 from bayesflat.report.fit_page import fit_report
 from bayesflat.report.numbers import cells, effects
 from bayesflat.report.page import Layer, Series, Verdict, embedded, maps, profile, render, section, table
-from bayesflat.report.text import plus_minus
 from bayesflat.report.verdict import judge, misfit
+from bayesflat.text import plus_minus
 from tests.helpers import NODES, PITCH, VALUES, config_with, noisy_flat, small_config
 from tests.report.browser import Browser, find_browser
 from tests.report.pages import TIP, Parsed, chart

@@ -1,0 +1,170 @@
+"""Importance draws about the maximum: weights against known densities, and errors against those of NUTS."""
+
+import logging
+import re
+
+import numpy as np
+import pytest
+
+from bayesflat.data.camera import Camera
+from bayesflat.inference import importance
+from bayesflat.inference.fitting import fit, sample
+from bayesflat.inference.importance import laplace_draws, laplace_note, weighted_draws
+from bayesflat.inference.laplace import loosely_known
+from bayesflat.report.fit_page import fit_report
+from bayesflat.simulation.detectors import simulate_binned
+from bayesflat.simulation.truth import Light, Noise
+from tests.helpers import CENTROID_AND_PLANE, NODES, VALUES, config_with, message, noisy_flat, small_config
+
+NAMES = ("itl_ratio", "centroid_delta", "gradient")
+
+
+def corner(camera, n):
+    """The n by n detectors in the middle of the small camera's lower left."""
+    return Camera(f"{n}x{n}", [camera[5 * j + i] for j in range(n) for i in range(n)])
+
+
+@pytest.fixture(scope="module")
+def nine(small_camera):
+    """Nine detectors, of which a centroid is hardly known: its posterior is far from normal."""
+    return fit(noisy_flat(corner(small_camera, 3), centroid_delta=(0.3, -0.2)), small_config(seed=1))
+
+
+def test_a_normal_posterior_stays_as_it_is(small_camera):
+    """Thousands of independent bins: means and widths are Laplace's, to the error of the draws, with a small k."""
+    white = Light(radial=(NODES, VALUES), itl_ratio=0.9, centroid_delta=(0.3, -0.2), gradient=(1e-4, -5e-5))
+    binned = simulate_binned(small_camera, white, Noise(white=0.005), 4, bin_factor=20, detector_boundary=0)
+    result = fit(binned, config_with("normal", **CENTROID_AND_PLANE))
+    tree = laplace_draws(result, 800, seed=3)
+    attrs = tree["posterior"].attrs
+    assert attrs["pareto_k"] < 0.5
+    assert attrs["corrected"] == 1
+    n = attrs["importance_ess"]
+    assert n > 300
+    for name in NAMES:
+        drawn = np.atleast_2d(tree["posterior"][name].values.reshape(800, -1).T)
+        for k, axis in enumerate(["_x", "_y"] if len(drawn) > 1 else [""]):
+            row = result.gradient.estimates[f"{name}{axis}"]
+            assert abs(drawn[k].mean() - row["mean"]) < 4.5 * row["sd"] / n**0.5, name
+            assert abs(np.log(drawn[k].std() / row["sd"])) < 4.5 / (2 * n) ** 0.5, name
+
+
+def test_weights_are_those_of_the_posterior(nine):
+    """Any two proposals have the same weighted moments; here one whose centroids lie elsewhere."""
+    result, objective = nine, nine.objective
+    here = objective.slices["centroid_delta"]
+    found = []
+    for shift in (0.0, 0.3):
+        rng = np.random.default_rng(5)
+        centre, spread = result.map.value[here] + shift, 2.0 * result.laplace.covariance[here, here]
+        one = importance._drawn(objective, result.map.value, result.coordinates, centre, spread, 250, rng)
+        weight = np.exp(one.log_weight)
+        assert weight.sum() == pytest.approx(1.0)
+        mean = weight @ one.z[:, here]
+        found.append((mean, np.sqrt(weight @ (one.z[:, here] - mean) ** 2), one.ess))
+    (mean, sd, ess), (other, other_sd, other_ess) = found
+    errors = np.sqrt(1 / ess + 1 / other_ess)
+    assert np.all(np.abs(mean - other) < 4.5 * sd * errors)
+    assert np.all(np.abs(np.log(sd / other_sd)) < 4.5 * errors)
+
+
+def test_the_linear_part_is_exact(nine, rng):
+    """Whatever the coefficients of the curve, the density of all others is the same; and draws have their curvature."""
+    objective = nine.objective
+    linear = np.arange(objective.n_mean)[objective.linear]
+    z = nine.map.value.copy()
+    z[objective.slices["centroid_delta"]] += 0.4
+    expected = importance._draw_linear(objective, z.copy(), linear, rng)
+    points = []
+    for _ in range(60):
+        moved = z.copy()
+        moved[linear] += 0.5 * rng.standard_normal(len(linear))
+        assert importance._draw_linear(objective, moved, linear, rng) == pytest.approx(expected, abs=1e-7)
+        points.append(moved[linear])
+    _, gradient, curvature = objective.derivatives(z)
+    block = curvature[np.ix_(linear, linear)]
+    away = np.array(points) - (z[linear] - np.linalg.solve(block, gradient[linear]))
+    chi2 = np.einsum("ij,jk,ik->i", away, block, away)
+    assert chi2.mean() == pytest.approx(len(linear), abs=4.5 * np.sqrt(2 * len(linear) / 60))
+
+
+def test_resampled_draws_are_as_often_as_their_weights(rng):
+    weight = np.array([0.5, 0.3, 0.15, 0.05])
+    found = importance.Weighted(np.arange(4.0)[:, None], np.log(weight), 0.1)
+    assert found.ess == pytest.approx(1 / np.sum(weight**2))
+    counts = sum(np.bincount(found.resampled(rng)[:, 0].astype(int), minlength=4) for _ in range(2000))
+    np.testing.assert_allclose(counts / 8000, weight, atol=0.015)
+
+
+def test_weights_that_do_not_settle_are_refused(nine, monkeypatch, caplog):
+    """Centroids from a density far too narrow: its tails are never seen, and Pareto's k tells."""
+    whole = weighted_draws
+
+    def narrow(objective, best, coordinates, covariance, draws, rng):
+        here = objective.slices["centroid_delta"]
+        monkeypatch.setattr(importance, "_SOME", 1e-9)
+        return importance._drawn(objective, best, coordinates, best[here], 0.02 * covariance[here, here], draws, rng)
+
+    monkeypatch.setattr(importance, "weighted_draws", narrow)
+    caplog.set_level(logging.WARNING, "bayesflat")
+    tree = laplace_draws(nine, 200)
+    attrs = tree["posterior"].attrs
+    assert attrs["pareto_k"] > 0.7
+    assert attrs["corrected"] == 0
+    assert np.ptp(tree["sample_stats"]["log_weight"].values) > 1
+    assert "its errors stay as they are; sample the posterior instead (--sample)" in caplog.text
+    monkeypatch.setattr(importance, "weighted_draws", whole)
+
+
+def test_what_cannot_be_drawn_is_said(small_camera, nine):
+    kinked = fit(noisy_flat(small_camera), config_with("laplace", do_constrain_zero=False))
+    assert message(laplace_draws, kinked) == (
+        "draws about the maximum need likelihood normal or student_t: laplace has no curvature there"
+    )
+    with pytest.raises(ValueError, match="draws is 50; weights need 100 at least"):
+        laplace_draws(nine, 50)
+
+
+def test_log_and_report_say_where_laplace_is_loose(small_camera, nine, caplog):
+    """By how much, from the draws that anyone has who asks for as many; 25 detectors are enough."""
+    caplog.set_level(logging.INFO, "bayesflat")
+    page = fit_report(nine)
+    (note,) = re.findall(r"With few detectors their scatter is loosely known \(([^)]*)\)[^<]*centroid ([\d.]+), ", page)
+    assert re.fullmatch(r"(detector (itl|rest) to a factor of [\d.]+(, )?)+", note[0])
+    drawn = laplace_draws(nine, 400)["posterior"]["centroid_delta"].sel(axis="x").values.std()
+    assert note[1] == f"{drawn / nine.gradient.estimates['centroid_delta_x']['sd']:.1f}"
+    assert "so many times Laplace&#x27;s" in page or "so many times Laplace's" in page
+    caplog.clear()
+    many = fit(noisy_flat(small_camera, centroid_delta=(0.3, -0.2)), small_config(seed=1))
+    assert loosely_known(many.objective, many.laplace) == {}
+    assert laplace_note(many) == ""
+    assert "few detectors tell of their scatter" not in caplog.text
+    fit(noisy_flat(corner(small_camera, 2)), small_config())
+    assert "few detectors tell of their scatter (detector itl to a factor of" in caplog.text
+
+
+def compare(result, draws, **options):
+    """Widths of importance draws over those of NUTS, with the error of the ratio's log."""
+    tree = laplace_draws(result, draws)
+    attrs = tree["posterior"].attrs
+    sampled = sample(result, **options)
+    estimates = sampled.gradient.estimates
+    out = {}
+    for name in NAMES:
+        sd, reference = (of["posterior"][name].std(("chain", "draw")).values for of in (tree, sampled.posterior))
+        for k, axis in enumerate(["_x", "_y"] if np.ndim(sd) else [""]):
+            ess = min(estimates[f"{name}{axis}"][key] for key in ("ess_bulk", "ess_tail"))
+            error = np.sqrt(0.5 / ess + 0.5 / attrs["importance_ess"])
+            out[f"{name}{axis}"] = (float(np.ravel(sd / reference)[k]), float(error))
+    return attrs, out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [3, 4])
+def test_corrected_errors_are_those_of_nuts(small_camera, n):
+    """Within 5%, and the error of the draws; where Laplace's own are up to a factor of two off."""
+    result = fit(noisy_flat(corner(small_camera, n), centroid_delta=(0.3, -0.2)), small_config(seed=1))
+    attrs, ratios = compare(result, 6000, draws=4000)
+    assert attrs["pareto_k"] < 0.7
+    for name, (ratio, error) in ratios.items():
+        assert abs(np.log(ratio)) < 0.05 + 3 * error, name
