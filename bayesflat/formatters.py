@@ -30,7 +30,8 @@ class GradientFormatter(FormatterV2):
 
     def write_local_file(self, in_memory_dataset: Any, uri: ResourcePath) -> None:
         """Write a product, ours or LSST's."""
-        getattr(in_memory_dataset, "writeFits", in_memory_dataset.write)(uri.ospath)
+        write = in_memory_dataset.writeFits if hasattr(in_memory_dataset, "writeFits") else in_memory_dataset.write
+        write(uri.ospath)
 
 
 class ExposureFormatter(FormatterV2):
@@ -43,7 +44,7 @@ class ExposureFormatter(FormatterV2):
     def read_from_local_file(self, path: str, component: str | None = None, expected_size: int = -1) -> Any:
         """Read a flat; a component is LSST's own to take out."""
         try:
-            from lsst.afw.image import ExposureF, ExposureFitsReader
+            from lsst.afw.image import ExposureF
         except ImportError:
             from astropy.io import fits
 
@@ -51,5 +52,11 @@ class ExposureFormatter(FormatterV2):
                 return fits.HDUList([hdu.copy() for hdu in hdus])
         if component is None:
             return ExposureF.readFits(path)
+        from lsst.afw.image import ExposureFitsReader
+
         reader = ExposureFitsReader(path)
         return getattr(reader, f"read{component[0].upper()}{component[1:]}")()
+
+    def write_local_file(self, in_memory_dataset: Any, uri: ResourcePath) -> None:
+        """Write a flat of LSST's class."""
+        in_memory_dataset.writeFits(uri.ospath)

@@ -25,10 +25,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from astropy.io import fits
 
 from bayesflat.cli import run
 from bayesflat.data.camera import Camera, Detector
+from bayesflat.data.fitsfile import opened_fits
+from bayesflat.errors import InputError
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.simulation.flats import write_simulation
 from bayesflat.simulation.truth import Light, Noise
@@ -331,11 +332,11 @@ def _broken(out: Path) -> str:
     for path in files:
         if path.suffix == ".fits":
             try:
-                with fits.open(path) as hdus:
+                with opened_fits(path) as hdus:
                     for hdu in hdus:
                         _ = hdu.data
                         runs |= {hdu.header[key] for key in ("RUNID",) if key in hdu.header}
-            except (OSError, TypeError, ValueError) as error:
+            except InputError as error:
                 return f"{path.name}: {error}"
         elif path.suffix == ".json":
             try:

@@ -50,7 +50,7 @@ html_theme_options = {
     "navbar_align": "left",
     "footer_start": ["copyright"],
     "footer_end": [],
-    "header_links_before_dropdown": 8,
+    "header_links_before_dropdown": 5,  # in one row with the search at 1300 pixels
 }
 # the menu above is enough, and code needs the room
 _WIDE = ("index", "start", "model", "howto", "lsst*", "notebooks", "notebooks/*", "commands", "config", "changelog")
@@ -91,7 +91,7 @@ class CommandHelp(SphinxDirective):
         """A section for each, from the commands themselves."""
         lines = []
         for name, command in cli.commands.items():
-            context = command.make_context(name, [], info_name=f"bayesflat {name}", resilient_parsing=True)
+            context = command.make_context(f"bayesflat {name}", [], resilient_parsing=True)
             lines += [f"## bayesflat {name}", "", "```text", command.get_help(context), "```", ""]
         return self.parse_text_to_nodes("\n".join(lines), allow_section_headings=True)
 

@@ -50,8 +50,8 @@ def folder(small_camera, tmp_path_factory):
     return out
 
 
-# those of lsst.md need a data repository: tests/rubin/test_butler.py does what they show
-RUN = [page for page in PAGES if blocks(page) and page.name != "lsst.md"]
+# those of the pages on LSST's data need a repository: tests/rubin does what they show
+RUN = [page for page in PAGES if blocks(page) and not page.name.startswith("lsst")]
 
 
 # of few draws, which Pareto's k of single detectors is near the limit for
@@ -150,3 +150,9 @@ def test_notebooks_hold_no_output_and_say_what_one_should_see(path):
                 assert "one should see" in before.replace("\n", " "), source
         else:
             before = source
+
+
+def test_promises_name_tests_that_exist():
+    named = set(re.findall(r"`(tests/[\w/]+\.py)`", (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")))
+    assert len(named) > 15
+    assert [name for name in named if not (ROOT / name).is_file()] == []

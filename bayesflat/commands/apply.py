@@ -23,9 +23,7 @@ from bayesflat.gradient.correction import (
     check_centroids,
     check_products,
     check_usable,
-    corrections,
-    count_good,
-    require_most,
+    correct_planes,
 )
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.processes import in_processes
@@ -36,7 +34,7 @@ log = logging.getLogger(__name__)
 
 Cards = dict[str, tuple[str, str]]  # keyword to value and comment
 
-_DONE = "CPPGRSUM"  # SHA-256 of the gradient that was applied: this card marks a flat as corrected
+DONE = "CPPGRSUM"  # SHA-256 of the gradient that was applied: this card marks a flat as corrected
 BUTLER_CARDS = "LSST BUTLER"  # first words of the cards that name a dataset and its inputs
 _MOST_ID = 200  # characters
 _NO_DATA = "MP_NO_DATA"
@@ -132,11 +130,18 @@ def run_apply(
 
 def make_cards(dome: FlatGradient, gradient: str | Path, sky: FlatGradient, reference: str | Path) -> Cards:
     """Header cards of a corrected flat that identify the products and the files that they were read from."""
+    return cards_of(dome, checksum(gradient), sky, checksum(reference), (gradient, reference))
+
+
+def cards_of(
+    dome: FlatGradient, dome_sha256: str, sky: FlatGradient, sky_sha256: str, names: tuple[str | Path, str | Path]
+) -> Cards:
+    """The same from the checksums of the files, whose names stand for products that have no id."""
     return {  # an id or a checksum leaves no room for a comment
-        "CPPGRAD": (_name_of(dome, gradient), ""),
-        _DONE: (checksum(gradient), ""),
-        "CPPREF": (_name_of(sky, reference), ""),
-        "CPPRFSUM": (checksum(reference), ""),
+        "CPPGRAD": (_name_of(dome, names[0]), ""),
+        DONE: (dome_sha256, ""),
+        "CPPREF": (_name_of(sky, names[1]), ""),
+        "CPPRFSUM": (sky_sha256, ""),
         "CPPBY": (f"bayesflat {version('bayesflat')}", "what applied them"),
     }
 
@@ -178,10 +183,10 @@ def correct_file(
     """
     with opened_fits(path) as hdus:
         for number, hdu in numbered_hdus(hdus, path):
-            if _DONE in hdu.header:
+            if DONE in hdu.header:
                 where = f" of HDU {number}" if number else ""
                 raise InputError(
-                    f"{path}: was corrected before (card {_DONE}{where}); apply gradients to the flat as it was"
+                    f"{path}: was corrected before (card {DONE}{where}); apply gradients to the flat as it was"
                 )
         flats = find_flat_hdus(
             hdus, path, camera, physical_filter,
@@ -229,24 +234,12 @@ def _correct(hdus, flat: FlatHDUs, gradient: FlatGradient, reference: FlatGradie
     bit = None if flat.mask is None else _bit(hdus[flat.mask].header, flat.where)
     # a pixel without data is 0 in LSST's flats, which have a mask to flag it
     empty = 0.0 if flat.mask is not None and _NO_DATA in hdus[flat.mask].header else np.nan
+    # the mask is only read from disk where it is needed
+    mask = None if flat.mask is None else lambda: part(hdus[flat.mask].data)
     changed = set(powers)
-    flags, lost = None, 0
-    for rows, correction in corrections(flat.detector, gradient, reference):
-        nowhere = correction.nowhere
-        if nowhere.any():
-            if flat.mask is not None and bit is not None:  # otherwise the mask is not even read from disk
-                flags = part(hdus[flat.mask].data)
-                lost += count_good(planes[0][0][rows], nowhere & ((flags[rows] & flags.dtype.type(bit)) == 0))
-                flags[rows][nowhere] |= flags.dtype.type(bit)
-                changed.add(flat.mask)
-            else:
-                lost += count_good(planes[0][0][rows], nowhere)
-        for plane, power in planes:
-            plane[rows] *= correction.factor**power
-            plane[rows][nowhere] = empty
-    if lost:
-        among = None if flags is None else (flags & flags.dtype.type(bit)) == 0
-        require_most(lost, count_good(planes[0][0], among), flat.where, flat.detector, gradient, reference)
+    masked = correct_planes(flat.detector, gradient, reference, planes, mask, bit, empty, flat.where)
+    if masked and flat.mask is not None:
+        changed.add(flat.mask)
     for number in powers:
         _replace(hdus[number], pixels[number])
     return changed

@@ -30,15 +30,18 @@ log = logging.getLogger(__name__)
 
 PRODUCT, REFERENCE = "flat_gradient.fits", "flat_gradient_reference.fits"
 RESIDUAL_PLOT, RADIAL_PLOT = "gradient_model_residual_plot.png", "gradient_radial_model_plot.png"
-OFFSETS_PLOT, CORRELATION_PLOT, PREDICTIVE_PLOT = (
-    "gradient_offsets_plot.png", "gradient_correlation_plot.png", "gradient_predictive_plot.png",
-)  # fmt: skip
+PLOTS = {  # by what they show, as `draw_figures` names it
+    "radial_model": RADIAL_PLOT,
+    "model_residual": RESIDUAL_PLOT,
+    "offsets": "gradient_offsets_plot.png",
+    "correlation": "gradient_correlation_plot.png",
+    "predictive": "gradient_predictive_plot.png",
+}
 BINNED, LOG = "binned_image.fits", "fit.log"
 POSTERIOR, TERMS, REPORT = "posterior.nc", "terms.ecsv", "report.html"
 # the product comes last: where it exists, all files do
 FILES = (
-    LOG, CONFIG, RADIAL_PLOT, RESIDUAL_PLOT, OFFSETS_PLOT, CORRELATION_PLOT, PREDICTIVE_PLOT, REPORT, TERMS, POSTERIOR,
-    BINNED, REFERENCE, PRODUCT,
+    LOG, CONFIG, *PLOTS.values(), REPORT, TERMS, POSTERIOR, BINNED, REFERENCE, PRODUCT,
 )  # fmt: skip
 
 
@@ -202,23 +205,14 @@ def record(path: str | Path) -> dict[str, str]:
 
 def _write(result: FitResult, binned: BinnedFlat, config: RunConfig, folder: Path, warnings: list[str] | None) -> None:
     """Write the files of a fit; the report only if ``warnings`` is not None."""
-    from bayesflat.inference.predictive import posterior_predictive
     from bayesflat.report.figures import save_figure
-    from bayesflat.report.plots_fit import plot_model_residual, plot_radial_model
-    from bayesflat.report.plots_uncertainty import plot_correlations, plot_offsets, plot_predictive
+    from bayesflat.report.fit_figures import draw_figures
 
     gradient = result.gradient
     stage("plots")
-    scale = config.fixed_model_residual_plot_scale
-    save_figure(plot_model_residual(result.data, gradient, scale=scale), folder / RESIDUAL_PLOT, run=binned.run)
-    save_figure(plot_radial_model(result.data, gradient), folder / RADIAL_PLOT, run=binned.run)
-    if gradient.offsets is not None:
-        save_figure(plot_offsets(result.data, gradient), folder / OFFSETS_PLOT, run=binned.run)
-    check = None
-    if result.laplace is not None:
-        save_figure(plot_correlations(gradient), folder / CORRELATION_PLOT, run=binned.run)
-        check = posterior_predictive(result)
-        save_figure(plot_predictive(check), folder / PREDICTIVE_PLOT, run=binned.run)
+    figures, check = draw_figures(result, config.fixed_model_residual_plot_scale)
+    for name, figure in figures.items():
+        save_figure(figure, folder / PLOTS[name], run=binned.run)
     if warnings is not None:
         from bayesflat.report.fit_page import fit_report
 

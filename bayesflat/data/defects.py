@@ -142,7 +142,7 @@ def _read(file: Path, root: Path, camera: Camera) -> _Table:
         )
     texts = [file.name[: file.name.rindex(".")], _text(headers, "CALIBDATE"), *reversed(folders)]
     since = next((moment for moment in map(_date_in, texts) if moment is not None), None)
-    return _Table(file, detector, _read_boxes(columns, file), since)
+    return _Table(file, detector, boxes_of_columns(columns, file), since)
 
 
 def _text(headers: list[Mapping], key: str) -> str:
@@ -192,15 +192,16 @@ def read_defects(path: str | Path, camera: Camera) -> tuple[Detector | None, lis
     """
     headers, columns = _read_table(path)
     check_instrument(_text(headers, "INSTRUME"), camera, path)
-    return find_detector(headers, path, camera, DETECTOR_KEYS, Path(path).name), _read_boxes(columns, path)
+    return find_detector(headers, path, camera, DETECTOR_KEYS, Path(path).name), boxes_of_columns(columns, path)
 
 
 def read_boxes(path: str | Path) -> list[Box]:
     """Read a table of defects as `read_defects` does, whatever it says of its detector."""
-    return _read_boxes(_read_table(path)[1], path)
+    return boxes_of_columns(_read_table(path)[1], path)
 
 
-def _read_boxes(columns: Mapping[str, NDArray], path: str | Path) -> list[Box]:
+def boxes_of_columns(columns: Mapping[str, NDArray], path: str | Path) -> list[Box]:
+    """Boxes from the columns of a table, by their names in lower case; as `read_defects`."""
     if all(name in columns for name in BOX_COLUMNS):
         return _boxes(columns, path)
     if all(name in columns for name in REGION_COLUMNS):

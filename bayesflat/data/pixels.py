@@ -115,14 +115,10 @@ def read_flagged(
     reading = how_mask_is_read(None if hdu is None else hdu.header, mask_planes)
     # bit numbers differ from file to file: only this header knows them
     planes = _planes(hdu.header) if hdu is not None else {}
-    lacking = [plane for plane in mask_planes if plane not in planes and plane not in DEFAULT_MASK_PLANES]
-    if lacking:
-        has = shown(", ".join(planes)) if planes else "no mask planes"
-        raise InputError(f"{where}: mask plane {', '.join(lacking)} is not in it; it has {has}")
+    bits = find_bits(planes, mask_planes, where)
     if hdu is None or not reading:
         return None
     log.debug("%s: mask %s", where, reading)
-    bits = [planes[plane] for plane in mask_planes if plane in planes]
     sizes = [shape, _size(window, shape)]
     kind = np.dtype(f"f{-hdu.header['BITPIX'] // 8}").name if hdu.header["BITPIX"] < 0 else "integers"
     if (
@@ -138,6 +134,26 @@ def read_flagged(
         mask = mask[window]
     if not planes:
         return mask != 0
+    return flagged(mask, bits, where)
+
+
+def find_bits(planes: Mapping[str, int], mask_planes: Sequence[str], where: str | Path) -> list[int]:
+    """Bit numbers of mask planes, by those that a mask has; a mask need not have NO_DATA.
+
+    Raises
+    ------
+    InputError
+        A plane that the mask lacks.
+    """
+    lacking = [plane for plane in mask_planes if plane not in planes and plane not in DEFAULT_MASK_PLANES]
+    if lacking:
+        has = shown(", ".join(planes)) if planes else "no mask planes"
+        raise InputError(f"{where}: mask plane {', '.join(lacking)} is not in it; it has {has}")
+    return [planes[plane] for plane in mask_planes if plane in planes]
+
+
+def flagged(mask: NDArray, bits: Sequence[int], where: str | Path) -> NDArray[np.bool_]:
+    """Pixels of a mask of integers that have any of some bits; errors as `check_bit`."""
     width = 8 * mask.dtype.itemsize
     for bit in bits:
         check_bit(bit, width, where)

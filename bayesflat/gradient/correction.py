@@ -9,7 +9,7 @@ too, and pixels beyond the reach of a radial function are flagged.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -96,8 +96,17 @@ def check_centroids(camera: Camera, *products: FlatGradient) -> None:
             )
 
 
-def check_usable(gradient: FlatGradient, reference: FlatGradient, force: bool) -> None:
+def check_usable(
+    gradient: FlatGradient, reference: FlatGradient, force: bool, option: str = "--force (in Python force=True)"
+) -> None:
     """Refuse products of fits that did not converge or are unusable; with ``force`` only warn.
+
+    Parameters
+    ----------
+    gradient, reference : FlatGradient
+    force : bool
+    option : str
+        What sets ``force``, for the message.
 
     Raises
     ------
@@ -112,7 +121,7 @@ def check_usable(gradient: FlatGradient, reference: FlatGradient, force: bool) -
             continue
         what = "is unusable (VERDICT)" if unusable else "is of a fit that did not converge (CONVERGD = F)"
         if not force:
-            raise InputError(f"{name} {what}; --force (in Python force=True) applies it all the same")
+            raise InputError(f"{name} {what}; {option} applies it all the same")
         log.warning("%s %s; it was applied all the same", name, what)
 
 
@@ -148,7 +157,8 @@ def apply_gradients(flat: Flat, gradient: FlatGradient, reference: FlatGradient,
     for rows, correction in corrections(flat.detector, gradient, reference):
         if correction.nowhere.any():
             lost += count_good(image[rows], correction.nowhere if bad is None else correction.nowhere & ~bad[rows])
-        image[rows] *= correction.factor
+        with np.errstate(all="ignore"):  # a damaged pixel may hold anything
+            image[rows] *= correction.factor
         image[rows][correction.nowhere] = np.nan
         if bad is not None:
             bad[rows] |= correction.nowhere
@@ -156,6 +166,64 @@ def apply_gradients(flat: Flat, gradient: FlatGradient, reference: FlatGradient,
         left, where = count_good(image, None if bad is None else ~bad), flat.path or flat.detector.name
         require_most(lost, left, where, flat.detector, gradient, reference)
     return replace(flat, image=image, bad=bad)
+
+
+def correct_planes(
+    detector: Detector,
+    gradient: FlatGradient,
+    reference: FlatGradient,
+    planes: Sequence[tuple[NDArray, int]],
+    mask: Callable[[], NDArray] | None,
+    bit: int | None,
+    empty: float,
+    where: str,
+) -> bool:
+    """Correct the pixels of a detector in place: image, uncertainty, and mask.
+
+    Parameters
+    ----------
+    detector : Detector
+    gradient, reference : FlatGradient
+        Of the dome and of the sky flat.
+    planes : sequence of (numpy.ndarray, int)
+        The image, which comes first, and what goes with a power of its factor: 2 for a variance.
+    mask : callable or None
+        Returns the mask, of integers; only called where a pixel is to be flagged.
+    bit : int or None
+        What flags a pixel without data in it; None where it has no such plane.
+    empty : float
+        What pixels become that the products say nothing of.
+    where : str
+        What messages call the flat.
+
+    Returns
+    -------
+    bool
+        Whether the mask has changed.
+
+    Raises
+    ------
+    InputError
+        As `require_most`.
+    """
+    flags, lost = None, 0
+    for rows, correction in corrections(detector, gradient, reference):
+        nowhere = correction.nowhere
+        if nowhere.any():
+            if mask is not None and bit is not None:
+                flags = mask() if flags is None else flags
+                lost += count_good(planes[0][0][rows], nowhere & ((flags[rows] & flags.dtype.type(bit)) == 0))
+                flags[rows][nowhere] |= flags.dtype.type(bit)
+            else:
+                lost += count_good(planes[0][0][rows], nowhere)
+        for plane, power in planes:
+            with np.errstate(all="ignore"):  # a damaged pixel may hold anything
+                plane[rows] *= correction.factor**power
+            plane[rows][nowhere] = empty
+    if lost:
+        among = None if flags is None or bit is None else (flags & flags.dtype.type(bit)) == 0
+        require_most(lost, count_good(planes[0][0], among), where, detector, gradient, reference)
+    return flags is not None
 
 
 def count_good(pixels: NDArray, among: NDArray[np.bool_] | None = None) -> int:

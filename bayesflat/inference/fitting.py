@@ -290,5 +290,7 @@ def _warn(config: FitConfig) -> None:
     """Warn of settings that do not do what their names promise."""
     if "fit_eps" in config.model_fields_set and config.fit_eps != FitConfig.model_fields["fit_eps"].default:
         log.warning("fit_eps has no use: gradients are exact, not finite differences")
+    if config.radial_spline_nodes_initial is not None and config.noise == "hierarchical":
+        log.warning("radial_spline_nodes_initial has no use with noise = hierarchical: no values at nodes are fitted")
     if config.do_fit_outer_gradient:
         log.warning("LSST's present class ignores the outer gradient; only that of August 2025 evaluates it")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -156,13 +156,56 @@ def _binned(
     processes: int,
 ) -> tuple[tuple[BinnedFlat, BinnedFlat] | None, list[dict[str, Any]]]:
     """The bins that the products were fitted to, and what is recorded of the flats; None where they are not there."""
+
+    def find(record: Mapping[str, Any]) -> Dataset | None:
+        return repository.dataset(record["id"]) if "id" in record else None
+
+    return bin_pair(products, find, unit.name, unit.data_id, camera, processes)
+
+
+def bin_pair(
+    products: Sequence[FlatGradient],
+    find: Callable[[Mapping[str, Any]], Dataset | None],
+    name: str,
+    data_id: Mapping[str, Any],
+    camera: Camera,
+    processes: int = 1,
+) -> tuple[tuple[BinnedFlat, BinnedFlat] | None, list[dict[str, Any]]]:
+    """Bin the flats again that two products were fitted to.
+
+    Parameters
+    ----------
+    products : (FlatGradient, FlatGradient)
+        Of sky and dome.
+    find : callable
+        Returns the dataset that a product records as its input; None where it is gone.
+    name : str
+        What messages call the comparison.
+    data_id : mapping
+        Instrument and physical filter.
+    camera : Camera
+    processes : int
+
+    Returns
+    -------
+    tables : (BinnedFlat, BinnedFlat) or None
+        None, and a warning, where inputs are gone.
+    records : list of dict
+        What is recorded of the flats and defects.
+
+    Raises
+    ------
+    InputError
+        A file that has changed, or cannot be read.
+    """
     tables, records = [], []
     for what, product in zip(("sky", "dome"), products, strict=True):
-        found, lacking = _flats_of(repository, product)
+        found, lacking = _flats_of(find, product)
         if lacking:
-            log.warning("%s: %s of the %s's product, so the products are compared alone", unit.name, lacking, what)
+            log.warning("%s: %s of the %s's product, so the products are compared alone", name, lacking, what)
             return None, []
-        tables.append(_bin(found, unit, product, camera, processes, stage(f"binning the {what}'s flats", len(found))))
+        at = stage(f"binning the {what}'s flats", len(found))
+        tables.append(_bin(found, data_id, product, camera, processes, at))
         records += [dataset.record(sha256) for inputs in found.values() for dataset, sha256 in inputs]
     sky, dome = tables
     return (sky, dome), records
@@ -171,12 +214,12 @@ def _binned(
 Inputs = dict[int, list[tuple[Dataset, str]]]
 
 
-def _flats_of(repository: Repository, product: FlatGradient) -> tuple[Inputs, str]:
+def _flats_of(find: Callable[[Mapping[str, Any]], Dataset | None], product: FlatGradient) -> tuple[Inputs, str]:
     """Flat and defects of each detector with their checksums, the flat first; or what is missing."""
     flats: Inputs = {}
     defects: Inputs = {}
     for one in product.config.get("inputs", []):
-        dataset = repository.dataset(one["id"]) if "id" in one else None
+        dataset = find(one)
         if dataset is None:
             return {}, f"{one['name']} is not in the repository, an input"
         where = flats if "physical_filter" in dataset.data_id else defects
@@ -186,7 +229,7 @@ def _flats_of(repository: Repository, product: FlatGradient) -> tuple[Inputs, st
 
 def _bin(
     found: Inputs,
-    unit: WorkUnit,
+    data_id: Mapping[str, Any],
     product: FlatGradient,
     camera: Camera,
     processes: int,
@@ -194,18 +237,19 @@ def _bin(
 ) -> BinnedFlat:
     """Bin flats as they were for a product."""
     settings = product.config
+    instrument, physical_filter = data_id["instrument"], data_id["physical_filter"]
     register = FlatRegister(camera, settings["do_use_non_science_detectors"])
     tasks = {}
     for number, ((flat, _), *defects) in found.items():
         detector = find_detector(number, camera, flat.uri)
-        if not register.add(detector, unit.physical_filter, unit.data_id["instrument"], flat.uri):
+        if not register.add(detector, physical_filter, instrument, flat.uri):
             continue
         boxes = []
         for table, sha256 in defects:
             with local(table.uri) as path:
                 _unchanged(table, sha256, checksum(path))
                 boxes += read_boxes(path)
-        identity = (detector, unit.physical_filter, unit.data_id["instrument"])
+        identity = (detector, physical_filter, instrument)
         tasks[number] = (
             flat.uri, boxes, identity, settings["mask_planes"], settings["bin_factor"], settings["detector_boundary"]
         )  # fmt: skip

@@ -183,12 +183,12 @@ def _bin(
     for k, number in sorted(failed):
         errors.setdefault(k, failed[k, number])
     for one in parts:
-        one.inputs.sort(key=_order)
+        one.inputs.sort(key=input_order)
         one.records.sort(key=lambda record: record.created)
     return parts
 
 
-def _order(record: Mapping[str, Any]) -> tuple:
+def input_order(record: Mapping[str, Any]) -> tuple:
     """Sort key of records, so that their order does not depend on which worker was ready first."""
     return record["dataset_type"], record["data_id"].get("detector", -1), record["id"]
 

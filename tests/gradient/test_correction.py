@@ -343,3 +343,18 @@ def test_a_plane_that_is_no_bit_is_refused(tmp_path, small_camera, products, cam
     assert complaint(["apply", path, "-o", tmp_path / "out", *products, *camera_table], capsys) == f"bayesflat: {said}"
     with pytest.raises(InputError, match=re.escape(said)):
         read_flat(path, small_camera)
+
+
+def test_pixels_of_random_bytes_are_corrected_in_silence(small_camera, rng):
+    """Signalling NaN, infinities and the largest numbers are a damaged flat's business; warnings are errors here."""
+    image = rng.uniform(900, 1100, (200, 200)).astype(np.float32)
+    odd = np.array([0x7FA00000, 0x7F800000, 0xFF800000, 0x7F7FFFFF], dtype=np.uint32).view(np.float32)
+    image[100, 100:104] = odd
+    found = apply_gradients(Flat(image, None, small_camera[12], "i_39"), dome(), sky()).image
+    image[100, 100:104] = 1000.0
+    expected = apply_gradients(Flat(image, None, small_camera[12], "i_39"), dome(), sky()).image
+    there = np.ones(image.shape, dtype=bool)
+    there[100, 100:104] = False
+    np.testing.assert_array_equal(found[there], expected[there])
+    assert np.isnan(found[100, 100])
+    assert (found[100, 101], found[100, 102]) == (np.inf, -np.inf)

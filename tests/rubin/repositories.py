@@ -54,8 +54,12 @@ class AnyFile(FormatterV2):
 class Repository:
     """A repository that is being filled."""
 
-    def __init__(self, path: Path, camera, filters=("i_39", "r_57")) -> None:
-        subprocess.run([Path(sys.executable).with_name("butler"), "create", path], check=True, capture_output=True)
+    # who reads what is ingested, by storage class
+    formatters = {"ExposureF": EXPOSURE, "Defects": GENERIC}  # noqa: RUF012
+
+    def __init__(self, path: Path, camera, filters=("i_39", "r_57"), options=()) -> None:
+        create = [Path(sys.executable).with_name("butler"), "create", *options, path]
+        subprocess.run(create, check=True, capture_output=True)
         self.path, self.camera = path, camera
         self.butler = Butler.from_config(str(path), writeable=True)
         add = self.butler.registry.insertDimensionData
@@ -90,7 +94,7 @@ class Repository:
             datasets.append(FileDataset(str(path), [ref], formatter=AnyFile))
         self.butler.ingest(*datasets, transfer="copy")
         with sqlite3.connect(self.path / "gen3.sqlite3") as database:
-            for storage_class, name in (("ExposureF", EXPOSURE), ("Defects", GENERIC)):
+            for storage_class, name in self.formatters.items():
                 database.execute(
                     "UPDATE file_datastore_records SET formatter = ? WHERE storage_class = ?", (name, storage_class)
                 )
