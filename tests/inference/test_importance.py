@@ -3,14 +3,17 @@
 import logging
 import re
 
+import arviz as az
 import numpy as np
 import pytest
+from scipy.special import logsumexp
 
 from bayesflat.data.camera import Camera
 from bayesflat.inference import importance
-from bayesflat.inference.fitting import fit, sample
+from bayesflat.inference.fitting import fit, fit_data, sample
 from bayesflat.inference.importance import laplace_draws, laplace_note, weighted_draws
 from bayesflat.inference.laplace import loosely_known
+from bayesflat.inference.loo import leave_one_out
 from bayesflat.report.fit_page import fit_report
 from bayesflat.simulation.detectors import simulate_binned
 from bayesflat.simulation.truth import Light, Noise
@@ -168,3 +171,30 @@ def test_corrected_errors_are_those_of_nuts(small_camera, n):
     assert attrs["pareto_k"] < 0.7
     for name, (ratio, error) in ratios.items():
         assert abs(np.log(ratio)) < 0.05 + 3 * error, name
+
+
+# of few draws, which Pareto's k of single detectors is near the limit for
+@pytest.mark.filterwarnings("ignore:Estimated shape parameter of Pareto")
+@pytest.mark.parametrize(
+    "left_out", [12, pytest.param(6, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
+)
+def test_leave_one_out_is_that_of_refits(nine, left_out):
+    """The same bins, weights and knots without a detector: what the draws of that fit make of its values."""
+    objective, data = nine.objective, nine.data
+    index = int(np.flatnonzero(objective.noise.detectors == left_out)[0])
+    refit = fit_data(data.select(data.binned.detector != left_out), nine.config)
+    tree = laplace_draws(refit, 600)
+    assert tree["posterior"].attrs["corrected"] == 1
+    z = tree["unconstrained"]["z"].values.reshape(-1, objective.size)
+    patterns = tree["posterior"]["shared_pattern"].values.reshape(len(z), *objective.noise.shared_scale.shape)
+    found = []
+    for point, pattern in zip(z, patterns, strict=True):
+        parameters = refit.objective.to_parameters(point)
+        here = np.concatenate([p.to_value(parameters[p.name]) for p in objective.parameters])
+        found.append(objective.log_likelihood_given(here, pattern)[index])
+    refitted = float(logsumexp(found)) - np.log(len(found))
+    exact = leave_one_out(nine).elpd[index]  # at the noise scales of the fit
+    assert refitted == pytest.approx(exact, abs=0.02 * abs(exact))
+    loo = az.loo(laplace_draws(nine, 600), pointwise=True)
+    if loo.pareto_k.values[index] < 0.7:
+        assert loo.elpd_i.values[index] == pytest.approx(refitted, abs=0.02 * abs(exact))
