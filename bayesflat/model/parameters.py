@@ -7,6 +7,7 @@ inside: zero at the centre of the default prior and one at its width.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -173,7 +174,7 @@ class Parameter:
     def _prior(self) -> tuple[Any, tuple[NDArray, ...], dict[str, NDArray]]:
         """PyMC's distribution, its arguments, and the root of the covariance where components are correlated."""
         if self.root is not None:
-            return pm.MvNormal, (self.mu,), {"chol": np.linalg.cholesky(self.covariance)}
+            return pm.MvNormal, (self.mu,), {"chol": self._covariance_root}
         if np.all(np.isinf(self.sigma)):
             return pm.Flat, (), {}
         return pm.Normal, (self.mu, self.sigma), {}
@@ -185,6 +186,16 @@ class Parameter:
             return np.diag(np.ravel(self.sigma) ** 2)
         inverse = np.linalg.inv(self.root.T @ self.root)
         return 0.5 * (inverse + inverse.T)
+
+    @cached_property
+    def _covariance_root(self) -> NDArray[np.float64]:
+        return np.linalg.cholesky(self.covariance)
+
+    @cached_property
+    def _log_determinant(self) -> float:
+        """Of the inverse of the covariance."""
+        root = np.diag(1 / np.ravel(self.sigma)) if self.root is None else self.root
+        return float(np.linalg.slogdet(root.T @ root)[1])
 
     def pull(self, parameter: NDArray) -> NDArray[np.float64]:
         """The prior is ``exp(-pull**2 / 2)``: distances from its centre in its own widths."""
@@ -199,16 +210,14 @@ class Parameter:
         """Log-density of the prior; of a flat one 0."""
         if not np.all(np.isfinite(self.sigma)):
             return np.zeros(())
-        root = np.diag(1 / np.ravel(self.sigma)) if self.root is None else self.root
-        log_determinant = np.linalg.slogdet(root.T @ root)[1]
         square = np.sum(self.pull(parameter) ** 2)
-        return np.asarray(0.5 * (log_determinant - square - self.size * np.log(2 * np.pi)))
+        return np.asarray(0.5 * (self._log_determinant - square - self.size * np.log(2 * np.pi)))
 
     def draw(self, rng: np.random.Generator) -> NDArray[np.float64]:
         """A draw from the prior (product units)."""
         normal = rng.standard_normal(self.mu.shape)
         if self.root is not None:
-            return self.mu + np.linalg.cholesky(self.covariance) @ normal
+            return self.mu + self._covariance_root @ normal
         if isinstance(self.transform, Disc):
             return self.transform.draw(self.mu, self.sigma, rng)
         return self.mu + self.sigma * normal
