@@ -322,14 +322,14 @@ def _compared(
     detectors = _by_detector(posterior, positions, mean, rows, sky, measured, None if found is None else found.data)
     offsets = {d.detector: d.found_mmag - d.mean_mmag for d in detectors}
     of_detectors = np.array([offsets[number] for number in positions.detector.tolist()])
-    areas = areas_beyond(posterior, positions, of_detectors, rope)
+    areas, sure = areas_beyond(posterior, positions, of_detectors, rope)
     return Comparison(
         method="unpaired" if found is None else "paired",
         differences=differences, radius=float(at), rope_mmag=float(rope), at_radius=at_radius, grid=grid, radial=radial,
         positions=positions, map_mmag=of_map["mean"], map_sd=of_map["sd"], measured_mmag=measured,
         dome_centre=_dome_centre(posterior, sky),
         detectors=detectors, notes=notes, converged=converged,
-        verdict=judge(grid, radial["mean"], radial["sd"], areas, rope, converged),
+        verdict=judge(grid, radial["mean"], radial["sd"], areas, sure, rope, converged),
         parts_mmag=_parts_mmag(posterior, positions, mean, of_detectors, sky),
         n_bins=0 if found is None else len(found.data),
         n_spoilt=0 if found is None else int(np.sum(found.data.weight == 0)),

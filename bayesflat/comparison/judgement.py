@@ -2,6 +2,9 @@
 
 What is judged is the map of dome over sky, with its posterior: radial functions, planes, centroids, vendors' ratio,
 surface and detectors together.  A is the part of the area where it exceeds the tolerance.
+
+Where errors are much larger than the tolerance, some part of any map exceeds it, that of two equal flats too.  So sky
+and dome differ only where, besides, the map exceeds the tolerance somewhere by more than a band that holds all of it.
 """
 
 from __future__ import annotations
@@ -58,8 +61,11 @@ class Verdict:
 
 def areas_beyond(
     posterior: Posterior, positions: BinnedFlat, offsets_mmag: NDArray, tolerance: float
-) -> NDArray[np.float64]:
-    """Draws of A; NaN where the posterior has no errors.
+) -> tuple[NDArray[np.float64], bool]:
+    """Draws of A, NaN where the posterior has no errors; and whether the map exceeds the tolerance somewhere for sure.
+
+    The latter is so where its mean exceeds the tolerance by more than the simultaneous band of probability `SURE`: c
+    standard deviations, with c the quantile of the largest deviation of a draw.
 
     Parameters
     ----------
@@ -72,17 +78,26 @@ def areas_beyond(
         mmag.
     """
     if not np.all(np.isfinite(posterior.covariance)):
-        return np.full(_DRAWS, np.nan)
+        return np.full(_DRAWS, np.nan), False
     some = slice(None, None, max(1, -(-len(positions) // _PLACES)))
     mean, rows = posterior.log_ratio(positions.xf[some], positions.yf[some], positions.itl[some])
     root = covariance_root(posterior.covariance)
     normal = np.random.default_rng(0).standard_normal((root.shape[1], _DRAWS))
-    drawn = -MMAG * (mean[:, None] + rows @ (root @ normal)) + offsets_mmag[some, None]
-    return np.mean(np.abs(drawn) > tolerance, axis=0)
+    middle, away = -MMAG * mean + offsets_mmag[some], -MMAG * (rows @ (root @ normal))
+    sd = MMAG * posterior.sd(rows)
+    largest = np.max(np.divide(np.abs(away), sd[:, None], out=np.zeros_like(away), where=sd[:, None] > 0), axis=0)
+    sure = bool(np.any(np.abs(middle) > tolerance + np.quantile(largest, SURE) * sd))
+    return np.mean(np.abs(middle[:, None] + away) > tolerance, axis=0), sure
 
 
 def judge(
-    grid: NDArray, radial_mean: NDArray, radial_sd: NDArray, areas: NDArray, tolerance: float, converged: bool
+    grid: NDArray,
+    radial_mean: NDArray,
+    radial_sd: NDArray,
+    areas: NDArray,
+    sure: bool,
+    tolerance: float,
+    converged: bool,
 ) -> Verdict:
     """The verdict.
 
@@ -93,6 +108,7 @@ def judge(
     radial_mean, radial_sd : numpy.ndarray, shape (n,)
         Of the radial difference there (mmag); the sd is 0 where it is normalized.
     areas : numpy.ndarray
+    sure : bool
         From `areas_beyond`.
     tolerance : float
         mmag.
@@ -119,7 +135,7 @@ def judge(
         f"{grid[worst]:.0f} mm"
     )
     part = f"{_percent(area['mean'])} of the area ({_percent(area['q05'])} to {_percent(area['q95'])})"
-    if p_area > SURE or beyond.max() > SURE:
+    if sure and (p_area > SURE or beyond.max() > SURE):
         reasons = [f"more than {tolerance:g} mmag over {part}"] if p_area > SURE else []
         return Verdict("differ", (*reasons, *([radial] if beyond.max() > SURE else [])), area)
     if p_area < 1 - SURE and beyond.max() < 1 - SURE:

@@ -120,8 +120,8 @@ def test_rules():
     grid, zero = np.array([0.0, 10.0, 20.0]), np.zeros(3)
     sd = np.array([0.0, 0.1, 0.1])
 
-    def word(areas, mean=zero, converged=True):
-        return judge(grid, mean, sd, np.asarray(areas), 2.0, converged)
+    def word(areas, mean=zero, converged=True, sure=True):
+        return judge(grid, mean, sd, np.asarray(areas), sure, 2.0, converged)
 
     small, large = np.full(100, 0.002), np.full(100, 0.2)
     assert word(small).word == "agree"
@@ -135,6 +135,10 @@ def test_rules():
     near = word(small, np.array([0.0, 2.0, 0.0]))
     assert near.word == "undecided"
     assert near.reasons[0].endswith("at 10 mm: beyond 2 mmag with a probability of 0.50")
+    # errors so large that any map exceeds the tolerance somewhere
+    assert word(large, sure=False).word == "undecided"
+    assert word(large, sure=False).reasons == word(large).reasons
+    assert word(small, sure=False).word == "agree"
     assert word(large, converged=False).word == "unusable"
     assert word(np.full(3, np.nan)).reasons == ("uncertainties are missing; fit both flats with bayesflat",)
 
@@ -151,8 +155,40 @@ def test_areas_are_those_of_the_posterior(compared, rng):
         def log_ratio(x, y, itl):
             return np.array([-1.0 / MMAG]), np.array([[1.0 / MMAG]])
 
-    areas = areas_beyond(Narrow, one, np.zeros(1), 2.0)
+        @staticmethod
+        def sd(rows):
+            return np.abs(rows[:, 0])
+
+    areas, sure = areas_beyond(Narrow, one, np.zeros(1), 2.0)
     assert areas.mean() == pytest.approx(0.1587 + 0.0013, abs=4 * np.sqrt(0.16 * 0.84 / len(areas)))
+    assert not sure
+    # of one position the band is 1.96 sd to either side
+    for mean, expected in ((3.96 - 0.3, False), (3.96 + 0.3, True), (-3.96 - 0.3, True)):
+        assert areas_beyond(Narrow, one, np.array([mean - 1.0]), 2.0)[1] is expected
+
+
+def test_equal_flats_with_large_errors_do_not_differ(small_camera, flats):
+    """Unpaired, with detectors that scatter by 12%: all of the map is uncertain by more than the tolerance."""
+    light = Light(radial=(NODES, VALUES), itl_ratio=0.9)
+    noise = replace(NOISE, detector_scatter=0.12)
+    words = []
+    for tilt in (0.0, 4e-3):
+        two = [
+            fit(
+                simulate_binned(
+                    small_camera, replace(light, gradient=(tilt if kind == "dome" else 0.0, 0.0)), noise, 5, kind=kind,
+                    bin_factor=20, detector_boundary=0,
+                ),
+                flats[2],
+            ).gradient
+            for kind in ("sky", "dome")
+        ]  # fmt: skip
+        c = compare(*two)
+        assert c.method == "unpaired"
+        assert np.median(c.map_sd) > 2 * c.rope_mmag
+        assert c.verdict.area_beyond["q05"] > 0.01  # of any map
+        words.append(c.verdict.word)
+    assert words == ["undecided", "differ"]
 
 
 def test_the_surface_is_orthogonal_to_what_it_is_told(rng):
