@@ -126,7 +126,7 @@ def fit_data(
     approximation = None if config.likelihood == "laplace" else laplace(objective, found)
     if approximation is not None and (loose := loosely_known(objective, approximation)):
         log.info(
-            "few detectors tell of their scatter (%s): Laplace's errors are not to be relied on; sample the posterior "
+            "few detectors tell of their scatter (%s), and Laplace's errors may be off: sample the posterior "
             "(--sample), or see bf.laplace_draws",
             ", ".join(f"{label} to a factor of {factor:.1f}" for label, factor in loose.items()),
         )

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MOST_K = 0.7  # above, weighted means do not settle
-_FEWEST, _OF_NOTE = 100, 400
+_FEWEST, _OF_NOTE = 100, 200
+_SAME = 0.15  # Laplace's errors are right to this, as far as so few draws tell
 CHAINS = 4  # into which independent draws are sorted, as tools for chains like them
 _WIDER = 1.1  # than the posterior of the scales, in the coordinates of the fit
 # some centroids are from Student's t with so many degrees of freedom, so much wider than they are thought to lie
@@ -277,21 +278,24 @@ def laplace_note(result: FitResult) -> str:
     if result.laplace is None or not (loose := loosely_known(result.objective, result.laplace)):
         return ""
     known = ", ".join(f"{label} to a factor of {factor:.1f}" for label, factor in loose.items())
-    begins = (
-        f"With few detectors their scatter is loosely known ({known}), and Laplace's errors are not to be relied on: "
-    )
+    begins = f"With few detectors their scatter is loosely known ({known}). "
     tree = laplace_draws(result, _OF_NOTE)
     attrs, group = tree["posterior"].attrs, tree["posterior"].to_dataset()
     if not attrs["corrected"]:
-        return begins + f"importance weights do not settle (Pareto k {attrs['pareto_k']:.1f}); sample it (--sample)."
-    ratios = []
+        return begins + (
+            f"Laplace's errors are not to be relied on, and importance weights do not settle (Pareto k "
+            f"{attrs['pareto_k']:.1f}): sample the posterior (--sample)."
+        )
+    ratios, same = [], True
     for name, label in (("itl_ratio", "ratio"), ("centroid_delta", "centroid"), ("gradient", "plane")):
         if name in group:
             drawn = group[name].std(("chain", "draw")).values
             rows = [f"{name}_{axis}" for axis in "xy"] if np.ndim(drawn) else [name]
             sd = [result.gradient.require_estimates()[row]["sd"] for row in rows]
             ratios.append(f"{label} {', '.join(f'{ratio:.1f}' for ratio in np.ravel(drawn / sd))}")
+            same &= bool(np.all(np.abs(np.log(drawn / sd)) < _SAME))
     return begins + (
-        f"importance draws (Pareto k {attrs['pareto_k']:.1f}) have errors that are so many times Laplace's: "
-        f"{'; '.join(ratios)}. --sample and bf.laplace_draws have the errors themselves."
+        f"Importance draws (Pareto k {attrs['pareto_k']:.1f}) have errors that are so many times Laplace's: "
+        f"{'; '.join(ratios)}. "
+        + ("These may be used." if same else "--sample and bf.laplace_draws have the errors themselves.")
     )

@@ -125,7 +125,7 @@ def laplace(objective: Objective, found: MapResult) -> Laplace:
         )
 
 
-LOOSE = 0.35  # sd of the log of a detectors' scatter, beyond which a normal approximation is not to be relied on
+LOOSE = 0.5  # sd of the log of a detectors' scatter, beyond which a normal approximation is not to be relied on
 
 
 def loosely_known(objective: Objective, approximation: Laplace) -> dict[str, float]:

@@ -134,7 +134,7 @@ def test_log_and_report_say_where_laplace_is_loose(small_camera, nine, caplog):
     page = fit_report(nine)
     (note,) = re.findall(r"With few detectors their scatter is loosely known \(([^)]*)\)[^<]*centroid ([\d.]+), ", page)
     assert re.fullmatch(r"(detector (itl|rest) to a factor of [\d.]+(, )?)+", note[0])
-    drawn = laplace_draws(nine, 400)["posterior"]["centroid_delta"].sel(axis="x").values.std()
+    drawn = laplace_draws(nine, 200)["posterior"]["centroid_delta"].sel(axis="x").values.std()
     assert note[1] == f"{drawn / nine.gradient.estimates['centroid_delta_x']['sd']:.1f}"
     assert "so many times Laplace&#x27;s" in page or "so many times Laplace's" in page
     caplog.clear()
