@@ -2,6 +2,9 @@
 
 import io
 import multiprocessing
+import os
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
@@ -54,3 +57,20 @@ def test_a_terminal_shows_the_stage_and_nothing_remains(terminal):
         assert text.rstrip().endswith("\x1b[2K") or text.endswith("\x1b[?25h\r\x1b[1A\x1b[2K")
     else:
         assert text.strip() == ""
+
+
+def test_what_goes_to_a_file_is_not_shown_in_its_place(tmp_path):
+    """The stage is on the terminal that stderr is; what is printed meanwhile goes where stdout goes."""
+    code = (
+        "from rich.console import Console; from bayesflat.stages import shown, stage\n"
+        "with shown(Console(stderr=True)):\n    stage('binning'); print('the result')"
+    )
+    terminal, end = os.openpty()
+    with open(tmp_path / "out.txt", "w") as out:
+        subprocess.run([sys.executable, "-c", code], stdout=out, stderr=end, check=True)
+    os.close(end)
+    screen = os.read(terminal, 100_000).decode()
+    os.close(terminal)
+    assert (tmp_path / "out.txt").read_text() == "the result\n"
+    assert "binning" in screen
+    assert "the result" not in screen
