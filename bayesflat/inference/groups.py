@@ -91,17 +91,22 @@ def add_groups(
     )  # fmt: skip
     z, slopes = tree["unconstrained"].to_dataset()["z"].values, objective.shared_slopes(best)
     kept = np.unique(np.linspace(0, z.shape[1] - 1, min(z.shape[1], MOST_REPLICATES)).astype(int))
-    rows = [[objective.log_replicate(point, rng, slopes) for point in of_chain[kept]] for of_chain in z]
     nothing = np.full(len(data), np.nan)
-    found = [[means(nothing if logs is None else logs) for logs in of_chain] for of_chain in rows]
+
+    def replicated(point: NDArray) -> dict[str, NDArray]:
+        """Means at once: logs of all bins of all replicates would be half a gigabyte."""
+        logs = objective.log_replicate(point, rng, slopes)
+        return means(nothing if logs is None else logs)
+
+    found = [[replicated(point) for point in of_chain[kept]] for of_chain in z]
     tree["posterior_predictive"] = as_dataset(_stacked(found), coords | {"draw": kept})
     if all(np.all(np.isfinite(p.sigma)) for p in objective.parameters):
-        points = list(islice(_prior_draws(objective, rng), PRIOR_DRAWS))
+        points = [(point, means(logs)) for point, logs in islice(_prior_draws(objective, rng), PRIOR_DRAWS)]
         if points:
             of_prior = {"knot": _knots(objective), "node": data.nodes, "free_node": data.nodes[:-1], "axis": ["x", "y"]}
             of_prior |= objective.noise.coords()
             tree["prior"] = as_dataset(_stacked([[objective.to_parameters(point) for point, _ in points]]), of_prior)
-            tree["prior_predictive"] = as_dataset(_stacked([[means(logs) for _, logs in points]]), coords)
+            tree["prior_predictive"] = as_dataset(_stacked([[row for _, row in points]]), coords)
     label(tree, objective)
     versions = {f"{name}_version": importlib.metadata.version(name) for name in ("bayesflat", "pymc", "arviz")}
     now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None).isoformat(timespec="seconds")
