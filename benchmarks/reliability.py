@@ -245,12 +245,20 @@ def _outcome(arguments: list[str], out: Path) -> tuple[str, str]:
     except BaseException:
         return "traceback", traceback.format_exc(limit=-3)
     lines = [line for line in said.getvalue().splitlines() if line.startswith("bayesflat: ")]
-    left = [path.name for path in out.parent.iterdir() if path.name.startswith((".bayesflat", ".out"))]
+    left = _left(out)
     if left or (status == 2 and out.exists()):
         return "leaves something behind", ", ".join(left)
     if status == 2:
         return ("refused", lines[0]) if len(lines) == 1 else ("more than one line", said.getvalue()[-500:])
     return {0: ("result", ""), 3: ("not converged", "")}.get(status, (f"status {status}", said.getvalue()[-500:]))
+
+
+def _left(out: Path) -> list[str]:
+    """What is not finished, in a folder and beside it."""
+    folders = [folder for folder in (out.parent, out) if folder.is_dir()]
+    return [
+        path.name for folder in folders for path in folder.iterdir() if path.name.startswith((".bayesflat", ".out"))
+    ]
 
 
 def _same(whole: Path, damaged: Path) -> tuple[str, str]:
@@ -310,14 +318,14 @@ def _killed(arguments: list[str], out: Path, after: float, number: signal.Signal
     broken = _broken(out)
     if broken:
         return "half a product", broken
-    left = [path.name for path in out.parent.iterdir() if path.name.startswith((".bayesflat", ".out"))]
+    left = _left(out)
     if left and number != signal.SIGKILL:
         return "leaves something behind", ", ".join(left)
     again = [*arguments, *([] if "--overwrite" in arguments else ["--overwrite"])]
     status = subprocess.run([sys.executable, "-m", "bayesflat", *again], check=False, capture_output=True, text=True)
     if status.returncode not in (0, 3):
         return "the next run fails", status.stderr
-    left = [path.name for path in out.parent.iterdir() if path.name.startswith((".bayesflat", ".out"))]
+    left = _left(out)
     if left or _broken(out):
         return "the next run leaves something behind", ", ".join(left)
     return "result" if ended else "refused", ""
