@@ -10,12 +10,12 @@ from lsst.pex.config import Field
 from lsst.pipe.base import connectionTypes as connection_types
 
 from bayesflat.commands.apply import DONE, cards_of
-from bayesflat.data.camera import Camera, get_camera
 from bayesflat.data.pixels import check_bit, check_shape
 from bayesflat.errors import InputError
 from bayesflat.gradient.correction import check_centroids, check_products, check_usable, correct_planes
 from bayesflat.gradient.product import FlatGradient
-from bayesflat.rubin.tasks.config import BUTLER, check_camera
+from bayesflat.rubin.tasks.config import BUTLER, camera_field, check_camera, geometry_of
+from bayesflat.rubin.tasks.connections import camera_input, gradient_input, reference_input
 from bayesflat.rubin.tasks.products import read_product
 from bayesflat.rubin.work import find_detector
 
@@ -25,22 +25,13 @@ class ApplyFlatGradientsConnections(
 ):  # fmt: skip
     """Datasets of the task, as LSST's."""
 
-    camera = connection_types.PrerequisiteInput(
-        name="camera", doc="Geometry of the camera.", storageClass="Camera", dimensions=("instrument",),
-        isCalibration=True,
-    )  # fmt: skip
+    camera = camera_input()
     input_flat = connection_types.Input(
         name="flat_uncorrected", doc="The flat to correct.", storageClass="ExposureF",
         dimensions=("instrument", "detector", "physical_filter"), deferLoad=True, isCalibration=True,
     )  # fmt: skip
-    reference_gradient = connection_types.PrerequisiteInput(
-        name="flat_gradient_reference", doc="The gradient of a sky flat, which the flat gets.",
-        storageClass="IsrCalib", dimensions=("instrument", "physical_filter"), deferLoad=True, isCalibration=True,
-    )  # fmt: skip
-    gradient = connection_types.Input(
-        name="flat_gradient", doc="The gradient of the flat, which goes.", storageClass="IsrCalib",
-        dimensions=("instrument", "physical_filter"), deferLoad=True,
-    )  # fmt: skip
+    reference_gradient = reference_input("The gradient of a sky flat, which the flat gets.")
+    gradient = gradient_input("The gradient of the flat, which goes.")
     output_flat = connection_types.Output(
         name="flat", doc="The corrected flat.", storageClass="ExposureF",
         dimensions=("instrument", "detector", "physical_filter"), isCalibration=True,
@@ -57,9 +48,7 @@ class ApplyFlatGradientsConfig(
 ):  # fmt: skip
     """Configuration of the correction."""
 
-    camera = Field[str](
-        doc="butler (the dataset of the connection), lsstcam, lsstcomcam, decam, hsc or a camera table", default=BUTLER
-    )
+    camera = camera_field()
     allow_unusable = Field[bool](doc="apply products that did not converge or are unusable", default=False)
 
     def validate(self) -> None:
@@ -117,7 +106,7 @@ class ApplyFlatGradientsTask(pipe_base.PipelineTask):
         """
         number, physical_filter, instrument = (data_id[key] for key in ("detector", "physical_filter", "instrument"))
         where = f"flat of {instrument}, {physical_filter}, detector {number}"
-        geometry = Camera.from_lsst(camera) if self.config.camera == BUTLER else get_camera(self.config.camera)
+        geometry = geometry_of(self.config.camera, camera)
         detector = find_detector(number, geometry, where)
         check_products(gradient, reference_gradient, physical_filter, instrument)
         check_usable(gradient, reference_gradient, self.config.allow_unusable, "allow_unusable=true")

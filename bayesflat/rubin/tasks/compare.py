@@ -7,18 +7,17 @@ from typing import Any
 
 import lsst.pipe.base as pipe_base
 from lsst.pex.config import Field
-from lsst.pipe.base import connectionTypes as connection_types
 from lsst.resources import ResourcePath
 
 from bayesflat.comparison.comparison import check_pair, compare
-from bayesflat.data.camera import Camera, get_camera
 from bayesflat.errors import InputError
 from bayesflat.gradient.correction import check_centroids
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.quantities import TOLERANCE_MMAG
 from bayesflat.rubin.compare import bin_pair
 from bayesflat.rubin.repository import Dataset
-from bayesflat.rubin.tasks.config import BUTLER, check_camera
+from bayesflat.rubin.tasks.config import BUTLER, camera_field, check_camera, geometry_of
+from bayesflat.rubin.tasks.connections import camera_input, gradient_input, plot_output, reference_input, summary_output
 from bayesflat.rubin.tasks.products import plain, read_product
 
 
@@ -27,30 +26,14 @@ class CompareFlatGradientsConnections(
 ):  # fmt: skip
     """Datasets of the task; the flats are those that the gradients were fitted to."""
 
-    camera = connection_types.PrerequisiteInput(
-        name="camera", doc="Geometry of the camera.", storageClass="Camera", dimensions=("instrument",),
-        isCalibration=True,
-    )  # fmt: skip
-    reference_gradient = connection_types.PrerequisiteInput(
-        name="flat_gradient_reference", doc="The gradient of a sky flat.", storageClass="IsrCalib",
-        dimensions=("instrument", "physical_filter"), deferLoad=True, isCalibration=True,
-    )  # fmt: skip
-    gradient = connection_types.Input(
-        name="flat_gradient", doc="The gradient of a dome flat.", storageClass="IsrCalib",
-        dimensions=("instrument", "physical_filter"), deferLoad=True,
-    )  # fmt: skip
-    comparison_summary = connection_types.Output(
-        name="flat_gradient_comparison_summary", doc="Verdict and reasons, differences with their errors.",
-        storageClass="StructuredDataDict", dimensions=("instrument", "physical_filter"),
-    )  # fmt: skip
-    comparison_radial_plot = connection_types.Output(
-        name="gradient_comparison_radial_plot", doc="Dome over sky: the radial functions.", storageClass="Plot",
-        dimensions=("instrument", "physical_filter"),
-    )  # fmt: skip
-    comparison_map_plot = connection_types.Output(
-        name="gradient_comparison_map_plot", doc="Dome over sky over the focal plane.", storageClass="Plot",
-        dimensions=("instrument", "physical_filter"),
-    )  # fmt: skip
+    camera = camera_input()
+    reference_gradient = reference_input("The gradient of a sky flat.")
+    gradient = gradient_input("The gradient of a dome flat.")
+    comparison_summary = summary_output(
+        "flat_gradient_comparison_summary", "Verdict and reasons, differences with their errors."
+    )
+    comparison_radial_plot = plot_output("gradient_comparison_radial_plot", "Dome over sky: the radial functions.")
+    comparison_map_plot = plot_output("gradient_comparison_map_plot", "Dome over sky over the focal plane.")
 
     def __init__(self, *, config: CompareFlatGradientsConfig) -> None:
         super().__init__(config=config)
@@ -63,9 +46,7 @@ class CompareFlatGradientsConfig(
 ):  # fmt: skip
     """Configuration of the comparison: the options of `bayesflat compare`."""
 
-    camera = Field[str](
-        doc="butler (the dataset of the connection), lsstcam, lsstcomcam, decam, hsc or a camera table", default=BUTLER
-    )
+    camera = camera_field()
     rope_mmag = Field[float](doc="tolerance (mmag)", default=TOLERANCE_MMAG)
     radius = Field[float](
         doc="radius at which differences are judged (mm); unset: 310, or 0.85 of the largest common radius of another "
@@ -137,7 +118,7 @@ class CompareFlatGradientsTask(pipe_base.PipelineTask):
         from bayesflat.report.plots_comparison import plot_comparison_map, plot_comparison_radial
         from bayesflat.report.summaries import comparison_summary
 
-        geometry = Camera.from_lsst(camera) if self.config.camera == BUTLER else get_camera(self.config.camera)
+        geometry = geometry_of(self.config.camera, camera)
         products = reference_gradient, gradient
         check_pair(*products)
         check_centroids(geometry, *products)

@@ -11,7 +11,7 @@ from lsst.pex.config import ChoiceField, Config, Field, ListField
 from pydantic.fields import FieldInfo
 
 from bayesflat.config import SCALED, RunConfig
-from bayesflat.data.camera import get_camera
+from bayesflat.data.camera import Camera, get_camera
 from bayesflat.errors import InputError
 
 BUTLER = "butler"  # the camera is the repository's
@@ -105,3 +105,15 @@ def check_camera(config: Any) -> None:
     """
     if config.camera != BUTLER:
         get_camera(config.camera)
+
+
+def camera_field() -> Field:
+    """Where a task has its camera from."""
+    return Field[str](
+        doc="butler (the dataset of the connection), lsstcam, lsstcomcam, decam, hsc or a camera table", default=BUTLER
+    )
+
+
+def geometry_of(name: str, camera: Any) -> Camera:
+    """The camera that is configured; ``camera`` is the repository's, an ``lsst.afw.cameraGeom.Camera``."""
+    return Camera.from_lsst(camera) if name == BUTLER else get_camera(name)

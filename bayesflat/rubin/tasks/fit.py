@@ -13,12 +13,13 @@ from lsst.pipe.base import connectionTypes as connection_types
 from bayesflat.commands.caches import check_caches
 from bayesflat.data.binned import BinnedFlat
 from bayesflat.data.binning import FlatRegister, bin_flat
-from bayesflat.data.camera import Camera, get_camera
+from bayesflat.data.camera import Camera
 from bayesflat.data.exposures import boxes_from_lsst, flat_from_lsst
 from bayesflat.files import checksum
 from bayesflat.rubin.fit import input_order
 from bayesflat.rubin.repository import local
-from bayesflat.rubin.tasks.config import BUTLER, FitFields, check_camera, run_config
+from bayesflat.rubin.tasks.config import BUTLER, FitFields, camera_field, check_camera, geometry_of, run_config
+from bayesflat.rubin.tasks.connections import camera_input, plot_output, summary_output
 from bayesflat.rubin.tasks.products import dataset_of, plain, put_products, storable
 from bayesflat.rubin.work import find_detector
 
@@ -43,10 +44,7 @@ class FitFlatGradientsConnections(
 ):  # fmt: skip
     """Datasets of the task: those of LSST's, a summary and more plots."""
 
-    camera = connection_types.PrerequisiteInput(
-        name="camera", doc="Geometry of the camera.", storageClass="Camera", dimensions=("instrument",),
-        isCalibration=True,
-    )  # fmt: skip
+    camera = camera_input()
     input_flats = connection_types.Input(
         name="flat_uncorrected", doc="Flats to fit.", storageClass="ExposureF",
         dimensions=("instrument", "detector", "physical_filter"), multiple=True, deferLoad=True, isCalibration=True,
@@ -63,30 +61,16 @@ class FitFlatGradientsConnections(
         name="flat_gradient", doc="The gradient of a dome flat.", storageClass="IsrCalib",
         dimensions=("instrument", "physical_filter"),
     )  # fmt: skip
-    fit_summary = connection_types.Output(
-        name="flat_gradient_fit_summary", doc="Parameters with their errors, verdict and reasons, times.",
-        storageClass="StructuredDataDict", dimensions=("instrument", "physical_filter"),
-    )  # fmt: skip
-    model_residual_plot = connection_types.Output(
-        name="gradient_model_residual_plot", doc="Data, model and their ratio over the focal plane.",
-        storageClass="Plot", dimensions=("instrument", "physical_filter"),
-    )  # fmt: skip
-    radial_model_plot = connection_types.Output(
-        name="gradient_radial_model_plot", doc="The radial function and the bins.", storageClass="Plot",
-        dimensions=("instrument", "physical_filter"),
-    )  # fmt: skip
-    offsets_plot = connection_types.Output(
-        name="gradient_offsets_plot", doc="Throughput of detectors and amplifiers.", storageClass="Plot",
-        dimensions=("instrument", "physical_filter"),
-    )  # fmt: skip
-    correlation_plot = connection_types.Output(
-        name="gradient_correlation_plot", doc="Correlations of the parameters.", storageClass="Plot",
-        dimensions=("instrument", "physical_filter"),
-    )  # fmt: skip
-    predictive_plot = connection_types.Output(
-        name="gradient_predictive_plot", doc="The data against replicates of the model.", storageClass="Plot",
-        dimensions=("instrument", "physical_filter"),
-    )  # fmt: skip
+    fit_summary = summary_output(
+        "flat_gradient_fit_summary", "Parameters with their errors, verdict and reasons, times."
+    )
+    model_residual_plot = plot_output(
+        "gradient_model_residual_plot", "Data, model and their ratio over the focal plane."
+    )
+    radial_model_plot = plot_output("gradient_radial_model_plot", "The radial function and the bins.")
+    offsets_plot = plot_output("gradient_offsets_plot", "Throughput of detectors and amplifiers.")
+    correlation_plot = plot_output("gradient_correlation_plot", "Correlations of the parameters.")
+    predictive_plot = plot_output("gradient_predictive_plot", "The data against replicates of the model.")
 
     def __init__(self, *, config: FitFlatGradientsConfig) -> None:
         super().__init__(config=config)
@@ -110,9 +94,7 @@ class FitFlatGradientsConfig(
 ):  # fmt: skip
     """Configuration of a fit: `bayesflat.FitConfig`, and what the task does beside it."""
 
-    camera = Field[str](
-        doc="butler (the dataset of the connection), lsstcam, lsstcomcam, decam, hsc or a camera table", default=BUTLER
-    )
+    camera = camera_field()
     use_defects = Field[bool](doc="leave the pixels of defects out; false: the connection goes", default=True)
     do_raise_unconverged = Field[bool](
         doc="end with an annotated error where the fit did not converge; its product is written in any case",
@@ -182,7 +164,7 @@ class FitFlatGradientsTask(pipe_base.PipelineTask):
 
         check_caches()
         start = time.monotonic()
-        geometry = Camera.from_lsst(camera) if self.config.camera == BUTLER else get_camera(self.config.camera)
+        geometry = geometry_of(self.config.camera, camera)
         config = run_config(
             self.config, camera=geometry.name if self.config.camera == BUTLER else self.config.camera
         )  # fmt: skip
