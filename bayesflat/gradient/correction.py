@@ -153,18 +153,11 @@ def apply_gradients(flat: Flat, gradient: FlatGradient, reference: FlatGradient,
     check_usable(gradient, reference, force)
     image = flat.image.copy() if flat.image.dtype.kind == "f" else flat.image.astype(np.float32)
     bad = None if flat.bad is None else flat.bad.copy()
-    lost = 0
-    for rows, correction in corrections(flat.detector, gradient, reference):
-        if correction.nowhere.any():
-            lost += count_good(image[rows], correction.nowhere if bad is None else correction.nowhere & ~bad[rows])
-        with np.errstate(all="ignore"):  # a damaged pixel may hold anything
-            image[rows] *= correction.factor
-        image[rows][correction.nowhere] = np.nan
-        if bad is not None:
-            bad[rows] |= correction.nowhere
-    if lost:
-        left, where = count_good(image, None if bad is None else ~bad), flat.path or flat.detector.name
-        require_most(lost, left, where, flat.detector, gradient, reference)
+    flags = None if bad is None else bad.view(np.uint8)
+    correct_planes(
+        flat.detector, gradient, reference, [(image, 1)], None if flags is None else lambda: flags, 1, np.nan,
+        flat.path or flat.detector.name,
+    )  # fmt: skip
     return replace(flat, image=image, bad=bad)
 
 
