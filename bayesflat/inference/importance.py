@@ -237,34 +237,39 @@ def laplace_draws(result: FitResult, draws: int = 1000, *, seed: int | None = No
     """
     import xarray as xr
 
+    began = time.perf_counter()
+    seed = result.config.seed if seed is None else seed
+    tree, found, corrected = _tree_of_draws(result, draws, seed)
+    log_weight = np.zeros(len(found.z)) if corrected else found.log_weight
+    of_draws = {"log_weight": (("chain", "draw"), log_weight.reshape(CHAINS, -1))}
+    posterior = tree["posterior"].to_dataset()
+    tree["sample_stats"] = xr.Dataset(of_draws, coords={"chain": posterior["chain"], "draw": posterior["draw"]})
+    add_groups(
+        tree, result.objective, result.map.value, seed, library="bayesflat", seconds=time.perf_counter() - began,
+        pareto_k=round(found.k, 3), importance_ess=round(found.ess, 1), corrected=int(corrected),
+    )  # fmt: skip
+    return tree
+
+
+def _tree_of_draws(result: FitResult, draws: int, seed: int) -> tuple[xr.DataTree, Weighted, bool]:
+    """The posterior of weighted draws, the draws themselves, and whether weights settle: then they are resampled."""
     if result.laplace is None or result.coordinates is None:
         raise InputError("draws about the maximum need likelihood normal or student_t: laplace has no curvature there")
     if draws < _FEWEST:
         raise ValueError(f"draws is {draws}; weights need {_FEWEST} at least")
-    began = time.perf_counter()
-    seed = result.config.seed if seed is None else seed
     objective, rng = result.objective, np.random.default_rng([seed, 2])
     n = CHAINS * (draws // CHAINS)
     covariance = result.laplace.covariance
     found = weighted_draws(objective, result.map.value, result.coordinates, covariance, n, rng)
     corrected = found.k < MOST_K
-    z, log_weight = found.z, found.log_weight
-    if corrected:
-        z, log_weight = found.resampled(rng), np.zeros(n)
-    else:
+    z = found.resampled(rng) if corrected else found.z
+    if not corrected:
         log.warning(
             "importance weights of Laplace's approximation do not settle (Pareto k %.2f, above %.1f): its errors stay "
             "as they are; sample the posterior instead (--sample)", found.k, MOST_K,
         )  # fmt: skip
     tree = posterior_tree(objective, z.reshape(CHAINS, -1, z.shape[1]), seed, cores_here(), result.projection)
-    of_draws = {"log_weight": (("chain", "draw"), log_weight.reshape(CHAINS, -1))}
-    posterior = tree["posterior"].to_dataset()
-    tree["sample_stats"] = xr.Dataset(of_draws, coords={"chain": posterior["chain"], "draw": posterior["draw"]})
-    add_groups(
-        tree, objective, result.map.value, seed, library="bayesflat", seconds=time.perf_counter() - began,
-        pareto_k=round(found.k, 3), importance_ess=round(found.ess, 1), corrected=int(corrected),
-    )  # fmt: skip
-    return tree
+    return tree, found, corrected
 
 
 def laplace_note(result: FitResult) -> str:
@@ -279,12 +284,12 @@ def laplace_note(result: FitResult) -> str:
         return ""
     known = ", ".join(f"{label} to a factor of {factor:.1f}" for label, factor in loose.items())
     begins = f"With few detectors their scatter is loosely known ({known}). "
-    tree = laplace_draws(result, _OF_NOTE)
-    attrs, group = tree["posterior"].attrs, tree["posterior"].to_dataset()
-    if not attrs["corrected"]:
+    tree, found, corrected = _tree_of_draws(result, _OF_NOTE, result.config.seed)
+    group = tree["posterior"].to_dataset()
+    if not corrected:
         return begins + (
             f"Laplace's errors are not to be relied on, and importance weights do not settle (Pareto k "
-            f"{attrs['pareto_k']:.1f}): sample the posterior (--sample)."
+            f"{found.k:.1f}): sample the posterior (--sample)."
         )
     ratios, same = [], True
     for name, label in (("itl_ratio", "ratio"), ("centroid_delta", "centroid"), ("gradient", "plane")):
@@ -295,7 +300,7 @@ def laplace_note(result: FitResult) -> str:
             ratios.append(f"{label} {', '.join(f'{ratio:.1f}' for ratio in np.ravel(drawn / sd))}")
             same &= bool(np.all(np.abs(np.log(drawn / sd)) < _SAME))
     return begins + (
-        f"Importance draws (Pareto k {attrs['pareto_k']:.1f}) have errors that are so many times Laplace's: "
+        f"Importance draws (Pareto k {found.k:.1f}) have errors that are so many times Laplace's: "
         f"{'; '.join(ratios)}. "
         + ("These may be used." if same else "--sample and bf.laplace_draws have the errors themselves.")
     )
