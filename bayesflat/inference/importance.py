@@ -34,7 +34,7 @@ from bayesflat.inference.groups import add_groups
 from bayesflat.inference.laplace import loosely_known
 from bayesflat.inference.linalg import covariance_root, curvature_root
 from bayesflat.inference.objective import Objective
-from bayesflat.model.parameters import Disc
+from bayesflat.model.disc import Disc
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -11,7 +11,8 @@ from bayesflat.inference.coordinates import coordinates_of, shape_of_scales
 from bayesflat.inference.fitting import fit
 from bayesflat.model.build import build_model
 from bayesflat.model.coordinates import SinhArcsinh, Whitened
-from bayesflat.model.parameters import Disc, Scaled
+from bayesflat.model.disc import Disc
+from bayesflat.model.parameters import Scaled
 from tests.helpers import CENTROID_AND_PLANE, config_with, noisy_flat, small_config
 
 SHAPE = 1.3  # of the gamma distribution: its log is skewed to the left by -1.05

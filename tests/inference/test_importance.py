@@ -1,4 +1,4 @@
-"""Importance draws about the maximum: weights against known densities, and errors against those of NUTS."""
+"""Importance draws about the maximum: weights against known densities; `tests/benchmarks` has errors against NUTS."""
 
 import logging
 import re
@@ -10,7 +10,7 @@ from scipy.special import logsumexp
 
 from bayesflat.data.camera import Camera
 from bayesflat.inference import importance
-from bayesflat.inference.fitting import fit, fit_data, sample
+from bayesflat.inference.fitting import fit, fit_data
 from bayesflat.inference.importance import laplace_draws, laplace_note, weighted_draws
 from bayesflat.inference.laplace import loosely_known
 from bayesflat.inference.loo import leave_one_out
@@ -171,33 +171,6 @@ def test_log_and_report_say_where_laplace_is_loose(small_camera, nine, caplog):
     assert "few detectors tell of their scatter" not in caplog.text
     fit(noisy_flat(corner(small_camera, 2)), small_config())
     assert "few detectors tell of their scatter (detector itl to a factor of" in caplog.text
-
-
-def compare(result, draws, **options):
-    """Widths of importance draws over those of NUTS, with the error of the ratio's log."""
-    tree = laplace_draws(result, draws)
-    attrs = tree["posterior"].attrs
-    sampled = sample(result, **options)
-    estimates = sampled.gradient.estimates
-    out = {}
-    for name in NAMES:
-        sd, reference = (of["posterior"][name].std(("chain", "draw")).values for of in (tree, sampled.posterior))
-        for k, axis in enumerate(["_x", "_y"] if np.ndim(sd) else [""]):
-            ess = min(estimates[f"{name}{axis}"][key] for key in ("ess_bulk", "ess_tail"))
-            error = np.sqrt(0.5 / ess + 0.5 / attrs["importance_ess"])
-            out[f"{name}{axis}"] = (float(np.ravel(sd / reference)[k]), float(error))
-    return attrs, out
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("n", [3, 4])
-def test_corrected_errors_are_those_of_nuts(small_camera, n):
-    """Within 5%, and the error of the draws; where Laplace's own are up to a factor of two off."""
-    result = fit(noisy_flat(corner(small_camera, n), centroid_delta=(0.3, -0.2)), small_config(seed=1))
-    attrs, ratios = compare(result, 6000, draws=4000)
-    assert attrs["pareto_k"] < 0.7
-    for name, (ratio, error) in ratios.items():
-        assert abs(np.log(ratio)) < 0.05 + 3 * error, name
 
 
 # of few draws, which Pareto's k of single detectors is near the limit for
