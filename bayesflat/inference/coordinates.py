@@ -130,14 +130,12 @@ def _profile(log_posterior: Callable[[float], float], best: float) -> dict[float
 
 def _log_marginal(objective: Objective, best: NDArray, direction: NDArray, step: float) -> float:
     """Log-posterior of the noise scales, with the mean's parameters integrated out (Laplace), but for a constant."""
-    z = best + step * direction
-    n = objective.n_mean
     with np.errstate(all="ignore"):
-        cost, gradient, curvature = objective.derivatives(z)
+        cost, gradient, curvature = objective.by_mean(best + step * direction)
         if not (np.isfinite(cost) and np.isfinite(curvature).all()):
             return -np.inf
-        root = np.linalg.cholesky(curvature[:n, :n])
-        pull = solve_triangular(root, gradient[:n], lower=True)
+        root = np.linalg.cholesky(curvature)
+        pull = solve_triangular(root, gradient, lower=True)
     return 0.5 * float(pull @ pull) - cost - float(np.log(np.diag(root)).sum())
 
 
