@@ -57,6 +57,8 @@ class HierarchicalNoise(NoiseModel):
         Ids, in the order of the effects.
     vendors : list of str
         ``itl``, ``rest``, or both.
+    times : (int, int)
+        How many times their shorter side the detectors are long, in x and in y.
     labels : list of str, length n_scales
         What each scale belongs to.
     shared_labels : list of str, length n_shared
