@@ -253,11 +253,8 @@ def ratio_posterior(
             scalars[f"{name}_{axis}"] = (float(row[:n] @ parameters), row)
     (centre,), _, basis = mean.radial(parameters, np.zeros(1))
 
-    def log_surface(x: ArrayLike, y: ArrayLike) -> Linear:
-        rows = np.zeros((np.size(x), n))
-        if mean.surface is not None:
-            rows[:, slices["surface"]] = mean.surface(np.asarray(x, dtype=float), np.asarray(y, dtype=float))
-        return rows @ parameters, wide(rows)
+    def log_surface(x: NDArray, y: NDArray) -> NDArray[np.float64]:
+        return np.zeros(len(x)) if mean.surface is None else mean.surface(x, y) @ parameters[slices["surface"]]
 
     centre_row = wide(basis)[0]  # the coefficients come first
 

@@ -170,7 +170,7 @@ def test_formula_and_its_derivatives(mean, rng):
     numbers = numbers_of(model, rng)
     found, design = model.linearised(numbers, *at)
     coefficients = numbers[model.slices["radial"]]
-    d = BSpline(model.knots, [coefficients[0], *coefficients], 3)
+    d = BSpline(model.spline.knots, [coefficients[0], *coefficients], 3)
     first, last = curve.spline.knots[0], curve.spline.knots[-1]
     inner = BSpline(curve.spline.knots, curve.coefficients, 3)
 
