@@ -155,13 +155,14 @@ class RatioMean:
         self.widths[here] = SCALES[np.argmax(evidence)]
 
     def radial(self, parameters: NDArray, radius: NDArray) -> tuple[NDArray, NDArray, NDArray]:
-        """D, its slope (1/mm), and its derivatives by the coefficients."""
-        spline, inside = self.spline, np.clip(radius, 0.0, self.spline.knots[-1])
+        """D, its slope (1/mm), and its derivatives by the coefficients; beyond its knots D is constant."""
+        spline, inside = self.spline, np.minimum(radius, self.spline.knots[-1])
         basis = spline.design(inside)
         basis[:, 1] += basis[:, 0]
         coefficients = parameters[self.slices["radial"]]
         coefficients = np.append(coefficients[0], coefficients)
-        return spline.evaluate(coefficients, inside), spline.slope(coefficients, inside), basis[:, 1:]
+        slope = np.where(radius <= inside, spline.slope(coefficients, inside), 0.0)
+        return spline.evaluate(coefficients, inside), slope, basis[:, 1:]
 
     def log_radial_sky(self, radius: NDArray, slope: bool = False) -> NDArray[np.float64]:
         """Log of the sky's radial function, or its slope (1/mm)."""
