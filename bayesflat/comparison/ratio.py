@@ -29,6 +29,7 @@ from bayesflat.comparison.posterior import Linear, Posterior
 from bayesflat.comparison.ratio_mean import RatioMean, SkyCurve
 from bayesflat.config import FitConfig
 from bayesflat.errors import InputError
+from bayesflat.inference.linalg import curvature_root
 from bayesflat.inference.rough import OUTLIER, fit_scales, rough_fit
 from bayesflat.model.effects import Projected
 from bayesflat.model.hierarchical import HierarchicalNoise
@@ -226,7 +227,7 @@ def search_maximum(
     go to and fro or creep.  In the coordinates in which the information is 1, only few directions are curved otherwise
     (unless the search begins far away: then it is to begin anew where it ends).
     """
-    root = np.linalg.inv(np.linalg.cholesky(information)).T
+    root = np.linalg.inv(curvature_root(information)).T
 
     def cost(z: NDArray) -> tuple[float, NDArray]:
         """Minus the log-posterior, and its gradient."""
