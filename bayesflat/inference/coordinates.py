@@ -6,24 +6,29 @@ the middle seldom reach.  `bayesflat.model.coordinates` takes such a shape out.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import PchipInterpolator
+from scipy.interpolate import CubicSpline
 from scipy.linalg import solve_triangular
-from scipy.optimize import least_squares
 from scipy.stats import norm
 from threadpoolctl import threadpool_limits
 
 from bayesflat.inference.laplace import Laplace
 from bayesflat.inference.map import MapResult
 from bayesflat.inference.objective import Objective
-from bayesflat.model.coordinates import SinhArcsinh, Whitened
+from bayesflat.model.coordinates import Shape, Whitened
 
-# where the posterior is looked at (sd of Laplace's), and the normal quantiles that are to be met
-_STEPS = np.array([-8.0, -5.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0, 7.0])
-_QUANTILES = np.linspace(-3.0, 3.0, 25)
+# where the posterior is looked at (sd of Laplace's), until it is so far below the maximum that nothing is there
+_SIDES = (-1.0, -2.0, -3.0, -4.0, -6.0, -8.0), (1.0, 2.0, 3.0, 4.0, 5.5, 7.0)
+_NOTHING = 15.0
+# where it falls by more than this between two of them, and matters, it is looked at between them; so often
+_STEEP, _MATTERS, _HALVED = 4.0, 8.0, 2
+_QUANTILES = np.linspace(-3.5, 3.5, 15)  # of N(0, 1), that are to be met
 _FARTHEST = 14.0  # sd; beyond the steps the log-posterior goes on as a straight line
 
 
@@ -89,7 +94,7 @@ def coordinates_of(objective: Objective, found: MapResult, approximation: Laplac
     return Coordinates(transforms, names, objective.slices, 0.5 * (covariance + covariance.T))
 
 
-def shape_of_scales(objective: Objective, found: MapResult, approximation: Laplace) -> SinhArcsinh:
+def shape_of_scales(objective: Objective, found: MapResult, approximation: Laplace) -> Shape:
     """The shape of the posterior along each noise scale, in units of Laplace's width.
 
     What is looked at is the posterior of the scales alone, with the parameters of the mean integrated out: these are
@@ -97,41 +102,52 @@ def shape_of_scales(objective: Objective, found: MapResult, approximation: Lapla
     """
     scales = slice(objective.n_mean, objective.size)
     covariance = approximation.covariance[scales, scales]
-    best = _log_marginal(objective, found.value)
+    best = _log_marginal(objective, found.value, found.value, 0.0)
     shapes = []
     for column, variance in zip(covariance, np.diag(covariance), strict=True):
         direction = np.append(np.zeros(objective.n_mean), column / np.sqrt(variance))
-        found_at = [_log_marginal(objective, found.value + step * direction) if step else best for step in _STEPS]
-        shapes.append(_shape(np.array(found_at)))
-    return SinhArcsinh(*np.transpose(shapes).reshape(4, *objective.parameters[-1].mu.shape))
+        shapes.append(_shape(_profile(partial(_log_marginal, objective, found.value, direction), best)))
+    return Shape.through(_QUANTILES, np.reshape(shapes, (*objective.parameters[-1].mu.shape, -1)))
 
 
-def _log_marginal(objective: Objective, z: NDArray) -> float:
+def _profile(log_posterior: Callable[[float], float], best: float) -> dict[float, float]:
+    """The log-posterior at steps along a scale, by the step; ``best`` is that at none."""
+    at = {0.0: best}
+    for side in _SIDES:
+        for step in side:
+            at[step] = log_posterior(step)
+            if not at[step] > max(at.values()) - _NOTHING:
+                break
+    for _ in range(_HALVED):
+        top = max(at.values())
+        for one, other in list(pairwise(sorted(at))):
+            higher, lower = sorted((at[one], at[other]), reverse=True)
+            if higher > top - _MATTERS and higher - lower > _STEEP:
+                middle = 0.5 * (one + other)
+                at[middle] = log_posterior(middle)
+    return at
+
+
+def _log_marginal(objective: Objective, best: NDArray, direction: NDArray, step: float) -> float:
     """Log-posterior of the noise scales, with the mean's parameters integrated out (Laplace), but for a constant."""
-    n = objective.n_mean
     with np.errstate(all="ignore"):
-        cost, gradient, curvature = objective.derivatives(z)
+        cost, gradient, curvature = objective.by_mean(best + step * direction)
         if not (np.isfinite(cost) and np.isfinite(curvature).all()):
             return -np.inf
-        root = np.linalg.cholesky(curvature[:n, :n])
-        pull = solve_triangular(root, gradient[:n], lower=True)
+        root = np.linalg.cholesky(curvature)
+        pull = solve_triangular(root, gradient, lower=True)
     return 0.5 * float(pull @ pull) - cost - float(np.log(np.diag(root)).sum())
 
 
-def _shape(log_posterior: NDArray) -> tuple[float, float, float, float]:
-    """Location, width, skew and tail of the distribution that has this log-density at `_STEPS`."""
-    top = np.argmax(log_posterior)
-    if not np.all(np.isfinite(log_posterior)) or top in (0, len(_STEPS) - 1):
-        return 0.0, 1.0, 0.0, 1.0  # not a maximum: whatever the coordinates, draws remain those of the posterior
+def _shape(log_posterior: dict[float, float]) -> NDArray[np.float64]:
+    """The `_QUANTILES` of the distribution that has this log-density at these steps."""
+    steps, values = np.array(sorted(log_posterior.items())).T
+    top = np.argmax(values)
+    if not np.all(np.isfinite(values)) or top in (0, len(steps) - 1):
+        return _QUANTILES  # not a maximum: whatever the coordinates, draws remain those of the posterior
     fine = np.arange(-_FARTHEST, _FARTHEST, 0.01)
-    spline = PchipInterpolator(_STEPS, log_posterior - log_posterior[top])
-    at = np.clip(fine, _STEPS[0], _STEPS[-1])
+    spline = CubicSpline(steps, values - values[top])
+    at = np.clip(fine, steps[0], steps[-1])
     density = np.exp(spline(at) + spline(at, 1) * (fine - at))
     below = (np.cumsum(density) - 0.5 * density) / density.sum()
-    wanted = np.interp(norm.cdf(_QUANTILES), below, fine)
-
-    def misses(p: NDArray) -> NDArray:
-        return p[0] + np.exp(p[1]) * np.sinh((np.arcsinh(_QUANTILES) + p[2]) / np.exp(p[3])) - wanted
-
-    location, log_width, skew, log_tail = least_squares(misses, np.zeros(4)).x
-    return location, np.exp(log_width), skew, np.exp(log_tail)
+    return np.interp(norm.cdf(_QUANTILES), below, fine)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from bayesflat.inference.chains import forked, known
+from bayesflat.inference.chains import forked, in_blocks, known
 from bayesflat.inference.groups import DIMS
 from bayesflat.inference.objective import Objective
 from bayesflat.inference.projection import Projection
@@ -19,7 +19,6 @@ from bayesflat.inference.projection import Projection
 if TYPE_CHECKING:
     import xarray as xr
 
-_AT_ONCE = 25  # draws that a process brings to product units
 # ArviZ's names of what PyMC's and nutpie's steps tell
 _STATS = {
     "model_logp": "lp", "logp": "lp", "mean_tree_accept": "acceptance_rate", "depth": "tree_depth",
@@ -82,9 +81,7 @@ def followed(objective: Objective, z: NDArray, seeds: list, pool: Executor | Non
     """`_follow` of draws of shape (n, size), each with a seed of its own."""
     if pool is None:
         return [_follow(objective, point, seed) for point, seed in zip(z, seeds, strict=True)]
-    parts = [slice(start, start + _AT_ONCE) for start in range(0, len(z), _AT_ONCE)]
-    tasks = [pool.submit(_follow_inherited, z[part], seeds[part]) for part in parts]
-    return [row for task in tasks for row in task.result()]
+    return in_blocks(pool, _follow_inherited, z, seeds)
 
 
 def _follow_inherited(points: NDArray, seeds: list) -> list[dict]:

@@ -22,8 +22,8 @@ from bayesflat.model.parameters import Parameter
 if TYPE_CHECKING:
     import xarray as xr
 
-PRIOR_DRAWS = 200
-MOST_REPLICATES = 100  # of each chain
+PRIOR_DRAWS = 100
+MOST_REPLICATES = 25  # of each chain
 _MOST_TRIALS = 50  # of the prior, for each draw with a positive mean
 _UNITS = {"centroid_delta": "mm", "gradient": "1/mm", "outer_gradient": "1/mm", "knot": "mm", "node": "mm"}
 _UNITS |= {"ring": "mm", "x": "mm", "y": "mm"}

@@ -101,6 +101,18 @@ class HierarchicalObjective(Objective):
         curvature[n:, n:] += np.outer(stretch, stretch) * self.noise.information(covariance, log_scales)
         return float(cost - found.log_likelihood), gradient, curvature
 
+    def by_mean(self, z: NDArray) -> tuple[float, NDArray, NDArray]:
+        """`derivatives` by the parameters of the mean alone, without what the scales' cost."""
+        n, chain = self.n_mean, self._chain(z)
+        information = self._covariance(self._log_scales(z)).information(self._projected(z[:n]))
+        return *self.slope_by_mean(z), self._prior(z)[2][:n, :n] + chain.T @ information @ chain
+
+    def slope_by_mean(self, z: NDArray) -> tuple[float, NDArray]:
+        """The same without the curvature."""
+        n, (cost, gradient, _) = self.n_mean, self._prior(z)
+        found = self._marginal(z)
+        return float(cost - found.log_likelihood), gradient[:n] + self._pull_of_mean(z)
+
     def gradient(self, z: NDArray) -> tuple[NDArray, dict[str, NDArray]]:
         """The gradient (n,), without the curvature at a fraction of its cost, and `product` there."""
         product = self._product(self.to_parameters(z), self._covariance(self._log_scales(z)), self._marginal(z))
@@ -108,10 +120,12 @@ class HierarchicalObjective(Objective):
 
     def _pull(self, z: NDArray) -> NDArray[np.float64]:
         """Gradient of minus the log-likelihood."""
-        found, n, log_scales = self._marginal(z), self.n_mean, self._log_scales(z)
-        by_mean = self._chain(z).T @ self._mean(z[:n])[1].transposed(found.by_residual)
-        by_scales = self.noise.by_log_scales(self._covariance(log_scales), found, log_scales)
-        return np.concatenate([by_mean, -self.parameters[-1].transform.scale * by_scales])
+        log_scales = self._log_scales(z)
+        by_scales = self.noise.by_log_scales(self._covariance(log_scales), self._marginal(z), log_scales)
+        return np.concatenate([self._pull_of_mean(z), -self.parameters[-1].transform.scale * by_scales])
+
+    def _pull_of_mean(self, z: NDArray) -> NDArray[np.float64]:
+        return self._chain(z).T @ self._mean(z[: self.n_mean])[1].transposed(self._marginal(z).by_residual)
 
     def draw(self, z: NDArray, rng: np.random.Generator) -> Drawn:
         """Draw the shared patterns and the detectors' own effects, given the parameters."""

@@ -13,7 +13,10 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,13 +27,14 @@ from scipy.stats import multivariate_normal, multivariate_t
 from threadpoolctl import threadpool_limits
 
 from bayesflat.errors import InputError
+from bayesflat.inference.chains import forked, in_blocks, known
 from bayesflat.inference.coordinates import Coordinates
 from bayesflat.inference.draws import cores_here, posterior_tree
 from bayesflat.inference.groups import add_groups
 from bayesflat.inference.laplace import loosely_known
 from bayesflat.inference.linalg import covariance_root, curvature_root
 from bayesflat.inference.objective import Objective
-from bayesflat.model.parameters import Disc
+from bayesflat.model.disc import Disc
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -87,6 +91,7 @@ def weighted_draws(
     covariance: NDArray,
     draws: int,
     rng: np.random.Generator,
+    cores: int = 1,
 ) -> Weighted:
     """Draws of scales and centroid and, given these, of the rest, with their weights.
 
@@ -104,17 +109,25 @@ def weighted_draws(
         Of Laplace's approximation.
     draws : int
     rng : numpy.random.Generator
+    cores : int
+        Processes; each draw has a seed of its own, so that they change nothing.
+
+    Raises
+    ------
+    InputError
+        A process was killed.
     """
     here = objective.slices.get("centroid_delta", slice(0, 0))
     centre, spread = best[here], covariance[here, here]
-    if len(centre):
-        first = _drawn(objective, best, coordinates, centre, spread, int(_FIRST * draws), rng)
-        weight, there = np.exp(first.log_weight), first.z[:, here]
-        centre = weight @ there
-        # kept as wide as it is thought to be where few draws count
-        away = there - centre
-        spread = (first.ess * (weight * away.T) @ away + spread) / (first.ess + 1.0)
-    return _drawn(objective, best, coordinates, centre, spread, draws, rng)
+    with forked(cores, objective=objective, best=best, coordinates=coordinates) as pool:
+        if len(centre):
+            first = _drawn(objective, best, coordinates, centre, spread, rng.spawn(int(_FIRST * draws)), pool)
+            weight, there = np.exp(first.log_weight), first.z[:, here]
+            centre = weight @ there
+            # kept as wide as it is thought to be where few draws count
+            away = there - centre
+            spread = (first.ess * (weight * away.T) @ away + spread) / (first.ess + 1.0)
+        return _drawn(objective, best, coordinates, centre, spread, rng.spawn(draws), pool)
 
 
 def _drawn(
@@ -123,41 +136,63 @@ def _drawn(
     coordinates: Coordinates,
     centre: NDArray,
     spread: NDArray,
-    draws: int,
-    rng: np.random.Generator,
+    rngs: Sequence[np.random.Generator],
+    pool: Executor | None = None,
 ) -> Weighted:
-    """Weighted draws, with centroids about a centre (of no size where none is fitted)."""
+    """A weighted draw of each generator, with centroids about a centre (of no size where none is fitted)."""
     from arviz_stats.base import array_stats
 
+    about = centre, np.linalg.cholesky(spread)
+    if pool is None:
+        rows = _draw_some(objective, best, coordinates, about, rngs)
+    else:
+        rows = in_blocks(pool, partial(_draw_inherited, about), rngs)
+    raw = np.array([log_weight for _, log_weight in rows])
+    raw[~np.isfinite(raw)] = -np.inf
+    smoothed, k = array_stats.psislw(raw.max() - raw)  # it takes minus their logs, as log-likelihoods come
+    return Weighted(np.array([z for z, _ in rows]), smoothed - logsumexp(smoothed), float(k))
+
+
+def _draw_inherited(about: tuple[NDArray, NDArray], rngs: Sequence[np.random.Generator]) -> list:
+    """`_draw_some`, in a forked process."""
+    return _draw_some(known("objective"), known("best"), known("coordinates"), about, rngs)
+
+
+def _draw_some(
+    objective: Objective,
+    best: NDArray,
+    coordinates: Coordinates,
+    about: tuple[NDArray, NDArray],
+    rngs: Sequence[np.random.Generator],
+) -> list[tuple[NDArray[np.float64], float]]:
+    """A draw of each generator, and the log of its weight; centroids are ``about`` a centre, with a root."""
     n = objective.n_mean
     everything, linear = np.arange(n), np.arange(n)[objective.linear]
     moved = everything[objective.slices.get("centroid_delta", slice(0, 0))]
     given = np.setdiff1d(everything, moved)
     rest = np.setdiff1d(given, linear)
     of_rest = np.searchsorted(given, rest)
-    root_of_centroid = np.linalg.cholesky(spread)
-    points, log_weights = [], []
+    rows = []
     with threadpool_limits(1, "blas"), np.errstate(all="ignore"):
-        for _ in range(draws):
+        for rng in rngs:
             scales, log_proposed = _drawn_scales(objective, coordinates, rng)
             z = np.append(best[:n], scales)
             if len(moved):
                 step, log_density = _wide(len(moved), rng)
-                z[moved] = centre + root_of_centroid @ step
+                z[moved] = about[0] + about[1] @ step
                 log_proposed += log_density
-            _, gradient, curvature = objective.derivatives(z)
+            _, gradient, curvature = objective.by_mean(z)
             root = curvature_root(curvature[np.ix_(given, given)])
             z[given] -= _solved(root, gradient[given])
-            inverse = solve_triangular(root, np.eye(len(given)), lower=True)[:, of_rest]
+            inverse = solve_triangular(root, np.eye(len(given))[:, of_rest], lower=True)
             root_of_rest = covariance_root(inverse.T @ inverse)
             normal = rng.standard_normal(len(rest))
             z[rest] += root_of_rest @ normal
             log_proposed -= 0.5 * normal @ normal + np.linalg.slogdet(root_of_rest)[1]
-            log_weights.append(_draw_linear(objective, z, linear, rng) - log_proposed)
-            points.append(z)
-    raw = np.where(np.isfinite(log_weights), log_weights, -np.inf)
-    smoothed, k = array_stats.psislw(raw.max() - raw)  # it takes minus their logs, as log-likelihoods come
-    return Weighted(np.array(points), smoothed - logsumexp(smoothed), float(k))
+            # the curve's curvature depends on scales and centroid alone
+            log_density = _draw_linear(objective, z, curvature[np.ix_(linear, linear)], rng)
+            rows.append((z, log_density - log_proposed))
+    return rows
 
 
 def _drawn_scales(
@@ -188,15 +223,19 @@ def _solved(root: NDArray, x: NDArray) -> NDArray[np.float64]:
     return solve_triangular(root, solve_triangular(root, x, lower=True), lower=True, trans="T")
 
 
-def _draw_linear(objective: Objective, z: NDArray, linear: NDArray, rng: np.random.Generator) -> float:
-    """Draw the linear parameters given all others, in place; the log of the posterior of these others."""
-    cost, gradient, curvature = objective.derivatives(z)
+def _draw_linear(objective: Objective, z: NDArray, curvature: NDArray, rng: np.random.Generator) -> float:
+    """Draw the linear parameters given all others, in place; the log of the posterior of these others.
+
+    Their ``curvature`` is the same whatever they are, and whatever planes and ratio are.
+    """
+    cost, gradient = objective.slope_by_mean(z)
     log_density = _log_jacobian(objective, z) - cost
-    if len(linear):
-        root = curvature_root(curvature[np.ix_(linear, linear)])
+    if len(curvature) and np.isfinite(log_density):
+        linear = objective.linear
+        root = curvature_root(curvature)
         pull = solve_triangular(root, gradient[linear], lower=True)
         log_density += 0.5 * pull @ pull - np.log(np.diag(root)).sum()
-        z[linear] += solve_triangular(root, rng.standard_normal(len(linear)) - pull, lower=True, trans="T")
+        z[linear] += solve_triangular(root, rng.standard_normal(len(root)) - pull, lower=True, trans="T")
     return float(log_density)
 
 
@@ -257,10 +296,10 @@ def _tree_of_draws(result: FitResult, draws: int, seed: int) -> tuple[xr.DataTre
         raise InputError("draws about the maximum need likelihood normal or student_t: laplace has no curvature there")
     if draws < _FEWEST:
         raise ValueError(f"draws is {draws}; weights need {_FEWEST} at least")
-    objective, rng = result.objective, np.random.default_rng([seed, 2])
+    objective, rng, cores = result.objective, np.random.default_rng([seed, 2]), cores_here()
     n = CHAINS * (draws // CHAINS)
     covariance = result.laplace.covariance
-    found = weighted_draws(objective, result.map.value, result.coordinates, covariance, n, rng)
+    found = weighted_draws(objective, result.map.value, result.coordinates, covariance, n, rng, cores)
     corrected = found.k < MOST_K
     z = found.resampled(rng) if corrected else found.z
     if not corrected:
@@ -268,7 +307,7 @@ def _tree_of_draws(result: FitResult, draws: int, seed: int) -> tuple[xr.DataTre
             "importance weights of Laplace's approximation do not settle (Pareto k %.2f, above %.1f): its errors stay "
             "as they are; sample the posterior instead (--sample)", found.k, MOST_K,
         )  # fmt: skip
-    tree = posterior_tree(objective, z.reshape(CHAINS, -1, z.shape[1]), seed, cores_here(), result.projection)
+    tree = posterior_tree(objective, z.reshape(CHAINS, -1, z.shape[1]), seed, cores, result.projection)
     return tree, found, corrected
 
 

@@ -18,7 +18,7 @@ from bayesflat.inference.chains import Chains, as_arrays, forked
 from bayesflat.inference.coordinates import Coordinates
 from bayesflat.inference.diagnostics import diagnose
 from bayesflat.inference.draws import followed, make_tree, sample_stats
-from bayesflat.inference.integrator import TwoStage
+from bayesflat.inference.integrator import NearlyNormal
 from bayesflat.inference.linalg import covariance_root
 from bayesflat.inference.objective import Objective
 from bayesflat.inference.projection import Projection
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Seen through its curvature, the posterior is nearly N(0, 1) in each direction, whose orbits take 2 pi.  After a
-# quarter of one a draw knows nothing of the last: a tree is one step (of two stages) of that length, or somewhat less.
-# Where scales are loosely known, the posterior may be far narrower than its curvature says; then so many steps of half
-# that length, and of half of that, go about as far: greatest depth of a tree, and length of a step
-LEVELS, TARGET_ACCEPT = ((1, 1.6), (2, 0.8), (3, 0.4)), 0.5
+# In the fit's coordinates the posterior is nearly N(0, 1) in each direction, whose orbits take 2 pi.  After a quarter
+# of one a draw knows nothing of the last: a tree is one step of about that length.  Where scales are loosely known, the
+# posterior may be far narrower than its curvature says; then so many steps of half that length, and of half of that,
+# go about as far: greatest depth of a tree, and length of a step
+LEVELS, TARGET_ACCEPT = ((1, 1.7), (2, 0.8), (3, 0.4)), 0.5
 _FIRST_ROUND, _ROUND = 200, 100  # draws of each chain
-_REMEMBERED = 2 ** (LEVELS[-1][0] + 2)  # points of the deepest tree, two a step
+_REMEMBERED = 2 ** (LEVELS[-1][0] + 1)  # points of the deepest tree
 
 
 def run_nuts(
@@ -97,7 +97,7 @@ def run_nuts(
                     logp_dlogp_func=function,
                 )  # fmt: skip
             step.step_adapt = _AtMost(length, TARGET_ACCEPT, gamma=0.05, k=0.75, t0=10)  # PyMC's own, but for the bound
-            step.integrator = TwoStage(step.potential, function)
+            step.integrator = NearlyNormal(step.potential, coordinates.covariance, function)
             step.integrator._logp_dlogp_func = RememberedDensity(step.integrator._logp_dlogp_func)
             run = Chains(step, starts, rng.integers(2**31, size=chains).tolist(), tune)
             seeds = np.random.SeedSequence(int(rng.integers(2**31)))

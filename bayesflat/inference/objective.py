@@ -119,6 +119,15 @@ class Objective(ABC):
     def derivatives(self, z: NDArray) -> tuple[float, NDArray, NDArray]:
         """Cost, gradient (n,) and Gauss and Newton's stand-in for the curvature (n, n)."""
 
+    def by_mean(self, z: NDArray) -> tuple[float, NDArray, NDArray]:
+        """`derivatives` by the parameters of the mean alone: cost, (n_mean,) and (n_mean, n_mean)."""
+        cost, gradient, curvature = self.derivatives(z)
+        return cost, gradient[: self.n_mean], curvature[: self.n_mean, : self.n_mean]
+
+    def slope_by_mean(self, z: NDArray) -> tuple[float, NDArray]:
+        """The same without the curvature, at a fraction of its cost."""
+        return self(z), self.gradient(z)[0][: self.n_mean]
+
     @abstractmethod
     def gradient(self, z: NDArray) -> tuple[NDArray, dict[str, NDArray]]:
         """The gradient (n,), without the curvature at a fraction of its cost, and `product` there."""

@@ -12,6 +12,9 @@ import numpy as np
 import pytensor.tensor as pt
 from numpy.typing import ArrayLike, NDArray
 from pymc.distributions.transforms import Transform
+from scipy.interpolate import CubicSpline
+
+_NEWTON = 6  # steps from a guess that is near
 
 
 def _functions(x):
@@ -20,34 +23,88 @@ def _functions(x):
 
 
 @dataclass(frozen=True)
-class SinhArcsinh:
-    """``S(u) = location + width * sinh((asinh(u) + skew) / tail)``: a normal variable made skewed and heavy-tailed.
+class NaturalSplines:
+    """Natural cubic splines, one for each component of a variable, that go on straight beyond their knots.
 
-    The transformation of Jones & Pewsey (2009, Biometrika 96, 761).  All are of the variable's shape; 0, 1, 0 and 1
-    change nothing.
+    Attributes
+    ----------
+    knots : numpy.ndarray, shape (..., n_knots)
+        Those of each component.
+    value, slope : numpy.ndarray, shape (...)
+        At the first knot.
+    jumps : numpy.ndarray, shape (..., n_knots - 1)
+        By how much the cubic coefficient changes at each knot but the last.
     """
 
-    location: NDArray[np.float64]
-    width: NDArray[np.float64]
-    skew: NDArray[np.float64]
-    tail: NDArray[np.float64]
+    knots: NDArray[np.float64]
+    value: NDArray[np.float64]
+    slope: NDArray[np.float64]
+    jumps: NDArray[np.float64]
+
+    @classmethod
+    def through(cls, knots: NDArray, values: NDArray) -> NaturalSplines:
+        """Splines through values at knots, both of shape (..., n_knots)."""
+        pieces = np.empty((*values.shape[:-1], 4, values.shape[-1] - 1))
+        for where in np.ndindex(values.shape[:-1]):
+            pieces[where] = CubicSpline(knots[where], values[where], bc_type="natural").c
+        cubic = pieces[..., 0, :]
+        return cls(knots, values[..., 0], pieces[..., 2, 0], np.diff(cubic, axis=-1, prepend=0.0))
+
+    def __call__(self, x):
+        """Their values at x, of shape (..., n)."""
+        at, beyond = self._split(x)
+        above = self._above(at)
+        inside = self.value + self.slope * (at - self.knots[..., 0]) + (self.jumps * above**3).sum(-1)
+        return inside + self.derivative(x) * beyond
+
+    def derivative(self, x):
+        """Their slopes at x."""
+        return self.slope + 3.0 * (self.jumps * self._above(self._split(x)[0]) ** 2).sum(-1)
+
+    def _split(self, x):
+        """The nearest point between the first knot and the last, and what x is beyond it."""
+        at = _functions(x).clip(x, self.knots[..., 0], self.knots[..., -1])
+        return at, x - at
+
+    def _above(self, at):
+        return _functions(at).clip(at[..., None] - self.knots[..., :-1], 0.0, np.inf)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A smooth, growing function of each component, that gives a normal variable another distribution.
+
+    Attributes
+    ----------
+    spline : NaturalSplines
+        The function.
+    guess : NaturalSplines
+        Nearly its inverse.
+    """
+
+    spline: NaturalSplines
+    guess: NaturalSplines
+
+    @classmethod
+    def through(cls, normal: NDArray, wanted: NDArray) -> Shape:
+        """From quantiles of N(0, 1), shape (n_quantiles,), to those that are wanted, shape (..., n_quantiles)."""
+        normal = np.broadcast_to(normal, wanted.shape)
+        return cls(NaturalSplines.through(normal, wanted), NaturalSplines.through(wanted, normal))
 
     def __call__(self, u):
         """S(u), of shape (..., n)."""
-        return self.location + self.width * _functions(u).sinh(self._angle(u))
+        return self.spline(u)
 
     def inverse(self, s):
         """The u of S(u)."""
-        of = _functions(s)
-        return of.sinh(self.tail * of.arcsinh((s - self.location) / self.width) - self.skew)
+        u = self.guess(s)
+        for _ in range(_NEWTON):
+            u = u - (self.spline(u) - s) / self.spline.derivative(u)
+        return u
 
     def log_slope(self, u):
         """Log of the derivative."""
-        of = _functions(u)
-        return np.log(self.width / self.tail) + of.log(of.cosh(self._angle(u))) - 0.5 * of.log1p(u * u)
-
-    def _angle(self, u):
-        return (_functions(u).arcsinh(u) + self.skew) / self.tail
+        return _functions(u).log(self.spline.derivative(u))
 
 
 class Whitened(Transform):
@@ -61,14 +118,14 @@ class Whitened(Transform):
         In the model's own coordinates.
     covariance : numpy.ndarray, shape (n, n)
         Of the posterior there.
-    shape : SinhArcsinh, optional
+    shape : Shape, optional
         S, for coordinates whose posterior is skewed; by default it changes nothing.
     """
 
     name = "whitened"
 
     def __init__(
-        self, transform: Transform, centre: ArrayLike, covariance: NDArray, shape: SinhArcsinh | None = None
+        self, transform: Transform, centre: ArrayLike, covariance: NDArray, shape: Shape | None = None
     ) -> None:
         self.transform = transform
         self.centre = np.asarray(centre, dtype=float)

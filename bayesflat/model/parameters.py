@@ -16,11 +16,11 @@ import pytensor.tensor as pt
 from numpy.typing import ArrayLike, NDArray
 from pymc.distributions.transforms import Transform
 from pytensor.tensor.variable import TensorVariable
-from scipy.stats import truncnorm
 
 from bayesflat.config import FitConfig, NormalPrior
 from bayesflat.errors import InputError
 from bayesflat.model.coordinates import Whitened
+from bayesflat.model.disc import Disc, NormalInDisc, draw_in_disc
 from bayesflat.model.prepare import FitData
 from bayesflat.model.radial import SIGMA_LOG_RADIAL, RadialPrior
 from bayesflat.model.start import Start
@@ -71,52 +71,6 @@ class ScaledVector(Scaled):
         return (pt.zeros_like(value) + np.log(self.scale)).sum(axis=-1)
 
 
-class Disc(Transform):
-    """Maps the plane to the open disc of a radius: ``c = scale * v / sqrt(1 + (scale/radius)**2 |v|**2)``.
-
-    Near the centre it is a mere change of scale; the edge of the disc is at infinity, so that a prior truncated there
-    needs no wall for a sampler to run into.
-    """
-
-    name = "disc"
-    ndim_supp = 1
-
-    def __init__(self, scale: float, radius: float) -> None:
-        self.scale = float(scale)
-        self.radius = float(radius)
-
-    def forward(self, value, *inputs):
-        """Position in the disc to a point of the plane."""
-        return value / self.scale / (1 - (value**2).sum() / self.radius**2) ** 0.5
-
-    def backward(self, value, *inputs):
-        """Point of the plane to a position in the disc."""
-        return self.scale * value / (1 + (self.scale / self.radius) ** 2 * (value**2).sum()) ** 0.5
-
-    def log_jac_det(self, value, *inputs):
-        """``2 log(scale) - 2 log(1 + (scale/radius)**2 |v|**2)``: radial stretch to the power 3/2, tangential 1/2."""
-        k = (self.scale / self.radius) ** 2
-        return 2 * np.log(self.scale) - 2 * pt.log(1 + k * (value**2).sum(axis=-1))
-
-    def draw(self, mu: NDArray, sigma: NDArray, rng: np.random.Generator) -> NDArray[np.float64]:
-        """A position from a normal distribution that is truncated at the disc's edge.
-
-        PyMC's own draws know nothing of the disc.  Draws come from the square about it first, so that a wide prior
-        takes no longer than a narrow one.
-        """
-        while True:
-            low, high = (-self.radius - mu) / sigma, (self.radius - mu) / sigma
-            place = truncnorm.rvs(low, high, mu, sigma, random_state=rng)
-            if np.hypot(*place) < self.radius:
-                return place
-
-    def jacobian(self, value: NDArray) -> NDArray:
-        """Derivatives of the position by the point, shape (2, 2)."""
-        k = (self.scale / self.radius) ** 2
-        q = 1 + k * (value**2).sum()
-        return self.scale * (np.eye(2) / q**0.5 - k * np.outer(value, value) / q**1.5)
-
-
 @dataclass(frozen=True)
 class Parameter:
     """A scalar or vector parameter of the model.
@@ -158,7 +112,7 @@ class Parameter:
     def add(self, whitened: Whitened | None = None) -> TensorVariable:
         """Add the variable to the model in context, in coordinates of a fit where they are given."""
         options: dict[str, Any] = {"dims": self.dims} if self.dims else {}
-        prior, arguments, root = self._prior
+        prior, arguments, root, signature = self._prior
         if whitened is None:
             return prior(self.variable, *arguments, transform=self.transform, **root, **options)
         start = whitened.backward(np.zeros(self.mu.shape))
@@ -167,17 +121,19 @@ class Parameter:
         return pm.CustomDist(
             self.variable, *arguments, transform=whitened, class_name=prior.__name__,
             dist=lambda *given: prior.dist(*given[:-1], size=given[-1], **root),
-            support_point=lambda *_: pt.as_tensor(start), signature="(n)->(n)" if root else None, **options,
+            support_point=lambda *_: pt.as_tensor(start), signature=signature, **options,
         )  # fmt: skip
 
     @property
-    def _prior(self) -> tuple[Any, tuple[NDArray, ...], dict[str, NDArray]]:
-        """PyMC's distribution, its arguments, and the root of the covariance where components are correlated."""
+    def _prior(self) -> tuple[Any, tuple[ArrayLike, ...], dict[str, NDArray], str | None]:
+        """Distribution, its arguments, the root of the covariance where components are correlated, and signature."""
         if self.root is not None:
-            return pm.MvNormal, (self.mu,), {"chol": self._covariance_root}
+            return pm.MvNormal, (self.mu,), {"chol": self._covariance_root}, "(n)->(n)"
         if np.all(np.isinf(self.sigma)):
-            return pm.Flat, (), {}
-        return pm.Normal, (self.mu, self.sigma), {}
+            return pm.Flat, (), {}, None
+        if isinstance(self.transform, Disc):
+            return NormalInDisc, (self.mu, self.sigma, self.transform.radius), {}, "(n),(n),()->(n)"
+        return pm.Normal, (self.mu, self.sigma), {}, None
 
     @property
     def covariance(self) -> NDArray[np.float64]:
@@ -219,7 +175,7 @@ class Parameter:
         if self.root is not None:
             return self.mu + self._covariance_root @ normal
         if isinstance(self.transform, Disc):
-            return self.transform.draw(self.mu, self.sigma, rng)
+            return draw_in_disc(self.mu, self.sigma, self.transform.radius, rng)
         return self.mu + self.sigma * normal
 
     def to_value(self, parameter: ArrayLike) -> NDArray[np.float64]:

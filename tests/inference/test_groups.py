@@ -116,7 +116,7 @@ def test_prior_draws_are_of_the_priors(result, tree):
     for p in result.objective.parameters[1:]:
         drawn = tree["prior"][p.name].values.reshape(-1, *p.mu.shape)
         n = len(drawn)
-        assert n == 200
+        assert n == 100
         assert np.all(np.abs(drawn.mean(0) - p.mu) < 4.5 * p.sigma / n**0.5), p.name
         if p.name != "centroid_delta":  # truncated
             assert np.all(np.abs(drawn.std(0) / p.sigma - 1) < 4.5 / (2 * n) ** 0.5), p.name

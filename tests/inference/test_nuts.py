@@ -23,7 +23,7 @@ from bayesflat.inference.diagnostics import compare_with_laplace, diagnose
 from bayesflat.inference.fitting import fit, sample
 from bayesflat.inference.projection import Curve, fit_nodes
 from bayesflat.model.build import build_model
-from bayesflat.model.coordinates import SinhArcsinh
+from bayesflat.model.coordinates import Shape
 from bayesflat.model.likelihood import LogLikelihood
 from bayesflat.simulation.detectors import simulate_binned
 from bayesflat.simulation.truth import Light, Noise
@@ -73,7 +73,7 @@ def test_density_of_the_last_points_is_remembered(rng):
         return -0.5 * point @ point, -point
 
     density = nuts.RememberedDensity(function)
-    points = rng.normal(size=(2 ** (nuts.LEVELS[-1][0] + 2), 3)) * np.array([1.0, 1.0, 1e6])
+    points = rng.normal(size=(2 ** (nuts.LEVELS[-1][0] + 1), 3)) * np.array([1.0, 1.0, 1e6])
     for _ in range(2):
         for point in points:
             value, gradient = density(point, None)
@@ -92,7 +92,8 @@ def test_draws_are_those_of_the_posterior_whatever_the_coordinates(simple, monke
     result = simple[0]
     here = result.objective.slices["log_noise_scale"]
     centre, sd = result.map.value[here], result.laplace.covariance[here, here] ** 0.5
-    shape = SinhArcsinh(*np.array([0.1, 0.8, -0.3, 0.9]))
+    normal = np.linspace(-3, 3, 9)
+    shape = Shape.through(normal, 0.1 + 0.8 * np.sinh((np.arcsinh(normal) - 0.3) / 0.9))
     monkeypatch.setattr(coordinates, "shape_of_scales", lambda *_: shape)
     result = replace(result)  # its model is not made yet
     tree = sample(result, draws=1500, tune=200, chains=2, cores=2).posterior

@@ -12,9 +12,11 @@ from bayesflat.inference.fitting import build_model
 from bayesflat.inference.independent import IndependentObjective
 from bayesflat.inference.map import PLAIN, compile_density
 from bayesflat.model.build import noise_model
+from bayesflat.model.coordinates import Whitened
+from bayesflat.model.disc import Disc
 from bayesflat.model.mean import Mean
 from bayesflat.model.noise import FLOOR
-from bayesflat.model.parameters import Disc, mean_parameters
+from bayesflat.model.parameters import mean_parameters
 from bayesflat.model.prepare import prepare
 from bayesflat.model.start import estimate
 from tests.helpers import NODES, config_with, every_switch, small_flat
@@ -168,6 +170,25 @@ def test_disc_is_a_truncated_plane(rng):
         np.testing.assert_allclose(disc.jacobian(value), by_differences, rtol=1e-6, atol=1e-8)
         assert disc.log_jac_det(value).eval() == pytest.approx(np.log(np.linalg.det(by_differences)), abs=1e-6)
     assert np.hypot(*disc.backward(np.array([1e6, 0.0]))) == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize("of_a_fit", [False, True])
+def test_prior_draws_of_the_centroid_stay_in_the_disc(small_camera, rng, of_a_fit):
+    """PyMC's draws are of the prior of the density: a wide one is uniform in the disc; a narrow one stays normal."""
+    for prior, variance in ((NormalPrior(sigma=1000.0), 2.0**2 / 4), (NormalPrior(mu=[0.5, 0], sigma=0.1), 0.1**2)):
+        config = config_with(do_fit_centroid=True, priors={"centroid_delta": prior})
+        data = prepare(small_flat(small_camera, rng), config)
+        whitened = None
+        if of_a_fit:
+            of = {p.name: p for p in mean_parameters(data, config, estimate(data, config))}["centroid_delta"]
+            whitened = Whitened(of.transform, of.to_value([0.3, 0.2]), 0.1 * np.eye(2))
+        with pm.Model(coords={"axis": ["x", "y"]}) as model:
+            mean_parameters(data, config, estimate(data, config))[-1].add(whitened)
+        drawn = pm.draw(model["centroid_delta"], 1000, random_seed=3)
+        assert np.hypot(*drawn.T).max() < 2.0
+        centre = 0.0 if prior.mu is None else np.array(prior.mu)
+        assert np.all(np.abs(drawn.mean(0) - centre) < 4.5 * np.sqrt(variance / 1000))
+        np.testing.assert_allclose(drawn.var(0), variance, rtol=4.5 * np.sqrt(2 / 1000))
 
 
 def test_prior_of_the_wrong_size_is_named(small_camera, rng):
