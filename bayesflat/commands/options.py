@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import wraps
 from pathlib import Path
 from typing import Any, get_args
@@ -255,3 +255,17 @@ def configured(
     values |= {key: value for key, value in given.items() if value is not None}
     config = RunConfig.make(values, settings.config_file or "-c")
     return config, filters or ([config.physical_filter] if config.physical_filter else [])
+
+
+def check_keys(keys: Keys, butler: bool) -> None:
+    """Refuse names of header cards where a repository says which detector and filter a flat is."""
+    option = next((name for name, value in asdict(keys).items() if value is not None), None)
+    if butler and option is not None:
+        raise InputError(f"--{option.replace('_', '-')}: with --butler, data ids say which detector and filter it is")
+
+
+def required[T](value: T | None, message: str) -> T:
+    """The value of an option that must be given."""
+    if value is None:
+        raise InputError(message)
+    return value

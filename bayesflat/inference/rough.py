@@ -191,7 +191,9 @@ def _medians(index: NDArray, values: NDArray) -> NDArray[np.float64]:
     """Median of the values that are not NaN of each group; NaN where there is none."""
     good = np.flatnonzero(np.isfinite(values))
     out = np.full(int(index.max()) + 1, np.nan)
-    order = good[np.lexsort((values[good], index[good]))]
+    order = good[np.argsort(values[good])]
+    # whole numbers of 16 bits, as those of detectors and amplifiers are, are sorted by counting
+    order = order[np.argsort(index[order].astype(np.min_scalar_type(len(out))), kind="stable")]
     counts = np.bincount(index[good], minlength=len(out))
     first = np.cumsum(counts) - counts
     some = counts > 0

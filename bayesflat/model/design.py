@@ -45,6 +45,7 @@ class Design:
         """``J' W J`` of a weight a bin: shape (size, size)."""
         out = np.zeros((self.size, self.size))
         _gram(self.first, self.banded, self.dense, weight, self.n_banded, out)
+        out[self.n_banded :, self.n_banded :] = self.dense.T @ (self.dense * weight[:, None])
         return out
 
 
@@ -68,10 +69,6 @@ def _gram(first, banded, dense, weight, n_banded, out):
                 out[row, first[i] + k] += wj * banded[i, k]
             for k in range(m):
                 out[row, n_banded + k] += wj * dense[i, k]
-        for j in range(m):
-            wj = w * dense[i, j]
-            for k in range(m):
-                out[n_banded + j, n_banded + k] += wj * dense[i, k]
     for j in range(n_banded):
         for k in range(m):
             out[n_banded + k, j] = out[j, n_banded + k]
