@@ -14,16 +14,16 @@ def test_the_word_is_what_the_table_says(terms):
     for names, enough, word in (
         (("centroid + gradient", "gradient", "none"), 1, "needed"),
         (("centroid + gradient", "none", "gradient"), 1, "undecided"),
-        (("none", "gradient", "outer_gradient"), 0, "not needed"),
-        (("outer_gradient", "gradient", "none"), 0, "not needed"),  # another term, whose name ends alike
+        (("none", "gradient", "outer_gradient"), 0, "no gain"),
+        (("outer_gradient", "gradient", "none"), 0, "no gain"),  # another term, whose name ends alike
     ):
         table = Table({"terms": list(names), "enough": [k == enough for k in range(3)]})
         assert terms.word_of(table) == word, names
 
 
 @pytest.mark.parametrize(("words", "good"), [
-    (("not needed", "undecided", "needed"), True), (("undecided", "not needed", "needed"), True),
-    (("needed", "needed", "needed"), False), (("not needed", "needed", "undecided"), False),
+    (("no gain", "undecided", "needed"), True), (("undecided", "no gain", "needed"), True),
+    (("needed", "needed", "needed"), False), (("no gain", "needed", "undecided"), False),
 ])  # fmt: skip
 def test_a_plane_of_zero_must_not_be_needed_and_a_large_one_must(terms, words, good):
     """Flats whose planes are loosely known do not count."""
