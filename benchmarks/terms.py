@@ -62,7 +62,7 @@ def judge_flat(seed: int, planes: Sequence[float] = PLANES) -> dict[str, Any]:
         best = int(np.argmax(~has))  # of those without a plane; the best of all comes first
         found[f"{plane:g}"] = {
             "word": word_of(table), "terms": str(table["terms"][np.argmax(table["enough"])]),
-            "lost without": -float(table["elpd_diff"][best]), "error": float(table["dse"][best]),
+            "lost without": 0.0 - float(table["elpd_diff"][best]), "error": float(table["dse"][best]),
         }  # fmt: skip
     return {
         "seed": seed, "setup": setup(planes), "code": CODE, "drawn": description, "converged": converged,
