@@ -30,12 +30,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # In the fit's coordinates the posterior is nearly N(0, 1) in each direction, whose orbits take 2 pi.  After a quarter
-# of one a draw knows nothing of the last: a tree is one step of about that length.  Where scales are loosely known, the
-# posterior may be far narrower than its curvature says; then so many steps of half that length, and of half of that,
-# go about as far: greatest depth of a tree, and length of a step
-LEVELS, TARGET_ACCEPT = ((1, 1.7), (2, 0.8), (3, 0.4)), 0.5
+# of one a draw knows nothing of the last, and after somewhat more its mean tells more than that of independent ones: a
+# tree is one step of that length.  Where scales are loosely known, the posterior may be far narrower than its curvature
+# says; then so many steps of half that length, and of half of that, go about as far: greatest depth of a tree, and
+# length of a step
+LEVELS, TARGET_ACCEPT = ((1, 1.8), (2, 0.8), (3, 0.4)), 0.5
 _FIRST_ROUND, _ROUND = 200, 100  # draws of each chain
-_REMEMBERED = 2 ** (LEVELS[-1][0] + 1)  # points of the deepest tree
+_REMEMBERED = 2 ** (LEVELS[-1][0] + 2)  # points of the deepest tree, two a step
 
 
 def run_nuts(

@@ -73,7 +73,7 @@ def test_density_of_the_last_points_is_remembered(rng):
         return -0.5 * point @ point, -point
 
     density = nuts.RememberedDensity(function)
-    points = rng.normal(size=(2 ** (nuts.LEVELS[-1][0] + 1), 3)) * np.array([1.0, 1.0, 1e6])
+    points = rng.normal(size=(2 ** (nuts.LEVELS[-1][0] + 2), 3)) * np.array([1.0, 1.0, 1e6])
     for _ in range(2):
         for point in points:
             value, gradient = density(point, None)
