@@ -36,6 +36,7 @@ from bayesflat.simulation.detectors import simulate_binned
 
 BIN_FACTOR = 256
 MOST_WRONG = 0.15  # of the words for an effect
+RMS_TICKS = (0.2, 0.5, 1.0, 2.0, 5.0)  # mmag
 
 
 def judge_pair(seed: int, effects: Sequence[str]) -> dict[str, Any]:
@@ -105,7 +106,7 @@ def _print_words(rows: Sequence[Mapping[str, Any]], effects: Sequence[str], cons
 def _print_curves(rows: Sequence[Mapping[str, Any]], console: Console) -> Figure:
     """Detection against strength: the table, and the figure."""
     table = Table("effect", "strength", "rms (mmag)", "fit: not good", "compare: differ", "agree")
-    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure = Figure(figsize=(9.5, 4), facecolor="white", layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for kind, strengths in CURVES.items():
         points = []
@@ -120,12 +121,17 @@ def _print_curves(rows: Sequence[Mapping[str, Any]], console: Console) -> Figure
             table.add_row(kind, f"{strength:g}", f"{rms:.2g}", *(f"{100 * share:.0f}%" for share in shares))
         rms, looks, differ, _ = np.array(points).T
         for panel, shares in zip(panels, (looks, differ), strict=True):
-            panel.semilogx(rms, 100 * shares, ".-", label=kind)
-    for panel, title in zip(panels, ("one dome: look", "sky and dome: differ"), strict=True):
-        panel.set_title(title)
+            panel.plot(rms, 100 * shares, ".-", label=kind)
+    titles = ("a fit of the dome says look", "sky and dome are said to differ")
+    for panel, title in zip(panels, titles, strict=True):
+        panel.set_title(f"{title}, {len(rows)} flats", fontsize=11)
+        panel.set(xscale="log", xticks=RMS_TICKS, yticks=range(0, 101, 25))
+        panel.set_xticklabels([f"{rms:g}" for rms in RMS_TICKS])
+        panel.minorticks_off()
         panel.set_xlabel("rms of the effect over the focal plane (mmag)")
-    panels[0].set_ylabel("detected (%)")
-    panels[1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("part of the flats (%)")
+    panels[1].legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     console.print(table)
     return figure
 

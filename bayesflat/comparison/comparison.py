@@ -322,7 +322,7 @@ def _compared(
     detectors = _by_detector(posterior, positions, mean, rows, sky, measured, None if found is None else found.data)
     offsets = {d.detector: d.found_mmag - d.mean_mmag for d in detectors}
     of_detectors = np.array([offsets[number] for number in positions.detector.tolist()])
-    areas, sure = areas_beyond(posterior, positions, of_detectors, rope)
+    areas, sure = areas_beyond(posterior, (mean, rows), of_detectors, rope)
     return Comparison(
         method="unpaired" if found is None else "paired",
         differences=differences, radius=float(at), rope_mmag=float(rope), at_radius=at_radius, grid=grid, radial=radial,
@@ -346,7 +346,7 @@ def _parts_mmag(
     of_ratio = np.where(positions.itl, ratio, 0.0)
     parts = {"corrected": mean - of_ratio, "ratio": of_ratio}
     if posterior.log_surface is not None:
-        parts["surface"] = posterior.log_surface(positions.xf, positions.yf)[0]
+        parts["surface"] = posterior.log_surface(positions.xf, positions.yf)
         parts["corrected"] = parts["corrected"] - parts["surface"]
         parts["detectors"] = of_detectors / MMAG
     return {name: float(MMAG * np.sqrt(np.mean(part**2))) for name, part in parts.items() if np.any(part)}

@@ -21,8 +21,7 @@ from bayesflat.inference.linalg import covariance_root
 from bayesflat.quantities import MMAG
 
 if TYPE_CHECKING:
-    from bayesflat.comparison.posterior import Posterior
-    from bayesflat.data.binned import BinnedFlat
+    from bayesflat.comparison.posterior import Linear, Posterior
 
 SURE = 0.95  # sky and dome differ with a probability above this, and agree where that is below 1 - SURE
 AREA = 0.01  # part of the area that may exceed the tolerance
@@ -60,7 +59,7 @@ class Verdict:
 
 
 def areas_beyond(
-    posterior: Posterior, positions: BinnedFlat, offsets_mmag: NDArray, tolerance: float
+    posterior: Posterior, log_ratio: Linear, offsets_mmag: NDArray, tolerance: float
 ) -> tuple[NDArray[np.float64], bool]:
     """Draws of A, NaN where the posterior has no errors; and whether the map exceeds the tolerance somewhere for sure.
 
@@ -70,8 +69,8 @@ def areas_beyond(
     Parameters
     ----------
     posterior : Posterior
-    positions : BinnedFlat
-        Where the map is drawn, or at every so many of these; all stand for the same area.
+    log_ratio : (numpy.ndarray, numpy.ndarray)
+        Its ``log_ratio`` at positions that all stand for the same area; at every so many of them the map is drawn.
     offsets_mmag : numpy.ndarray, shape (n_positions,)
         What the detectors have beside the posterior's map.
     tolerance : float
@@ -79,8 +78,8 @@ def areas_beyond(
     """
     if not np.all(np.isfinite(posterior.covariance)):
         return np.full(_DRAWS, np.nan), False
-    some = slice(None, None, max(1, -(-len(positions) // _PLACES)))
-    mean, rows = posterior.log_ratio(positions.xf[some], positions.yf[some], positions.itl[some])
+    some = slice(None, None, max(1, -(-len(offsets_mmag) // _PLACES)))
+    mean, rows = (part[some] for part in log_ratio)
     root = covariance_root(posterior.covariance)
     normal = np.random.default_rng(0).standard_normal((root.shape[1], _DRAWS))
     middle, away = -MMAG * mean + offsets_mmag[some], -MMAG * (rows @ (root @ normal))

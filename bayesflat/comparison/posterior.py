@@ -46,7 +46,7 @@ class Posterior:
     centre : (float, numpy.ndarray)
         Log of the ratio of the normalized radial functions at the centre, and its derivatives, (n,).
     log_surface : callable or None
-        From ``xf, yf`` to mean and derivatives of the part of the log-ratio that is a smooth surface; paired only.
+        From ``xf, yf`` to the mean of the part of the log-ratio that is a smooth surface; paired only.
     """
 
     covariance: NDArray[np.float64]
@@ -54,7 +54,7 @@ class Posterior:
     log_radial: Callable[[ArrayLike], Linear]
     log_ratio: Callable[[ArrayLike, ArrayLike, ArrayLike], Linear]
     centre: tuple[float, NDArray[np.float64]]
-    log_surface: Callable[[ArrayLike, ArrayLike], Linear] | None = None
+    log_surface: Callable[[NDArray, NDArray], NDArray[np.float64]] | None = None
 
     def sd(self, rows: NDArray) -> NDArray[np.float64]:
         """Standard deviations of quantities from their derivatives: (m, n) to (m,)."""

@@ -11,7 +11,8 @@ the ratio of the two radial functions: a cubic B-spline, flat at the centre.  S 
 (`bayesflat.comparison.surface`).  R matters only through delta.  It is the curve of the sky's product, with its errors
 (or that of a first fit, where a product has none): a spline whose nodes do not follow the flat would bias delta by many
 standard deviations.  Everything is normal and nearly linear, so a few steps of generalised least squares suffice, with
-the noise scales, and that of the surface, at their maximum (Rasmussen & Williams 2006, 5.4.1).
+the noise scales, and that of the surface, at their maximum (Rasmussen & Williams 2006, 5.4.1).  Where that is not so,
+because the flats have much that the formula has not, a quasi-Newton search follows.
 """
 
 from __future__ import annotations
@@ -21,13 +22,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 
 from bayesflat.comparison.posterior import Linear, Posterior
 from bayesflat.comparison.ratio_mean import RatioMean, SkyCurve
 from bayesflat.config import FitConfig
 from bayesflat.errors import InputError
+from bayesflat.inference.linalg import curvature_root
 from bayesflat.inference.rough import OUTLIER, fit_scales, rough_fit
+from bayesflat.model.effects import Projected
 from bayesflat.model.hierarchical import HierarchicalNoise
 from bayesflat.model.marginal import Covariance
 from bayesflat.model.noise import FLOOR
@@ -39,9 +43,10 @@ Positions = tuple[NDArray, NDArray, NDArray]  # x, y (mm), and whether the detec
 
 _FEW_BINS = 20_000  # number of bins in the first round
 _LEFT = 0.01  # expected fraction of the scatter of detectors, amplifiers and patterns that does not cancel
-_FIRST_STEPS, _MOST_STEPS = 3, 60  # steps of least squares: in the first round, and at most in the last
-_SHRINKS, _LEAST_PART = 0.95, 0.25  # each step should be so much shorter than the last; least part of one
-_SCALE_STEPS = 3  # of these, in which the width of the surface's prior is found as well
+_FIRST_STEPS = 3  # steps of least squares in the first round
+_SCALE_STEPS = 3  # of those in the last, in which the width of the surface's prior is found as well
+_SHRINKS = 0.5  # each step should be so much shorter than the last: else a search takes its place
+_MOST_STEPS, _SEARCHED = 20, 50  # of these, and of a search
 _TOLERANCE = 1e-2  # largest step at convergence (standard deviations)
 _MICRON = 1e-3  # mm to which positions of bins in the two tables must agree
 
@@ -145,12 +150,15 @@ def _fit(mean: RatioMean, data: FitData, value: NDArray, itl_ratio: float) -> Pa
     parameters, scales, noise = _round(mean, data, value, parameters, scales, 1)
     at = _at(data)
     covariance = noise.covariance(scales)
-    last, part = np.inf, 1.0
+    surface = _surface_of(mean, noise, at)
+    length = np.inf
     for k in range(_MOST_STEPS):
-        ahead, length, information = gauss_newton_step(mean, parameters, covariance, at, value)
-        if k > _SCALE_STEPS and length > _SHRINKS * last:  # to and fro: whole steps go too far
-            part = max(0.5 * part, _LEAST_PART)
-        last, parameters = length, parameters + part * (ahead - parameters)
+        last = length if k > _SCALE_STEPS else np.inf
+        ahead, length, information = gauss_newton_step(mean, parameters, covariance, at, value, surface)
+        if length > max(_SHRINKS * last, _TOLERANCE):
+            parameters, length = search_maximum(mean, parameters, information, covariance, at, value)
+        else:
+            parameters = ahead
         if k < _SCALE_STEPS:
             mean.rescale(parameters, information)
         elif length < _TOLERANCE:
@@ -166,6 +174,13 @@ def _fit(mean: RatioMean, data: FitData, value: NDArray, itl_ratio: float) -> Pa
         scales=dict(zip(noise.labels, sizes.tolist(), strict=True)),
         converged=bool(length < _TOLERANCE),
     )
+
+
+def _surface_of(mean: RatioMean, noise: HierarchicalNoise, at: Positions) -> tuple[slice, Projected]:
+    """The surface's columns of the design, which no parameter moves, as the effects see them."""
+    if mean.surface is None:
+        return slice(0, 0), Projected.nothing(noise.effects.n_detectors, noise.effects.size)
+    return mean.slices["surface"], noise.effects.projected(mean.surface(*at[:2]))
 
 
 def _at(data: FitData) -> Positions:
@@ -186,14 +201,45 @@ def _round(
 
 
 def gauss_newton_step(
-    mean: RatioMean, parameters: NDArray, covariance: Covariance, at: Positions, value: NDArray
+    mean: RatioMean,
+    parameters: NDArray,
+    covariance: Covariance,
+    at: Positions,
+    value: NDArray,
+    surface: tuple[slice, Projected] | None = None,
 ) -> tuple[NDArray, float, NDArray]:
     """A Gauss-Newton step: the new parameters, the length of the step (standard deviations), and the information."""
     expected, design = mean.linearised(parameters, *at)
-    information = covariance.information(design) + np.diag(mean.widths**-2.0)
+    effects = covariance.effects
+    projected = effects.projected(design) if surface is None else effects.projected_beside(design, *surface)
+    information = covariance.information(projected) + np.diag(mean.widths**-2.0)
     slope = -design.T @ covariance.marginal(value - expected).by_residual - parameters / mean.widths**2
     step = np.linalg.solve(information, slope)
     return parameters + step, float(np.sqrt(max(float(step @ information @ step), 0.0))), information
+
+
+def search_maximum(
+    mean: RatioMean, parameters: NDArray, information: NDArray, covariance: Covariance, at: Positions, value: NDArray
+) -> tuple[NDArray, float]:
+    """Where a quasi-Newton search for the maximum of the posterior ends, and the length of the step that is left there.
+
+    Where the flats have much that the mean cannot follow, its curvature counts: Gauss-Newton steps, which neglect it,
+    go to and fro or creep.  In the coordinates in which the information is 1, only few directions are curved otherwise
+    (unless the search begins far away: then it is to begin anew where it ends).
+    """
+    root = np.linalg.inv(curvature_root(information)).T
+
+    def cost(z: NDArray) -> tuple[float, NDArray]:
+        """Minus the log-posterior, and its gradient."""
+        here = parameters + root @ z
+        expected, design = mean.linearised(here, *at)
+        found = covariance.marginal(value - expected)
+        slope = -design.T @ found.by_residual - here / mean.widths**2
+        return float(np.sum((here / mean.widths) ** 2) / 2 - found.log_likelihood), -root.T @ slope
+
+    options = {"gtol": _TOLERANCE, "norm": 2, "maxiter": _SEARCHED}
+    found = minimize(cost, np.zeros(len(parameters)), jac=True, method="BFGS", options=options)
+    return parameters + root @ found.x, float(np.linalg.norm(found.jac))
 
 
 def _outliers(noise: HierarchicalNoise, scales: NDArray, residual: NDArray) -> NDArray[np.bool_]:
@@ -223,7 +269,9 @@ def ratio_posterior(
     design = np.hstack([design, mean.by_sky(parameters, *at[:2])])
     m = design.shape[1] - n
     precision = np.concatenate([mean.widths**-2.0, np.ones(m)])
-    joint = np.linalg.inv(covariance.information(design) + np.diag(precision))
+    surface = _surface_of(mean, noise, at)
+    projected = noise.effects.projected_beside(design, *surface)
+    joint = np.linalg.inv(covariance.information(projected) + np.diag(precision))
     # one step of all parameters, the sky's radial function included
     pull = -design.T @ covariance.marginal(value - expected).by_residual
     pull[:n] -= parameters / mean.widths**2
@@ -241,7 +289,9 @@ def ratio_posterior(
 
     scalars = {"itl_ratio": (0.0, np.zeros(n + m + 1))}
     if "itl_ratio" in slices:
-        log_change, row, widened[-1, -1] = _ratio_of_detectors_present(mean, parameters, noise, covariance, at, value)
+        log_change, row, widened[-1, -1] = _ratio_of_detectors_present(
+            mean, parameters, noise, covariance, at, value, surface
+        )
         row = wide(row[None])[0]
         row[-1] = 1.0
         scalars["itl_ratio"] = (itl_ratio * np.expm1(log_change), itl_ratio * np.exp(log_change) * row)
@@ -253,11 +303,8 @@ def ratio_posterior(
             scalars[f"{name}_{axis}"] = (float(row[:n] @ parameters), row)
     (centre,), _, basis = mean.radial(parameters, np.zeros(1))
 
-    def log_surface(x: ArrayLike, y: ArrayLike) -> Linear:
-        rows = np.zeros((np.size(x), n))
-        if mean.surface is not None:
-            rows[:, slices["surface"]] = mean.surface(np.asarray(x, dtype=float), np.asarray(y, dtype=float))
-        return rows @ parameters, wide(rows)
+    def log_surface(x: NDArray, y: NDArray) -> NDArray[np.float64]:
+        return np.zeros(len(x)) if mean.surface is None else mean.surface(x, y) @ parameters[slices["surface"]]
 
     centre_row = wide(basis)[0]  # the coefficients come first
 
@@ -281,6 +328,7 @@ def _ratio_of_detectors_present(
     covariance: Covariance,
     at: Positions,
     value: NDArray,
+    surface: tuple[slice, Projected],
 ) -> tuple[float, NDArray, float]:
     """Log of dome/sky of the throughput ratio of the detectors present, its derivatives, and its own variance.
 
@@ -288,12 +336,15 @@ def _ratio_of_detectors_present(
     """
     vendor = noise.effects.vendor
     expected, design = mean.linearised(parameters, *at)
-    effects = covariance.conditional_means(np.column_stack([value - expected, -design]))
+    found = covariance.marginal(value - expected)
+    of_residual = noise.effects.all_effects(found.own, found.shared)
+    of_design = covariance.conditional_means(noise.effects.projected_beside(design, *surface))
     alike = np.ones((len(vendor), 1 + noise.n_amplifiers))  # the ratio's offsets are small
-    of_detectors = np.einsum("dk,dkn->dn", noise.by_effects(alike)[:, 0], effects)
-    itl, rest = (of_detectors[vendor == v].mean(0) for v in range(2))  # "itl" comes before "rest"
+    by_effects = noise.by_effects(alike)[:, 0]
+    difference = np.where(vendor == 0, 1 / np.sum(vendor == 0), -1 / np.sum(vendor == 1))  # "itl" comes before "rest"
     k = mean.slices["itl_ratio"].start
-    row = (itl - rest)[1:]
+    row = -np.einsum("d,dk,dkn->n", difference, by_effects, of_design, optimize=True)
     row[k] += 1.0
     of_means, _ = noise.spread(covariance, alike)
-    return float(parameters[k] + (itl - rest)[0]), row, float(of_means.sum())
+    change = difference @ np.sum(by_effects * of_residual, axis=1)
+    return float(parameters[k] + change), row, float(of_means.sum())

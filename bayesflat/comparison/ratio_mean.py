@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import BSpline
 from scipy.sparse import csr_array
 
 from bayesflat.comparison.posterior import Linear
@@ -102,7 +101,7 @@ class RatioMean:
         self.outer_radius = config.outer_gradient_radius
         radius = np.hypot(data.dx, data.dy).max() + config.centroid_max
         intervals = int(np.clip(len(data) // _BINS_PER_INTERVAL, 1, INTERVALS))
-        self.knots = spread_knots(0.0, radius, intervals, 20 * intervals + 1)
+        self.spline = LogSpline(spread_knots(0.0, radius, intervals, 20 * intervals + 1))
         n = intervals + 2  # one less than the B-splines: the first two have equal coefficients, so D is flat at 0
         moving = [("itl_ratio", 1)] * data.has_ratio + [("centroid_delta", 2), ("gradient", 2)]
         moving += [("outer_gradient", 2)] * outer
@@ -156,13 +155,14 @@ class RatioMean:
         self.widths[here] = SCALES[np.argmax(evidence)]
 
     def radial(self, parameters: NDArray, radius: NDArray) -> tuple[NDArray, NDArray, NDArray]:
-        """D, its slope (1/mm), and its derivatives by the coefficients."""
-        inside = np.clip(radius, 0.0, self.knots[-1])
-        basis = BSpline.design_matrix(inside, self.knots, 3).toarray()
+        """D, its slope (1/mm), and its derivatives by the coefficients; beyond its knots D is constant."""
+        spline, inside = self.spline, np.minimum(radius, self.spline.knots[-1])
+        basis = spline.design(inside)
         basis[:, 1] += basis[:, 0]
         coefficients = parameters[self.slices["radial"]]
-        spline = BSpline(self.knots, np.append(coefficients[0], coefficients), 3)
-        return spline(inside), spline(inside, 1), basis[:, 1:]
+        coefficients = np.append(coefficients[0], coefficients)
+        slope = np.where(radius <= inside, spline.slope(coefficients, inside), 0.0)
+        return spline.evaluate(coefficients, inside), slope, basis[:, 1:]
 
     def log_radial_sky(self, radius: NDArray, slope: bool = False) -> NDArray[np.float64]:
         """Log of the sky's radial function, or its slope (1/mm)."""

@@ -32,6 +32,11 @@ class Surface:
         The bins: positions on the focal plane (mm).
     centre : tuple of float
         Centre of the polynomials (mm); the outermost bin is at the edge of their disc.
+
+    Attributes
+    ----------
+    columns : numpy.ndarray, shape (n_bins, size)
+        At the bins, where they are asked for again and again.
     """
 
     def __init__(
@@ -40,16 +45,19 @@ class Surface:
     ) -> None:  # fmt: skip
         self.others, self.centre = others, centre
         self.edge = float(np.hypot(x - centre[0], y - centre[1])[weight > 0].max())
-        columns, of_others = self._polynomials(x, y), others(x, y)
+        polynomials, of_others = self._polynomials(x, y), others(x, y)
         scale = np.sqrt(np.mean(of_others**2, axis=0))
         scale[scale == 0] = 1.0  # a coefficient that no bin feels
         scaled = of_others / scale
         gram = scaled.T @ (weight[:, None] * scaled)
         gram[np.diag_indices_from(gram)] += 1e-9 * len(x)
-        self.taken = np.linalg.solve(gram, scaled.T @ (weight[:, None] * columns)) / scale[:, None]
+        self.taken = np.linalg.solve(gram, scaled.T @ (weight[:, None] * polynomials)) / scale[:, None]
+        self.bins, self.columns = (x, y), polynomials - of_others @ self.taken
 
     def __call__(self, x: NDArray, y: NDArray) -> NDArray[np.float64]:
         """The columns at positions on the focal plane: shape (n, size), of rms about 1 over the disc."""
+        if x is self.bins[0] and y is self.bins[1]:
+            return self.columns
         return self._polynomials(x, y) - self.others(x, y) @ self.taken
 
     @property

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 FINE = 160  # intervals of the B-spline, at most
 # bins of each round: all steps but the last need few
 _FEW_BINS = (20_000, 30_000, 30_000, 60_000)
-_BINS_PER_INTERVAL, _FEWEST = 20, 20
+_BINS_PER_INTERVAL, _FEWEST_BINS = 20, 20
 _SCALE_STEPS = 8
 # robust standard deviations from the others beyond which a bin is an outlier; before the first fit, from the rings'
 # medians
@@ -39,8 +39,9 @@ OUTLIER, _OUTLIER_AT_FIRST = 5.0, 10.0
 # many times as many as bins, the bins lie on no grid
 _MOST_MISSING, _BY_CHANCE, _SHELLS_PER_BIN, _MOST_EMPTY = 0.05, 3.0, 4, 4.0
 # a detector or an amplifier is odd beyond so many robust standard deviations from its vendor's others, and a part of
-# its throughput
-ODD, _LEAST_ODD, _FEWEST_ALIKE = 6.0, 0.01, 5
+# its throughput; and beyond `_MOST_ODD` (26% low, 35% high) even where the others scatter by 8%, as in u
+ODD, _LEAST_ODD, _MOST_ODD = 6.0, 0.01, 0.3
+_FEWEST_ALIKE, _FEWEST = 5, 3  # others that tell a scatter, and a median
 _FEWEST_ODD = 4  # bins of an odd amplifier: fewer may be dust
 _LEAST_SCATTER = 3e-4  # of bins about a first fit: flats without noise have no outliers
 _WHOLE = 0.8  # part of its pixels that a bin must have: where light or mask end, it may have some only
@@ -176,12 +177,13 @@ def _far(values: NDArray, itl: NDArray) -> dict[int, float]:
     for group in (itl, ~itl):
         there = group & np.isfinite(values)
         n = int(there.sum())
-        if n < _FEWEST_ALIKE:
+        if n < _FEWEST:
             continue
         away = np.abs(values - np.median(values[there]))
         scatter = max(1.4826 * float(np.median(away[there])), _LEAST_SCATTER)
-        limit = ODD * (1 + 10 / n) * scatter  # of few, the scatter is loosely known
-        found |= {int(k): float(away[k] / scatter) for k in np.flatnonzero(there & (away > max(limit, _LEAST_ODD)))}
+        limit = ODD * (1 + 10 / n) * scatter if n >= _FEWEST_ALIKE else np.inf  # of few, it is loosely known
+        limit = min(max(limit, _LEAST_ODD), _MOST_ODD)
+        found |= {int(k): float(away[k] / scatter) for k in np.flatnonzero(there & (away > limit))}
     return found
 
 
@@ -202,10 +204,10 @@ def _medians(index: NDArray, values: NDArray) -> NDArray[np.float64]:
 
 def _require_bins(usable: NDArray) -> None:
     """Refuse what is too few bins for a radial function, of which each detector has a few."""
-    if usable.sum() < _FEWEST:
+    if usable.sum() < _FEWEST_BINS:
         raise InputError(
-            f"{usable.sum()} of {len(usable)} bins are good and in full rings about the centroid; at least {_FEWEST} "
-            "are needed: bin more finely (bin_factor)"
+            f"{usable.sum()} of {len(usable)} bins are good and in full rings about the centroid; at least "
+            f"{_FEWEST_BINS} are needed: bin more finely (bin_factor)"
         )
 
 

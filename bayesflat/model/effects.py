@@ -30,6 +30,11 @@ class Projected:
     values: NDArray[np.float64]
     gram: NDArray[np.float64]
 
+    @classmethod
+    def nothing(cls, n_detectors: int, size: int) -> Projected:
+        """A design without columns."""
+        return cls(np.empty((n_detectors, 0), dtype=np.int64), np.empty((n_detectors, size, 0)), np.empty((0, 0)))
+
     @property
     def whole(self) -> NDArray[np.float64]:
         """``U'WJ`` in all columns: shape (n_detectors, size, n)."""
@@ -120,9 +125,7 @@ class Effects:
     def projected(self, design: NDArray | Design) -> Projected:
         """A design, or an array of shape (n_bins, n), as the effects see it."""
         if not isinstance(design, Design):
-            columns = np.tile(np.arange(design.shape[1]), (self.n_detectors, 1))
-            gram = design.T @ (design * self.weight[:, None])
-            return Projected(columns, self.project_columns(design), gram)
+            return self.projected_beside(design, slice(0, 0), Projected.nothing(self.n_detectors, self.size))
         low, high = np.full(self.n_detectors, design.n_banded), np.zeros(self.n_detectors, dtype=np.int64)
         np.minimum.at(low, self.detector, design.first)
         np.maximum.at(high, self.detector, design.first + 4)
@@ -137,6 +140,19 @@ class Effects:
         values[:, :, width:] = self.project_columns(design.dense)
         rest = np.tile(np.arange(design.n_banded, design.size), (self.n_detectors, 1))
         return Projected(np.hstack([low[:, None] + np.arange(width), rest]), values, design.gram(self.weight))
+
+    def projected_beside(self, design: NDArray, known: slice, before: Projected) -> Projected:
+        """`projected` of an array of shape (n_bins, n), some columns of which were projected before."""
+        n = design.shape[1]
+        new = np.delete(np.arange(n), known)
+        moving = design if len(new) == n else design[:, new]
+        values, gram = np.empty((self.n_detectors, self.size, n)), np.empty((n, n))
+        values[:, :, new], values[:, :, known] = self.project_columns(moving), before.values
+        weighted = moving * self.weight[:, None]
+        gram[np.ix_(new, new)], gram[known, known] = weighted.T @ moving, before.gram
+        gram[new, known] = weighted.T @ design[:, known]
+        gram[known, new] = gram[new, known].T
+        return Projected(np.tile(np.arange(n), (self.n_detectors, 1)), values, gram)
 
     def all_effects(self, own: NDArray, shared: NDArray) -> NDArray[np.float64]:
         """Own effects (n_detectors, n_own) and shared ones (n_vendors, n_shared) together: (n_detectors, size)."""

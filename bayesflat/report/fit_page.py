@@ -24,7 +24,7 @@ from bayesflat.inference.field import SmoothField
 from bayesflat.inference.importance import laplace_note
 from bayesflat.inference.map import AGREEMENT, COST_AGREEMENT, TOLERANCE
 from bayesflat.model.prepare import FitData
-from bayesflat.quantities import QUANTITIES, label_of, long_label
+from bayesflat.quantities import QUANTITIES, as_fraction, label_of, long_label
 from bayesflat.report import page
 from bayesflat.report.fit_sections import focal_plane_section, radial_section
 from bayesflat.report.numbers import BAND, TERMS, effects, shown_radii
@@ -273,18 +273,20 @@ def _diagnostics(result: FitResult, warnings: Sequence[str], check: PredictiveCh
             ("E-BFMI", f"{draws.bfmi:.2f}", f"at least {LEAST_BFMI}", _mark(draws.bfmi >= LEAST_BFMI),
              "Whether the chains explore the tails."),
         ]  # fmt: skip
-    other = result.gradient.azimuth
+    # as the verdict takes them: what is no chance may be too small to matter
+    other, tolerance = result.gradient.azimuth, result.config.tolerance_mmag
+    wanted = f"above 0.001, or within {tolerance:g} mmag"
     if other is not None:
         rows.append(
-            ("neither radial nor planar", f"p = {probability(other.p_value)}", "above 0.001",
-             _mark(other.p_value > 1e-3),
+            ("neither radial nor planar", _chance(other.p_value), wanted,
+             _mark(not other.matters(as_fraction(tolerance))),
              f"Chance of a chi-squared of {other.chi2:.0f} with {other.dof} terms that the model does not have.")
         )  # fmt: skip
     header = result.gradient.require_estimates().header
     field = SmoothField.of_cards(header)
     if field.dof:
         rows.append(
-            ("a smooth field", f"p = {probability(field.p_value)}", "above 0.001", _mark(field.p_value > 1e-3),
+            ("a smooth field", _chance(field.p_value), wanted, _mark(not field.matters(tolerance)),
              f"Chance of a chi-squared of {field.chi2:.0f} with {field.dof} smooth terms, neither radial nor planar; "
              f"less noise their rms is {field.rms_mmag:.1f} mmag.")
         )  # fmt: skip
@@ -310,6 +312,11 @@ def _diagnostics(result: FitResult, warnings: Sequence[str], check: PredictiveCh
             ("bins", ""), left, numbers=(1,), caption="Bins that were left out, by reason, and bins in the fit."
         ),
     )
+
+
+def _chance(p: float) -> str:
+    shown = probability(p)
+    return f"p {shown}" if shown[0] in "<>" else f"p = {shown}"
 
 
 def _mark(passed: bool) -> str:

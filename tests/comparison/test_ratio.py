@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.interpolate import BSpline
 
-from bayesflat.comparison.ratio import fit_ratio, gauss_newton_step, ratio_posterior
+from bayesflat.comparison.ratio import fit_ratio, gauss_newton_step, ratio_posterior, search_maximum
 from bayesflat.comparison.ratio_mean import RatioMean, SkyCurve
 from bayesflat.config import FitConfig
 from bayesflat.errors import InputError
@@ -142,6 +142,61 @@ def test_flats_without_a_common_bin(flats):
         fit_ratio(sky, moved, CONFIG)
 
 
+# ---- flats that differ by much that the mean cannot follow ----
+
+
+def half(x, y):
+    """A step across the middle."""
+    return np.where(x > 0, 1.2, 1.0)
+
+
+def ghost(x, y):
+    return 1 + 0.4 * np.exp(-0.5 * ((np.hypot(x - 6, y + 4) - 25) / 5) ** 2)
+
+
+def elliptical(x, y):
+    r = np.hypot(x, y)
+    return np.interp(r * (1 + 0.04 * np.cos(2 * np.arctan2(y, x))), RADIUS, RADIAL) / np.interp(r, RADIUS, RADIAL)
+
+
+@pytest.mark.parametrize("effect", [half, ghost, elliptical])
+def test_the_fit_converges_however_flats_differ(flats, effect):
+    sky, dome = flats
+    changed = replace(dome, value=dome.value * effect(dome.binned.xf, dome.binned.yf))
+    assert fit_ratio(sky, changed, CONFIG).converged
+
+
+@pytest.mark.parametrize("effect", [half, ghost])
+def test_the_search_ends_where_the_log_posterior_is_largest(mean, rng, effect):
+    """From where Gauss-Newton steps go to and fro; slopes there are differences, in steps of a tenth of an sd."""
+    model, _, data = mean
+    data = data.select(np.arange(0, len(data), 4))
+    at, noise = (data.binned.xf, data.binned.yf, data.itl), HierarchicalNoise(data)
+    numbers = np.zeros(model.size)
+    numbers[model.slices["centroid_delta"]] = (-0.9, 0.5)
+    value = model.linearised(numbers, *at)[0] + np.log(effect(*at[:2])) + 0.002 * rng.standard_normal(len(data))
+    covariance = noise.covariance(np.log(np.full(len(noise.labels), 2e-3)))
+    numbers = gauss_newton_step(model, np.zeros(model.size), covariance, at, value)[0]
+    _, length, information = gauss_newton_step(model, numbers, covariance, at, value)
+    assert length > 1
+    found = numbers
+    for _ in range(8):  # each with the information where the last one ended
+        found, left = search_maximum(model, found, information, covariance, at, value)
+        if left < 1e-2:
+            break
+        information = gauss_newton_step(model, found, covariance, at, value)[2]
+    assert left < 1e-2
+
+    def log_posterior(numbers):
+        likelihood = covariance.marginal(value - model.linearised(numbers, *at)[0]).log_likelihood
+        return likelihood - np.sum((numbers / model.widths) ** 2) / 2
+
+    assert log_posterior(found) > log_posterior(numbers)
+    root = np.linalg.inv(np.linalg.cholesky(information)).T
+    slopes = [(log_posterior(found + 0.1 * step) - log_posterior(found - 0.1 * step)) / 0.2 for step in root.T]
+    assert np.linalg.norm(slopes) < 3e-2
+
+
 # ---- the formula ----
 
 
@@ -170,7 +225,7 @@ def test_formula_and_its_derivatives(mean, rng):
     numbers = numbers_of(model, rng)
     found, design = model.linearised(numbers, *at)
     coefficients = numbers[model.slices["radial"]]
-    d = BSpline(model.knots, [coefficients[0], *coefficients], 3)
+    d = BSpline(model.spline.knots, [coefficients[0], *coefficients], 3)
     first, last = curve.spline.knots[0], curve.spline.knots[-1]
     inner = BSpline(curve.spline.knots, curve.coefficients, 3)
 

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.inference.fitting import fit
-from bayesflat.inference.rough import _medians
+from bayesflat.inference.rough import _far, _medians
 from bayesflat.inference.verdict import judge_fit
 from bayesflat.model.build import build_model
 from bayesflat.model.hierarchical import HierarchicalNoise
@@ -165,6 +166,17 @@ def test_other_reasons(clean, flat):
     independent = fit(flat, config_with("student_t", **CENTROID_AND_PLANE))
     assert independent.judgement.word == "look"
     assert independent.judgement.reasons[0].endswith("fit with noise = hierarchical")
+
+
+@pytest.mark.parametrize(("n", "scatter"), [(117, 0.08), (72, 0.06), (9, 0.08), (3, 0.01)])
+@pytest.mark.parametrize("reads", [0.7, 1.4])
+def test_a_detector_far_from_its_vendors_others_is_odd_however_these_scatter(n, scatter, reads):
+    """Where detectors scatter by 8%, 0.7 is within five standard deviations."""
+    others = scatter * norm.ppf((np.arange(n) + 0.5) / n)
+    values, itl = np.concatenate([others, [np.log(reads)], others]), np.arange(2 * n + 1) <= n
+    assert list(_far(values, itl)) == [n]
+    values[n] = 0.0
+    assert _far(values, itl) == {}
 
 
 def test_medians_of_groups(rng):

@@ -62,6 +62,10 @@ def test_projection_on_effects_is_that_of_the_matrix(case):
     np.testing.assert_allclose(found.whole, expected, atol=1e-12 * scale)
     assert found.columns.shape[1] <= design.size
     np.testing.assert_allclose(found.gram, matrix.T @ (matrix * effects.weight[:, None]), atol=1e-9)
+    for known in (slice(2, 7), slice(0, 0), slice(design.size - 3, None)):
+        beside = effects.projected_beside(matrix, known, effects.projected(matrix[:, known]))
+        np.testing.assert_allclose(beside.whole, expected, atol=1e-12 * scale)
+        np.testing.assert_allclose(beside.gram, found.gram, atol=1e-9)
 
 
 def test_information_and_conditional_means_are_those_of_the_matrix(case):
