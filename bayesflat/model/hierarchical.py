@@ -5,7 +5,7 @@ The log of value over mean is normal, with a covariance that `bayesflat.model.ma
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -423,6 +423,7 @@ def _functions(
     return np.stack([np.ones_like(u), np.sqrt(3) * u, *smooth, *shares, *rims], axis=1)
 
 
+@lru_cache(maxsize=16)  # the same for all detectors of a kind
 def _means(
     length: int, n_amplifiers: int, most: int, pixel_size: float, field: float, times: int
 ) -> NDArray[np.float64]:
