@@ -150,16 +150,14 @@ def error_of_width(draws: NDArray, n: float) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Are the errors of importance draws those of NUTS?")
     parser.add_argument("--detectors", type=int, nargs="+", choices=(9, 16, 189), default=(9, 16, 189))
-    parser.add_argument(
-        "--draws", type=int, default=8000, help="importance draws; 189: a quarter (default %(default)s)"
-    )
-    parser.add_argument("--runs", type=int, default=4, help="of NUTS (default %(default)s)")
+    parser.add_argument("--draws", type=int, default=6000, help="importance draws; 189: a sixth (default %(default)s)")
+    parser.add_argument("--runs", type=int, default=2, help="of NUTS (default %(default)s)")
     parser.add_argument("--seed", type=int, default=4, help="of flat and draws (default %(default)s)")
     arguments = parser.parse_args()
     console, good = Console(width=120), True
     table = Table("detectors", "k", "worth", "s", "NUTS s", "sd of", "Laplace / NUTS", "importance / NUTS", "")
     for n in arguments.detectors:
-        draws = arguments.draws // 4 if n == 189 else arguments.draws
+        draws = arguments.draws // 6 if n == 189 else arguments.draws
         seeds = [100 + run for run in range(arguments.runs)]
         found = compare(fitted(n, arguments.seed), draws, seeds)
         good &= found.right
