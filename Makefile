@@ -32,6 +32,8 @@ calibration: $(READY)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/verdicts.py -n 20 -o docs/images -j 2
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/terms.py -n 6 -o docs/images -j 2
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/sbc.py -n 200 -o docs/images -j 2
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/importance.py
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/fields.py
 	$(BIN)/pytest -n 2 --dist loadfile -m slow
 
 fuzz: $(READY)

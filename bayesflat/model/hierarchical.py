@@ -5,7 +5,7 @@ The log of value over mean is normal, with a covariance that `bayesflat.model.ma
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from bayesflat.model.marginal import ByVariances, Covariance
 from bayesflat.model.noise import FLOOR, NoiseModel
 from bayesflat.model.parameters import make_parameter
 from bayesflat.model.prepare import FitData
-from bayesflat.model.smooth import DEGREE, modes, scale_of
+from bayesflat.model.smooth import DEGREE, modes, scale_of, surface_terms, times_of
 
 RIM_WIDTH = 1.0  # mm, within which a detector's rim fades
 SIGMA_LOG_SCALE, SIGMA_LOG_SHARED = 1.5, 1.0  # what is shared is drawn but once for each vendor
@@ -26,9 +26,9 @@ SHARED_SLOPE = 1e-2
 _FIXED = -1  # where its scale stands: after those that are fitted
 
 
-def _degree(name: str) -> int:
-    """Degree of a surface, 0 of any other effect."""
-    return int(name.split()[1]) if name.startswith("surface") else 0
+def _part_of_degree(name: str, times: tuple[int, int]) -> float:
+    """Size of a surface's terms relative to degree 0: smooth fields have less of the higher degrees; else 1."""
+    return 0.5 ** (int(name.split()[1]) / max(times)) if name.startswith("surface") else 1.0
 
 
 def _shared_label(name: str, vendor: str) -> str:
@@ -37,12 +37,10 @@ def _shared_label(name: str, vendor: str) -> str:
     return f"shared {kind}" if kind in ("slope", "rim") else f"shared {kind} {vendor}"
 
 
-def _typical(label: str) -> float:
+def _typical(label: str, times: tuple[int, int]) -> float:
     """Size of a scale, as a fraction: where its prior is centred."""
-    kind, *rest = label.split()
-    if kind == "surface":
-        return 5e-4 * 0.5 ** int(rest[0])  # smooth fields have less and less of the higher degrees
-    return {"white": 5e-4, "detector": 1e-2, "amplifier": 3e-3, "shared": 1e-3}[kind]
+    of_kind = {"white": 5e-4, "detector": 1e-2, "amplifier": 3e-3, "shared": 1e-3, "surface": 5e-4}
+    return of_kind[label.split()[0]] * _part_of_degree(label, times)
 
 
 class HierarchicalNoise(NoiseModel):
@@ -59,6 +57,8 @@ class HierarchicalNoise(NoiseModel):
         Ids, in the order of the effects.
     vendors : list of str
         ``itl``, ``rest``, or both.
+    times : (int, int)
+        How many times their shorter side the detectors are long, in x and in y.
     labels : list of str, length n_scales
         What each scale belongs to.
     shared_labels : list of str, length n_shared
@@ -76,7 +76,9 @@ class HierarchicalNoise(NoiseModel):
         self.amp_shape = tuple(
             max(getattr(self.camera[int(number)], name) for number in self.detectors) for name in ("amp_ny", "amp_nx")
         )
-        self.effects, names = _effects(data, self.detectors, index, vendor, self.amp_shape)
+        sides = [(self.camera[int(number)].nx, self.camera[int(number)].ny) for number in self.detectors]
+        self.times = times_of(*np.transpose(sides))
+        self.effects, names = _effects(data, self.detectors, index, vendor, self.amp_shape, self.times)
         self.labels = ["white"]
         n_own = self.effects.own.stop
         # index of the scale of each effect, by vendor
@@ -87,8 +89,8 @@ class HierarchicalNoise(NoiseModel):
         self.shared_scale = np.array(
             [[self._scale(_shared_label(name, v)) for name in names[self.effects.shared]] for v in self.vendors]
         )
-        self.shared_size = np.array([0.5 ** _degree(name) for name in names[self.effects.shared]])
-        self.shared_labels = _shared_labels(self.amp_shape)
+        self.shared_size = np.array([_part_of_degree(name, self.times) for name in names[self.effects.shared]])
+        self.shared_labels = _shared_labels(self.amp_shape, self.times)
 
     @property
     def fixed(self) -> NDArray[np.bool_]:
@@ -115,13 +117,14 @@ class HierarchicalNoise(NoiseModel):
     def typical_scales(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Centres and widths of the priors of the scales' logs."""
         shared = np.array([label.startswith("shared") for label in self.labels])
-        mu = np.log([_typical(label) for label in self.labels])
+        mu = np.log([_typical(label, self.times) for label in self.labels])
         return mu, np.where(shared, SIGMA_LOG_SHARED, SIGMA_LOG_SCALE)
 
     def smoothness(self, log_scales: NDArray) -> float:
         """`FitData.smooth` of the surfaces that the scales describe."""
-        of_degrees = [log_scales[self.labels.index(f"surface {degree}")] for degree in range(DEGREE + 1)]
-        return scale_of(np.exp(2 * np.array(of_degrees)), self.smooth)
+        first = self.labels.index("surface 0")
+        of_degrees = log_scales[first : first + 1 + surface_terms(self.times)[-1][2]]
+        return scale_of(np.exp(2 * of_degrees), self.smooth, self.times)
 
     def coords(self):
         """The scales' names."""
@@ -213,11 +216,14 @@ class HierarchicalNoise(NoiseModel):
         x_of, y_of = self.effects.terms.T
         for d, number in enumerate(self.detectors):
             detector = self.camera[int(number)]
-            field = self.smooth * max(detector.nx, detector.ny)
+            field = self.smooth * max(detector.nx, detector.ny) / max(self.times)
             mx, my = (
-                _means(length, n, most, detector.pixel_size, field)
-                for length, n, most in ((detector.nx, detector.amp_nx, amp_nx), (detector.ny, detector.amp_ny, amp_ny))
-            )
+                _means(length, n, most, detector.pixel_size, field, times)
+                for length, n, most, times in zip(
+                    (detector.nx, detector.ny), (detector.amp_nx, detector.amp_ny), (amp_nx, amp_ny), self.times,
+                    strict=True,
+                )
+            )  # fmt: skip
             of_amplifiers = my[:, None, y_of] * mx[None, :, x_of]  # (amp_ny, amp_nx, size)
             here = out[d].reshape(amp_ny, amp_nx, -1)
             here[: detector.amp_ny, : detector.amp_nx] = of_amplifiers[: detector.amp_ny, : detector.amp_nx]
@@ -311,18 +317,26 @@ class HierarchicalNoise(NoiseModel):
         return of_means, own + shared
 
 
-def _effects(data: FitData, detectors: NDArray, index: NDArray, vendor: NDArray, amp_shape: tuple[int, int]):
+def _effects(
+    data: FitData,
+    detectors: NDArray,
+    index: NDArray,
+    vendor: NDArray,
+    amp_shape: tuple[int, int],
+    times_long: tuple[int, int],
+) -> tuple[Effects, list[str]]:
     """The effects on the bins, and the name of each: its scale's, but for the vendor."""
     camera = data.binned.camera
     amp_ny, amp_nx = amp_shape
     # functions of column and row, in the order of `_functions`
-    one, linear, smooth, amplifiers, (rims_x, rims_y) = 0, 1, 2, 3 + DEGREE, (3 + DEGREE + amp_nx, 3 + DEGREE + amp_ny)
+    one, linear, smooth = 0, 1, 2
+    amps_x, amps_y = (3 + DEGREE * times for times in times_long)
+    rims_x, rims_y = amps_x + amp_nx, amps_y + amp_ny
     names, terms = ["detector"], [(one, one)]
     names += ["amplifier"] * (amp_nx * amp_ny)
-    terms += [(amplifiers + i, amplifiers + j) for j in range(amp_ny) for i in range(amp_nx)]
-    for degree in range(DEGREE + 1):
-        names += [f"surface {degree}"] * (degree + 1)
-        terms += [(smooth + i, smooth + degree - i) for i in range(degree + 1)]
+    terms += [(amps_x + i, amps_y + j) for j in range(amp_ny) for i in range(amp_nx)]
+    names += [f"surface {degree}" for _, _, degree in surface_terms(times_long)]
+    terms += [(smooth + i, smooth + j) for i, j, _ in surface_terms(times_long)]
     n_own = len(terms)
     names += ["slope"] * 2 + ["rim"] * 4
     terms += [(linear, one), (one, linear)]
@@ -336,7 +350,7 @@ def _effects(data: FitData, detectors: NDArray, index: NDArray, vendor: NDArray,
     known: dict[tuple, int] = {}  # where they begin that were made before: detectors are much alike
     for number, rows in zip(detectors, rows_of, strict=True):
         detector = camera[int(number)]
-        field = data.smooth * max(detector.nx, detector.ny)
+        field = data.smooth * max(detector.nx, detector.ny) / max(times_long)
         pixels = detector.focal_plane_to_pixel(data.binned.xf[rows], data.binned.yf[rows])
         for axis, (length, n, most) in enumerate(
             ((detector.nx, detector.amp_nx, amp_nx), (detector.ny, detector.amp_ny, amp_ny))
@@ -347,7 +361,10 @@ def _effects(data: FitData, detectors: NDArray, index: NDArray, vendor: NDArray,
             if key not in known:
                 known[key] = sum(len(functions) for functions in tables[axis])
                 edge = pixels[axis][first] + 0.5
-                tables[axis].append(_functions(edge, length, n, most, data.bin_size, detector.pixel_size, field))
+                functions = _functions(
+                    edge, length, n, most, data.bin_size, detector.pixel_size, field, times_long[axis]
+                )
+                tables[axis].append(functions)
             which[axis, rows] = which_here + known[key]
     x, y = (np.concatenate(functions) for functions in tables)
     times = np.ones((len(detectors), n_own))
@@ -362,10 +379,10 @@ def _effects(data: FitData, detectors: NDArray, index: NDArray, vendor: NDArray,
     return effects, names
 
 
-def _shared_labels(amp_shape: tuple[int, int]) -> list[str]:
+def _shared_labels(amp_shape: tuple[int, int], times: tuple[int, int]) -> list[str]:
     """Labels of the effects of `_effects` but for the first; surfaces by their degrees along x and y."""
     labels = [f"amplifier {name}" for name in amplifier_names(*amp_shape)]
-    labels += [f"surface x{i} y{degree - i}" for degree in range(DEGREE + 1) for i in range(degree + 1)]
+    labels += [f"surface x{i} y{j}" for i, j, _ in surface_terms(times)]
     return [*labels, "slope x", "slope y", *(f"rim {end} {axis}" for axis in "xy" for end in ("low", "high"))]
 
 
@@ -375,11 +392,19 @@ def amplifier_names(rows: int, columns: int) -> list[str]:
 
 
 def _functions(
-    edge: NDArray, length: int, n_amplifiers: int, most: int, size: float, pixel_size: float, field: float
+    edge: NDArray,
+    length: int,
+    n_amplifiers: int,
+    most: int,
+    size: float,
+    pixel_size: float,
+    field: float,
+    times: int,
 ) -> NDArray[np.float64]:
     """Functions of the column, or the row: 1, a slope of rms 1, smooth modes, the share in each amplifier, two rims.
 
-    ``edge`` counts pixels from the detector's edge; ``field`` is the scale of smooth fields (pixels).
+    ``edge`` counts pixels from the detector's edge; ``field`` is the scale of smooth fields (pixels), and
+    the side is so many ``times`` the shorter one.
     """
     u = 2 * edge / length - 1
     amplifier = np.clip(np.floor(edge * n_amplifiers / length), 0, n_amplifiers - 1)
@@ -394,15 +419,18 @@ def _functions(
     shares /= np.maximum(shares.sum(0), 1e-9)  # a bin may overhang
     width = RIM_WIDTH / pixel_size
     rims = [np.exp(-distance / width) - width / length for distance in (edge, length - edge)]
-    smooth = modes(u, field / length)
+    smooth = modes(u, field / length, times)
     return np.stack([np.ones_like(u), np.sqrt(3) * u, *smooth, *shares, *rims], axis=1)
 
 
-def _means(length: int, n_amplifiers: int, most: int, pixel_size: float, field: float) -> NDArray[np.float64]:
+@lru_cache(maxsize=16)  # the same for all detectors of a kind
+def _means(
+    length: int, n_amplifiers: int, most: int, pixel_size: float, field: float, times: int
+) -> NDArray[np.float64]:
     """Means of `_functions` over each amplifier's extent: shape (most, n_functions)."""
     steps = 40
     edge = (np.arange(n_amplifiers * steps) + 0.5) * length / (n_amplifiers * steps)
-    functions = _functions(edge, length, n_amplifiers, most, 0.0, pixel_size, field)
+    functions = _functions(edge, length, n_amplifiers, most, 0.0, pixel_size, field, times)
     out = np.zeros((most, functions.shape[1]))
     out[:n_amplifiers] = functions.reshape(n_amplifiers, steps, -1).mean(1)
     return out

@@ -51,7 +51,7 @@ class FitData:
     bin_size : float
         Side of the bins (pixels), from their distances; 0 where no two bins of a detector lie in a row.
     smooth : float
-        Scale of the smooth fields that hierarchical noise describes (part of a detector's longer side).
+        Scale of the smooth fields that hierarchical noise describes (part of a detector's shorter side).
     radial : RadialPrior or None
         Knots and prior of the log of the radial function, with hierarchical noise; None until a first fit has set them.
     odd : dict of (int, int) to float
