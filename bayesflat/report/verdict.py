@@ -39,12 +39,15 @@ def judge(result: FitResult, warnings: Sequence[str] = ()) -> Verdict:
     data, gradient = result.data, result.gradient
     estimates = gradient.require_estimates()
     left, where = misfit(data, gradient)
+    found = result.judgement
+    # the word is the product's: what a running median of few bins leaves by chance makes no good fit doubtful
+    follows = left <= MISFIT or found.word == "good"
     short = f"{percent(left)} is left at {where:.0f} mm"
     off = f"The fit converged, but the radial function does not follow the flat: {short}."
     nodes = 'Place the spline nodes where the data need them: radial_spline_nodes = "auto".'
-    advice = [nodes] if left > MISFIT else []
+    advice = [] if follows else [nodes]
     if not np.all(np.isfinite(estimates.covariance)):
-        first = "The fit converged; it has no uncertainties." if left <= MISFIT else off
+        first = "The fit converged; it has no uncertainties." if follows else off
         second = "likelihood = laplace has kinks and no curvature: only the maximum is known."
         hierarchical = "For uncertainties fit with noise = hierarchical, the default."
         return Verdict("doubtful", (first, second), (*warnings, hierarchical, *advice))
@@ -55,13 +58,12 @@ def judge(result: FitResult, warnings: Sequence[str] = ()) -> Verdict:
     first = f"The fit converged; {all_but} known to {100 * WELL:g}% of the flat."
     if not well:
         first = f"The fit converged; its errors are above {100 * WELL:g}% of the flat."
-    sentences = [first if left <= MISFIT else off]
+    sentences = [first if follows else off]
     if well:
         sentences.append("Well measured: " + _with_errors(well, known))
     if less:
         sentences.append("Less well: " + _with_errors(less, known))
-    found = result.judgement
-    state = "doubtful" if found.word == "look" or left > MISFIT else "good"
+    state = "doubtful" if found.word == "look" else "good"
     said = [f"{reason[:1].upper()}{reason[1:]}." for reason in found.reasons]
     advice = [*said, *advice]
     warnings = [warning for warning in warnings if warning not in found.reasons]

@@ -238,6 +238,15 @@ def test_verdict_of_a_good_fit(result, html):
     assert "mind <b>this</b>" in Parsed(html).text
 
 
+@pytest.mark.parametrize("word", ["good", "look"])
+def test_the_word_is_the_products(result, monkeypatch, word):
+    """What a running median leaves is told where there is a reason to look, and makes no good fit doubtful."""
+    monkeypatch.setattr("bayesflat.report.verdict.misfit", lambda *_: (0.012, 340.0))
+    verdict = judge(good(result) if word == "good" else result)
+    told = "The fit converged, but the radial function does not follow the flat: 1.2% is left at 340 mm."
+    assert (verdict.state, told in verdict.sentences) == (("good", False) if word == "good" else ("doubtful", True))
+
+
 def test_verdict_of_a_fit_that_did_not_converge(result):
     message = "not converged: another start ended 2.0e+00 sd away, whitened gradient norm 1.0e-01"
     failed = replace(result, map=replace(result.map, converged=False, message=message, gradient_norm=0.1))
