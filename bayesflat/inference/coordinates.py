@@ -24,12 +24,14 @@ from bayesflat.inference.objective import Objective
 from bayesflat.model.coordinates import Shape, Whitened
 
 # where the posterior is looked at (sd of Laplace's), until it is so far below the maximum that nothing is there
-_SIDES = (-1.0, -2.0, -3.0, -4.0, -6.0, -8.0), (1.0, 2.0, 3.0, 4.0, 5.5, 7.0)
+# (far to the left, where the data cannot tell a scale from none, the prior alone ends it)
+_SIDES = (-1.0, -2.0, -3.0, -4.0, -6.0, -8.0, -12.0, -18.0, -27.0), (1.0, 2.0, 3.0, 4.0, 5.5, 7.0)
 _NOTHING = 15.0
 # where it falls by more than this between two of them, and matters, it is looked at between them; so often
 _STEEP, _MATTERS, _HALVED = 4.0, 8.0, 2
 _QUANTILES = np.linspace(-3.5, 3.5, 15)  # of N(0, 1), that are to be met
-_FARTHEST = 14.0  # sd; beyond the steps the log-posterior goes on as a straight line
+_NEAR = 4.0  # sd of the maximum within which a scale's own maximum lies
+_FARTHEST = 40.0  # sd; beyond the steps the log-posterior goes on as a straight line
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def _shape(log_posterior: dict[float, float]) -> NDArray[np.float64]:
     """The `_QUANTILES` of the distribution that has this log-density at these steps."""
     steps, values = np.array(sorted(log_posterior.items())).T
     top = np.argmax(values)
-    if not np.all(np.isfinite(values)) or top in (0, len(steps) - 1):
+    if not np.all(np.isfinite(values)) or top in (0, len(steps) - 1) or abs(steps[top]) > _NEAR:
         return _QUANTILES  # not a maximum: whatever the coordinates, draws remain those of the posterior
     fine = np.arange(-_FARTHEST, _FARTHEST, 0.01)
     spline = CubicSpline(steps, values - values[top])

@@ -58,6 +58,21 @@ def test_values_are_normal_where_the_scale_is_skewed(funnel):
     assert np.abs(left).max() < 0.1
 
 
+def test_a_tail_that_only_the_prior_ends_is_in_the_coordinate():
+    """A scale that the data cannot tell from none has a second level far to the left: a hundredth of its draws."""
+    target, width = LogGamma(), 6.0
+    steps = np.linspace(-40, 10, 50_001)
+
+    def density(x):
+        return norm.pdf(x) + 0.02 * norm.pdf(x, -8.0, width) / (1 + np.exp(3 * (x + 2)))
+
+    target.by_mean = lambda z: (-np.log(density(z[1])), np.zeros(1), np.eye(1))
+    shape = shape_of_scales(target, SimpleNamespace(value=np.zeros(2)), SimpleNamespace(covariance=np.eye(2)))
+    below = np.cumsum(density(steps)) / density(steps).sum()
+    for u in (-3.0, -2.5, -2.0, 0.0, 2.0):
+        assert shape(np.array([[u]]))[0, 0] == pytest.approx(np.interp(norm.cdf(u), below, steps), abs=0.5)
+
+
 def test_a_normal_scale_keeps_its_coordinate():
     """Its log-density is a parabola, which what it is looked at through has exactly."""
     target = LogGamma()
