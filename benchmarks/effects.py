@@ -86,6 +86,7 @@ KINDS: dict[str, Callable[[Bins, float], NDArray]] = {
     "half plane": lambda b, s: np.where(b.x > 0, 1 + s, 1.0),
     "detector": lambda b, s: np.where(b.binned.detector == DETECTOR, 1 + s, 1.0),
     "amplifier": lambda b, s: np.where((b.binned.detector == DETECTOR) & (b.binned.amplifier == AMPLIFIER), 1 + s, 1.0),
+    "raft": lambda b, s: np.where(b.raft == 12, 1 + s, 1.0),
     "rafts": lambda b, s: 1 + s * np.random.default_rng(2).normal(size=30)[b.raft],
     "colour by vendor": lambda b, s: 1 + np.where(b.binned.itl, s * b.x / RIM, 0.0),
     "one vendor": lambda b, s: np.where(b.binned.itl, 1 + s, 1.0),
@@ -102,7 +103,7 @@ class Case:
     """An effect, its strength, and the right words.
 
     ``-``: not judged, where a single flat cannot tell, for its detectors scatter as much or the effect looks like
-    vignetting; and comparisons of what is the detectors' own.
+    vignetting; and comparisons of flats that are not flats of a focal plane.
     """
 
     kind: str
@@ -123,8 +124,9 @@ CASES = {
     "elliptical by 1 mm": Case("elliptical", 1.0, "look", "differ"),
     "outer plane 1%": Case("outer plane", 0.01, "-", "differ"),
     "half plane 0.5%": Case("half plane", 0.005, "-", "differ"),
-    "detector -30%": Case("detector", -0.3, "look", "-"),
-    "amplifier -10%": Case("amplifier", -0.1, "look", "-"),
+    "detector -30%": Case("detector", -0.3, "look", "agree"),
+    "amplifier -10%": Case("amplifier", -0.1, "look", "agree"),
+    "raft -10%": Case("raft", -0.1, "-", "differ"),
     "rafts 0.5%": Case("rafts", 0.005, "-", "differ"),
     "colour by vendor 1%": Case("colour by vendor", 0.01, "-", "differ"),
     "one vendor 1%": Case("one vendor", 0.01, "-", "differ"),

@@ -30,7 +30,7 @@ from bayesflat.comparison.ratio_mean import RatioMean, SkyCurve
 from bayesflat.config import FitConfig
 from bayesflat.errors import InputError
 from bayesflat.inference.linalg import curvature_root
-from bayesflat.inference.rough import OUTLIER, fit_scales, rough_fit
+from bayesflat.inference.rough import OUTLIER, find_odd, fit_scales, rough_fit
 from bayesflat.model.effects import Projected
 from bayesflat.model.hierarchical import HierarchicalNoise
 from bayesflat.model.marginal import Covariance
@@ -44,6 +44,7 @@ Positions = tuple[NDArray, NDArray, NDArray]  # x, y (mm), and whether the detec
 _FEW_BINS = 20_000  # number of bins in the first round
 _LEFT = 0.01  # expected fraction of the scatter of detectors, amplifiers and patterns that does not cancel
 _FIRST_STEPS = 3  # steps of least squares in the first round
+_ODD_ROUNDS = 3  # of these, until they find the same detectors and amplifiers off
 _SCALE_STEPS = 3  # of those in the last, in which the width of the surface's prior is found as well
 _SHRINKS = 0.5  # each step should be so much shorter than the last: else a search takes its place
 _MOST_STEPS, _SEARCHED = 20, 50  # of these, and of a search
@@ -139,11 +140,20 @@ def _fit(mean: RatioMean, data: FitData, value: NDArray, itl_ratio: float) -> Pa
     few = slice(None, None, max(1, round(len(data) / _FEW_BINS)))
     parameters = np.zeros(mean.size)
     parameters[mean.slices["radial"]] = np.median(value)
-    parameters, scales, _ = _round(mean, data.select(few), value[few], parameters, None, _FIRST_STEPS)
-    # the sky's radial function is not known beyond its bins
-    inside = mean.radius_dome(parameters, data) <= mean.sky.spline.knots[-1]
+    # what is off in both flats is not in their ratio, and what is off in one of them would widen the scatter of all
+    data = replace(data, odd={})
+    for _ in range(_ODD_ROUNDS):
+        parameters, scales, _ = _round(mean, data.select(few), value[few], parameters, None, _FIRST_STEPS)
+        # the sky's radial function is not known beyond its bins
+        inside = mean.radius_dome(parameters, data) <= mean.sky.spline.knots[-1]
+        within = data.select(inside)
+        residual = value[inside] - mean.linearised(parameters, *_at(within))[0]
+        odd, known = find_odd(within, residual, np.ones(len(within), dtype=bool)), data.odd
+        data = replace(data, odd=odd)
+        if odd.keys() == known.keys():
+            break
     data, value = data.select(inside), value[inside]
-    outlier = _outliers(HierarchicalNoise(data), scales, value - mean.linearised(parameters, *_at(data))[0])
+    outlier = _outliers(HierarchicalNoise(data), scales, residual)
     data = replace(data, weight=(~outlier).astype(float))
     mean = mean.with_surface(parameters, data)
     parameters = np.append(parameters, np.zeros(mean.size - len(parameters)))

@@ -123,7 +123,7 @@ def rough_fit(data: FitData, config: FitConfig) -> Rough:
             scatter = 1.4826 * np.median(np.abs(rest[~outlier[rows]]))
             limit = OUTLIER * max(scatter, _LEAST_SCATTER)
             outlier[rows] = (np.abs(rest) > limit) | ~alive[rows]
-        odd = _odd(here, y[rows] - LogMean(here, config, spline)(parameters), alive[rows])
+        odd = find_odd(here, y[rows] - LogMean(here, config, spline)(parameters), alive[rows])
         smooth, last_odd = data.smooth, data.odd
         data = replace(data, smooth=noise.smoothness(scales), odd=odd)
         last, inside = inside, _full_rings(data, missing, parameters.get("centroid_delta", np.zeros(2)))
@@ -141,11 +141,24 @@ def rough_fit(data: FitData, config: FitConfig) -> Rough:
     )
 
 
-def _odd(data: FitData, residual: NDArray, alive: NDArray) -> dict[tuple[int, int], float]:
+def find_odd(data: FitData, residual: NDArray, alive: NDArray) -> dict[tuple[int, int], float]:
     """Detectors and amplifiers whose median is far from those of others, and how many times the others' scatter.
 
     A detector's others are those of its vendor.  An amplifier counts relative to its detector; its others are all of
     the vendor, less what those at its place have in common.
+
+    Parameters
+    ----------
+    data : FitData
+    residual : numpy.ndarray, shape (n_bins,)
+        Log of the value, less that of the mean.
+    alive : numpy.ndarray of bool, shape (n_bins,)
+        Which of them count.
+
+    Returns
+    -------
+    dict of (int, int) to float
+        As `FitData.odd`.
     """
     residual = np.where(alive, residual, np.nan)
     numbers, index = np.unique(data.binned.detector, return_inverse=True)

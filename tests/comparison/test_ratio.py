@@ -111,6 +111,28 @@ def test_what_does_not_cancel_is_in_the_errors(small_camera, flats, found, rng):
     assert abs(mean - expected) < 4 * worse.posterior.sd(row[None])[0]
 
 
+def test_a_detector_that_is_off_in_one_flat_leaves_the_rest_alone(flats, found):
+    """A fifth brighter in the dome: its own offset is found, and neither errors nor differences of the others move."""
+    sky, dome = flats
+    odd = int(dome.binned.detector[~dome.itl][0])
+    one = fit_ratio(
+        sky, replace(dome, value=dome.value * np.where(dome.binned.detector == odd, 1.2, 1.0)), CONFIG, itl_ratio=0.9
+    )
+    assert list(one.data.odd) == [(odd, -1)]
+    assert one.scales["detector rest"] < 1e-3
+    for name in ("centroid_delta_x", "centroid_delta_y", "gradient_x", "gradient_y"):
+        (mean, row), (other, of_other) = one.posterior.scalars[name], found.posterior.scalars[name]
+        sd = found.posterior.sd(of_other[None])[0]
+        assert one.posterior.sd(row[None])[0] == pytest.approx(sd, rel=0.1)
+        assert abs(mean - other) < sd
+    # what is off in the sky as well is not in the ratio
+    both = fit_ratio(
+        *(replace(flat, value=flat.value * np.where(flat.binned.detector == odd, 0.7, 1.0)) for flat in flats),
+        CONFIG, itl_ratio=0.9,
+    )  # fmt: skip
+    assert not both.data.odd
+
+
 def test_outlying_bins_weigh_nothing(flats, found, rng):
     sky, dome = flats
     value = dome.value.copy()
