@@ -201,13 +201,8 @@ class Effects:
     @cached_property
     def gram(self) -> NDArray[np.float64]:
         """``U'WU`` of each detector: shape (n_detectors, size, size)."""
-        order = np.argsort(self.detector, kind="stable")
-        ends = np.searchsorted(self.detector[order], np.arange(self.n_detectors + 1))
-        out = np.empty((self.n_detectors, self.size, self.size))
-        for d in range(self.n_detectors):
-            bins = order[ends[d] : ends[d + 1]]
-            u = self.design(bins)
-            out[d] = u.T @ (u * self.weight[bins, None])
+        out = np.zeros((self.n_detectors, self.size, self.size))
+        _gram(*self._runs, self._along_x, self.y, self.terms, self.weight, out)
         return out
 
     @cached_property
@@ -239,6 +234,43 @@ def _project(ends, detector, row, column, x, y, terms, weight, r, out):
             for k in range(len(terms)):
                 out[detector[n], k] += sums[terms[k, 0]] * y[row[n], terms[k, 1]]
             sums[:] = 0.0
+
+
+@njit(cache=True, fastmath={"reassoc", "contract"})
+def _gram(ends, detector, row, column, x, y, terms, weight, out):
+    n_x, n_terms = len(x), len(terms)
+    sums = np.zeros((n_x, n_x))
+    weighted = np.empty(np.max(np.diff(ends)))
+    for n in range(len(detector)):
+        size = ends[n + 1] - ends[n]
+        w = weight[ends[n] : ends[n + 1]]
+        for k in range(n_x):
+            along = x[k, column[n] : column[n] + size]
+            there = 0.0
+            for i in range(size):
+                weighted[i] = w[i] * along[i]
+                there += abs(weighted[i])
+            for j in range(k + 1 if there > 0.0 else 0):  # most amplifiers are elsewhere
+                other = x[j, column[n] : column[n] + size]
+                s = 0.0
+                for i in range(size):
+                    s += weighted[i] * other[i]
+                sums[k, j] += s
+        if n + 1 == len(detector) or row[n + 1] != row[n] or detector[n + 1] != detector[n]:
+            for k in range(n_x):
+                for j in range(k):
+                    sums[j, k] = sums[k, j]
+            of = out[detector[n]]
+            for k in range(n_terms):
+                factor, of_k = y[row[n], terms[k, 1]], sums[terms[k, 0]]
+                if factor != 0.0:
+                    for j in range(k + 1):
+                        of[k, j] += factor * y[row[n], terms[j, 1]] * of_k[terms[j, 0]]
+            sums[:] = 0.0
+    for d in range(len(out)):
+        for k in range(n_terms):
+            for j in range(k):
+                out[d, j, k] = out[d, k, j]
 
 
 @njit(cache=True, fastmath={"reassoc", "contract"})

@@ -347,7 +347,9 @@ def _effects(
     # functions of columns and of rows, and which of them each bin has
     tables: tuple[list[NDArray], list[NDArray]] = ([], [])
     which = np.empty((2, len(data)), dtype=np.int64)
-    known: dict[tuple, int] = {}  # where they begin that were made before: detectors are much alike
+    # detectors are much alike: where functions begin that were made before, and positions told apart before
+    known: dict[tuple, int] = {}
+    told_apart: dict[bytes, tuple[NDArray, ...]] = {}
     for number, rows in zip(detectors, rows_of, strict=True):
         detector = camera[int(number)]
         field = data.smooth * max(detector.nx, detector.ny) / max(times_long)
@@ -356,7 +358,10 @@ def _effects(
             ((detector.nx, detector.amp_nx, amp_nx), (detector.ny, detector.amp_ny, amp_ny))
         ):
             # columns and rows are told apart to a thousandth of a pixel
-            at, first, which_here = np.unique(np.round(pixels[axis], 3), return_index=True, return_inverse=True)
+            rounded = np.round(pixels[axis], 3)
+            if (whole := rounded.tobytes()) not in told_apart:
+                told_apart[whole] = np.unique(rounded, return_index=True, return_inverse=True)
+            at, first, which_here = told_apart[whole]
             key = (axis, length, n, field, detector.pixel_size, at.tobytes())
             if key not in known:
                 known[key] = sum(len(functions) for functions in tables[axis])
