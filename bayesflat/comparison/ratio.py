@@ -30,7 +30,8 @@ from bayesflat.comparison.ratio_mean import RatioMean, SkyCurve
 from bayesflat.config import FitConfig
 from bayesflat.errors import InputError
 from bayesflat.inference.linalg import curvature_root
-from bayesflat.inference.rough import OUTLIER, find_odd, fit_scales, rough_fit
+from bayesflat.inference.odd import find_odd
+from bayesflat.inference.rough import OUTLIER, fit_scales, rough_fit
 from bayesflat.model.effects import Projected
 from bayesflat.model.hierarchical import HierarchicalNoise
 from bayesflat.model.marginal import Covariance

@@ -16,6 +16,8 @@ from bayesflat.config import FitConfig
 from bayesflat.errors import InputError
 from bayesflat.gradient.curve import LogSpline
 from bayesflat.gradient.spline import spread_knots
+from bayesflat.inference.odd import LEAST_SCATTER, find_odd, medians_of
+from bayesflat.inference.rings import full_rings, missing_places
 from bayesflat.inference.smoothness import bending_variance
 from bayesflat.model.hierarchical import HierarchicalNoise
 from bayesflat.model.log_mean import LogMean
@@ -34,17 +36,6 @@ _SCALE_STEPS = 8
 # robust standard deviations from the others beyond which a bin is an outlier; before the first fit, from the rings'
 # medians
 OUTLIER, _OUTLIER_AT_FIRST = 5.0, 10.0
-# a ring is full where no more than this part of its bins is missing beyond what is missing everywhere (and beyond what
-# chance makes of that, in standard deviations); edges of rings are known to a part of a bin.  Where positions are this
-# many times as many as bins, the bins lie on no grid
-_MOST_MISSING, _BY_CHANCE, _SHELLS_PER_BIN, _MOST_EMPTY = 0.05, 3.0, 4, 4.0
-# a detector or an amplifier is odd beyond so many robust standard deviations from its vendor's others, and a part of
-# its throughput; and beyond `_MOST_ODD` (26% low, 35% high) even where the others scatter by 8%, as in u
-ODD, _LEAST_ODD, _MOST_ODD = 6.0, 0.01, 0.3
-_FEWEST_ALIKE, _FEWEST = 5, 3  # others that tell a scatter, and a median
-_FEWEST_ODD = 4  # bins of an odd amplifier: fewer may be dust
-_LEAST_SCATTER = 3e-4  # of bins about a first fit: flats without noise have no outliers
-_WHOLE = 0.8  # part of its pixels that a bin must have: where light or mask end, it may have some only
 _STEEPEST = 0.5  # what a plane may do at the rim, in a first fit
 
 
@@ -104,7 +95,7 @@ def rough_fit(data: FitData, config: FitConfig) -> Rough:
         parameters["itl_ratio"] = np.ones(())
     parameters |= {name: np.zeros(2) for name, switch in _SWITCH.items() if getattr(config, switch)}
     inside, outlier = np.ones(len(data), dtype=bool), outlying | ~alive
-    missing = _missing(data)
+    missing = missing_places(data)
     scales: NDArray | None = None
     for k, few in enumerate(_FEW_BINS):
         here = data.select(inside)
@@ -121,12 +112,12 @@ def rough_fit(data: FitData, config: FitConfig) -> Rough:
         if k > 0:  # the first step is too rough to judge bins by
             rest = _unexplained(here, y[rows], config, ~outlier[rows], scales, spline, parameters)
             scatter = 1.4826 * np.median(np.abs(rest[~outlier[rows]]))
-            limit = OUTLIER * max(scatter, _LEAST_SCATTER)
+            limit = OUTLIER * max(scatter, LEAST_SCATTER)
             outlier[rows] = (np.abs(rest) > limit) | ~alive[rows]
         odd = find_odd(here, y[rows] - LogMean(here, config, spline)(parameters), alive[rows])
         smooth, last_odd = data.smooth, data.odd
         data = replace(data, smooth=noise.smoothness(scales), odd=odd)
-        last, inside = inside, _full_rings(data, missing, parameters.get("centroid_delta", np.zeros(2)))
+        last, inside = inside, full_rings(data, missing, parameters.get("centroid_delta", np.zeros(2)))
         _require_bins(inside)
     n = spline.size
     marginal = information[:n, :n] - information[:n, n:] @ np.linalg.solve(information[n:, n:], information[n:, :n])
@@ -139,80 +130,6 @@ def rough_fit(data: FitData, config: FitConfig) -> Rough:
         smooth=smooth,
         odd=last_odd,
     )
-
-
-def find_odd(data: FitData, residual: NDArray, alive: NDArray) -> dict[tuple[int, int], float]:
-    """Detectors and amplifiers whose median is far from those of others, and how many times the others' scatter.
-
-    A detector's others are those of its vendor.  An amplifier counts relative to its detector; its others are all of
-    the vendor, less what those at its place have in common.
-
-    Parameters
-    ----------
-    data : FitData
-    residual : numpy.ndarray, shape (n_bins,)
-        Log of the value, less that of the mean.
-    alive : numpy.ndarray of bool, shape (n_bins,)
-        Which of them count.
-
-    Returns
-    -------
-    dict of (int, int) to float
-        As `FitData.odd`.
-    """
-    residual = np.where(alive, residual, np.nan)
-    numbers, index = np.unique(data.binned.detector, return_inverse=True)
-    medians, itl = _medians(index, residual), np.zeros(len(numbers), dtype=bool)
-    itl[index] = data.itl
-    found = {(int(numbers[k]), -1): times for k, times in _far(medians, itl).items()}
-    most = int(data.binned.amplifier.max()) + 1
-    of, amplifier = np.divmod(np.arange(len(numbers) * most), most)
-    relative = _of_amplifiers(index, data.binned.amplifier, most, residual - medians[index])
-    few = np.bincount((index * most + data.binned.amplifier)[alive], minlength=len(relative)) < _FEWEST_ODD
-    relative[few] = np.nan
-    place = itl[of] * most + amplifier
-    relative = relative - _medians(place, relative)[place]
-    found |= {(int(numbers[of[k]]), int(amplifier[k])): times for k, times in _far(relative, itl[of]).items()}
-    return found
-
-
-def _of_amplifiers(index: NDArray, amplifier: NDArray, most: int, values: NDArray) -> NDArray[np.float64]:
-    """Medians of each detector's amplifiers, ``most`` of them, one detector after the other."""
-    found = np.full((int(index.max()) + 1) * most, np.nan)
-    medians = _medians(index * most + amplifier, values)
-    found[: len(medians)] = medians
-    return found
-
-
-def _far(values: NDArray, itl: NDArray) -> dict[int, float]:
-    """Which values are far from those of their vendor, and how many times the others' scatter."""
-    found: dict[int, float] = {}
-    for group in (itl, ~itl):
-        there = group & np.isfinite(values)
-        n = int(there.sum())
-        if n < _FEWEST:
-            continue
-        away = np.abs(values - np.median(values[there]))
-        scatter = max(1.4826 * float(np.median(away[there])), _LEAST_SCATTER)
-        limit = ODD * (1 + 10 / n) * scatter if n >= _FEWEST_ALIKE else np.inf  # of few, it is loosely known
-        limit = min(max(limit, _LEAST_ODD), _MOST_ODD)
-        found |= {int(k): float(away[k] / scatter) for k in np.flatnonzero(there & (away > limit))}
-    return found
-
-
-def _medians(index: NDArray, values: NDArray) -> NDArray[np.float64]:
-    """Median of the values that are not NaN of each group; NaN where there is none."""
-    good = np.flatnonzero(np.isfinite(values))
-    out = np.full(int(index.max()) + 1, np.nan)
-    order = good[np.argsort(values[good])]
-    # whole numbers of 16 bits, as those of detectors and amplifiers are, are sorted by counting
-    order = order[np.argsort(index[order].astype(np.min_scalar_type(len(out))), kind="stable")]
-    counts = np.bincount(index[good], minlength=len(out))
-    first = np.cumsum(counts) - counts
-    some = counts > 0
-    low, high = (first + (counts - 1) // 2)[some], (first + counts // 2)[some]
-    out[some] = 0.5 * (values[order[low]] + values[order[high]])
-    return out
 
 
 def _require_bins(usable: NDArray) -> None:
@@ -281,62 +198,6 @@ _SWITCH = {
 }
 
 
-def _full_rings(data: FitData, missing: NDArray, centroid: NDArray) -> NDArray[np.bool_]:
-    """Bins within the largest circle about the centroid that the bins fill.
-
-    Beyond it the rings are lopsided: any misfit of the radial function there pulls the centroid.  Bins that are missing
-    everywhere, such as dead ones, make no ring lopsided.  Where light or mask end, bins may be cut: their values are
-    not those of their centres, so half a bin's diagonal is left out as well.
-    """
-    pixel = max(data.binned.camera[int(n)].pixel_size for n in np.unique(data.binned.detector))
-    radius = np.hypot(data.dx - centroid[0], data.dy - centroid[1])
-    edge = data.radius.max() - np.hypot(*centroid)  # where the bins' own circle is about the pivot
-    if len(missing):  # and where it is not, as in a flat that was corrected with a moved centroid
-        step = data.bin_size * pixel / _SHELLS_PER_BIN
-        away = np.hypot(missing[:, 0] - centroid[0], missing[:, 1] - centroid[1])
-        edges = np.arange(0.0, max(radius.max(), away.max()) + 2 * step, step)
-        # of rings as wide as a bin: thinner ones may have but a few places, all on one side
-        there, lost = (np.convolve(np.histogram(r, edges)[0], np.ones(_SHELLS_PER_BIN)) for r in (radius, away))
-        places = there + lost
-        typical = np.median((lost / np.maximum(places, 1))[there > 0])
-        allowed = typical + (1 - typical) * _MOST_MISSING
-        allowed = allowed + _BY_CHANCE * np.sqrt(typical * (1 - typical) / np.maximum(places, 1))
-        filled = ((there > 0) & (lost <= allowed * places))[: len(edges) - 1]
-        # beyond the circle of the bins a ring lies on one side only
-        full = np.flatnonzero(filled & (edges[:-1] <= edge))
-        edge = min(edge, edges[full.max() + 1]) if len(full) else edge
-    return radius <= edge - data.bin_size * pixel / np.sqrt(2)
-
-
-def _missing(data: FitData) -> NDArray[np.float64]:
-    """Positions from the pivot (mm) at which a detector that has bins could have a whole one but does not: (n, 2).
-
-    Detectors of one size have the same columns and rows of bins.
-    """
-    camera, detector, n_pixels = data.binned.camera, data.binned.detector, data.binned.n_pixels
-    whole = np.ones(len(data), dtype=bool) if n_pixels is None else n_pixels >= _WHOLE * n_pixels.max()
-    found, numbers = [], np.unique(detector)
-    of_size: dict[tuple[int, int], list[int]] = {}
-    for number in numbers.tolist():
-        of_size.setdefault((camera[number].nx, camera[number].ny), []).append(number)
-    for same in of_size.values():
-        pixels, rows = [], []
-        for number in same:
-            rows.append(np.flatnonzero(detector == number))
-            at = camera[number].focal_plane_to_pixel(data.binned.xf[rows[-1]], data.binned.yf[rows[-1]])
-            pixels.append(np.round(at, 3))
-        columns, lines = (np.unique(np.concatenate([at[k] for at in pixels])) for k in range(2))
-        if len(columns) * len(lines) * len(same) > _MOST_EMPTY * sum(map(len, rows)):
-            continue  # no grid: it is not known which bins could be there
-        for number, (x, y), here in zip(same, pixels, rows, strict=True):
-            empty = np.ones((len(lines), len(columns)), dtype=bool)
-            empty[np.searchsorted(lines, y), np.searchsorted(columns, x)] = ~whole[here]
-            j, i = np.nonzero(empty)
-            found.append(np.column_stack(camera[number].pixel_to_focal_plane(columns[i], lines[j])))
-    pivot = data.binned.xf[0] - data.dx[0], data.binned.yf[0] - data.dy[0]
-    return np.concatenate(found) - pivot if found else np.empty((0, 2))
-
-
 def _rings(data: FitData, y: NDArray) -> tuple[LogSpline, NDArray[np.float64], NDArray[np.bool_]]:
     """A B-spline through the medians of rings, the vendors apart, its coefficients, and the bins far from them."""
     radius = data.radius
@@ -362,7 +223,7 @@ def _rings(data: FitData, y: NDArray) -> tuple[LogSpline, NDArray[np.float64], N
     # a detector or an amplifier that is off as a whole is not made of outliers
     most = int(data.binned.amplifier.max()) + 1
     index = np.unique(data.binned.detector, return_inverse=True)[1] * most + data.binned.amplifier
-    off = off - _medians(index, off)[index]
+    off = off - medians_of(index, off)[index]
     scatter = 1.4826 * np.nanmedian(np.abs(off))
     return spline, coefficients, np.abs(np.nan_to_num(off)) > _OUTLIER_AT_FIRST * max(scatter, 1e-6)
 

@@ -1,0 +1,89 @@
+"""Detectors and amplifiers that are off as a whole: found by their medians, among the others of their vendor."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayesflat.model.prepare import FitData
+
+# a detector or an amplifier is odd beyond so many robust standard deviations from its vendor's others, and a part of
+# its throughput; and beyond `_MOST_ODD` (26% low, 35% high) even where the others scatter by 8%, as in u
+ODD, _LEAST_ODD, _MOST_ODD = 6.0, 0.01, 0.3
+_FEWEST_ALIKE, _FEWEST = 5, 3  # others that tell a scatter, and a median
+_FEWEST_ODD = 4  # bins of an odd amplifier: fewer may be dust
+LEAST_SCATTER = 3e-4  # of bins about a first fit: flats without noise have no outliers
+
+
+def find_odd(data: FitData, residual: NDArray, alive: NDArray) -> dict[tuple[int, int], float]:
+    """Detectors and amplifiers whose median is far from those of others, and how many times the others' scatter.
+
+    A detector's others are those of its vendor.  An amplifier counts relative to its detector; its others are all of
+    the vendor, less what those at its place have in common.
+
+    Parameters
+    ----------
+    data : FitData
+    residual : numpy.ndarray, shape (n_bins,)
+        Log of the value, less that of the mean.
+    alive : numpy.ndarray of bool, shape (n_bins,)
+        Which of them count.
+
+    Returns
+    -------
+    dict of (int, int) to float
+        As `FitData.odd`.
+    """
+    residual = np.where(alive, residual, np.nan)
+    numbers, index = np.unique(data.binned.detector, return_inverse=True)
+    medians, itl = medians_of(index, residual), np.zeros(len(numbers), dtype=bool)
+    itl[index] = data.itl
+    found = {(int(numbers[k]), -1): times for k, times in _far(medians, itl).items()}
+    most = int(data.binned.amplifier.max()) + 1
+    of, amplifier = np.divmod(np.arange(len(numbers) * most), most)
+    relative = _of_amplifiers(index, data.binned.amplifier, most, residual - medians[index])
+    few = np.bincount((index * most + data.binned.amplifier)[alive], minlength=len(relative)) < _FEWEST_ODD
+    relative[few] = np.nan
+    place = itl[of] * most + amplifier
+    relative = relative - medians_of(place, relative)[place]
+    found |= {(int(numbers[of[k]]), int(amplifier[k])): times for k, times in _far(relative, itl[of]).items()}
+    return found
+
+
+def _of_amplifiers(index: NDArray, amplifier: NDArray, most: int, values: NDArray) -> NDArray[np.float64]:
+    """Medians of each detector's amplifiers, ``most`` of them, one detector after the other."""
+    found = np.full((int(index.max()) + 1) * most, np.nan)
+    medians = medians_of(index * most + amplifier, values)
+    found[: len(medians)] = medians
+    return found
+
+
+def _far(values: NDArray, itl: NDArray) -> dict[int, float]:
+    """Which values are far from those of their vendor, and how many times the others' scatter."""
+    found: dict[int, float] = {}
+    for group in (itl, ~itl):
+        there = group & np.isfinite(values)
+        n = int(there.sum())
+        if n < _FEWEST:
+            continue
+        away = np.abs(values - np.median(values[there]))
+        scatter = max(1.4826 * float(np.median(away[there])), LEAST_SCATTER)
+        limit = ODD * (1 + 10 / n) * scatter if n >= _FEWEST_ALIKE else np.inf  # of few, it is loosely known
+        limit = min(max(limit, _LEAST_ODD), _MOST_ODD)
+        found |= {int(k): float(away[k] / scatter) for k in np.flatnonzero(there & (away > limit))}
+    return found
+
+
+def medians_of(index: NDArray, values: NDArray) -> NDArray[np.float64]:
+    """Median of the values that are not NaN of each group; NaN where there is none."""
+    good = np.flatnonzero(np.isfinite(values))
+    out = np.full(int(index.max()) + 1, np.nan)
+    order = good[np.argsort(values[good])]
+    # whole numbers of 16 bits, as those of detectors and amplifiers are, are sorted by counting
+    order = order[np.argsort(index[order].astype(np.min_scalar_type(len(out))), kind="stable")]
+    counts = np.bincount(index[good], minlength=len(out))
+    first = np.cumsum(counts) - counts
+    some = counts > 0
+    low, high = (first + (counts - 1) // 2)[some], (first + counts // 2)[some]
+    out[some] = 0.5 * (values[order[low]] + values[order[high]])
+    return out
