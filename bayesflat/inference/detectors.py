@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from bayesflat.errors import InputError
 from bayesflat.inference.map import PLAIN
-from bayesflat.model.hierarchical import HierarchicalNoise, amplifier_names
+from bayesflat.model.hierarchical import HierarchicalNoise
 from bayesflat.model.likelihood import NAME, FlatRV
+from bayesflat.model.response import amplifier_names
 
 if TYPE_CHECKING:
     import xarray as xr

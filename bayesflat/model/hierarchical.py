@@ -5,20 +5,19 @@ The log of value over mean is normal, with a covariance that `bayesflat.model.ma
 
 from __future__ import annotations
 
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bayesflat.model.effects import Effects
 from bayesflat.model.likelihood import observe_flat
 from bayesflat.model.marginal import ByVariances, Covariance
 from bayesflat.model.noise import FLOOR, NoiseModel
 from bayesflat.model.parameters import make_parameter
 from bayesflat.model.prepare import FitData
-from bayesflat.model.smooth import DEGREE, modes, scale_of, surface_terms, times_of
+from bayesflat.model.response import effects_of, means_of, shared_labels
+from bayesflat.model.smooth import scale_of, surface_terms, times_of
 
-RIM_WIDTH = 1.0  # mm, within which a detector's rim fades
 SIGMA_LOG_SCALE, SIGMA_LOG_SHARED = 1.5, 1.0  # what is shared is drawn but once for each vendor
 # A slope that all detectors of a vendor have looks like a plane within each of them.  A scale that is fitted would
 # shrink it, and the plane would take what is missing; this one is wide: LSSTCam's u has 0.9% (3% from edge to edge).
@@ -78,7 +77,7 @@ class HierarchicalNoise(NoiseModel):
         )
         sides = [(self.camera[int(number)].nx, self.camera[int(number)].ny) for number in self.detectors]
         self.times = times_of(*np.transpose(sides))
-        self.effects, names = _effects(data, self.detectors, index, vendor, self.amp_shape, self.times)
+        self.effects, names = effects_of(data, self.detectors, index, vendor, self.amp_shape, self.times)
         self.labels = ["white"]
         n_own = self.effects.own.stop
         # index of the scale of each effect, by vendor
@@ -90,7 +89,7 @@ class HierarchicalNoise(NoiseModel):
             [[self._scale(_shared_label(name, v)) for name in names[self.effects.shared]] for v in self.vendors]
         )
         self.shared_size = np.array([_part_of_degree(name, self.times) for name in names[self.effects.shared]])
-        self.shared_labels = _shared_labels(self.amp_shape, self.times)
+        self.shared_labels = shared_labels(self.amp_shape, self.times)
 
     @property
     def fixed(self) -> NDArray[np.bool_]:
@@ -218,7 +217,7 @@ class HierarchicalNoise(NoiseModel):
             detector = self.camera[int(number)]
             field = self.smooth * max(detector.nx, detector.ny) / max(self.times)
             mx, my = (
-                _means(length, n, most, detector.pixel_size, field, times)
+                means_of(length, n, most, detector.pixel_size, field, times)
                 for length, n, most, times in zip(
                     (detector.nx, detector.ny), (detector.amp_nx, detector.amp_ny), (amp_nx, amp_ny), self.times,
                     strict=True,
@@ -315,127 +314,3 @@ class HierarchicalNoise(NoiseModel):
             pattern = share @ by_pattern[vendor == v, 0]
             of_means[v] = share**2 @ own[vendor == v, 0] + pattern @ covariance.shared_conditional[v] @ pattern
         return of_means, own + shared
-
-
-def _effects(
-    data: FitData,
-    detectors: NDArray,
-    index: NDArray,
-    vendor: NDArray,
-    amp_shape: tuple[int, int],
-    times_long: tuple[int, int],
-) -> tuple[Effects, list[str]]:
-    """The effects on the bins, and the name of each: its scale's, but for the vendor."""
-    camera = data.binned.camera
-    amp_ny, amp_nx = amp_shape
-    # functions of column and row, in the order of `_functions`
-    one, linear, smooth = 0, 1, 2
-    amps_x, amps_y = (3 + DEGREE * times for times in times_long)
-    rims_x, rims_y = amps_x + amp_nx, amps_y + amp_ny
-    names, terms = ["detector"], [(one, one)]
-    names += ["amplifier"] * (amp_nx * amp_ny)
-    terms += [(amps_x + i, amps_y + j) for j in range(amp_ny) for i in range(amp_nx)]
-    names += [f"surface {degree}" for _, _, degree in surface_terms(times_long)]
-    terms += [(smooth + i, smooth + j) for i, j, _ in surface_terms(times_long)]
-    n_own = len(terms)
-    names += ["slope"] * 2 + ["rim"] * 4
-    terms += [(linear, one), (one, linear)]
-    terms += [(rims_x + k, one) for k in range(2)] + [(one, rims_y + k) for k in range(2)]
-
-    order = np.argsort(index, kind="stable")
-    rows_of = np.split(order, np.searchsorted(index[order], np.arange(1, len(detectors))))
-    # functions of columns and of rows, and which of them each bin has
-    tables: tuple[list[NDArray], list[NDArray]] = ([], [])
-    which = np.empty((2, len(data)), dtype=np.int64)
-    # detectors are much alike: where functions begin that were made before, and positions told apart before
-    known: dict[tuple, int] = {}
-    told_apart: dict[bytes, tuple[NDArray, ...]] = {}
-    for number, rows in zip(detectors, rows_of, strict=True):
-        detector = camera[int(number)]
-        field = data.smooth * max(detector.nx, detector.ny) / max(times_long)
-        pixels = detector.focal_plane_to_pixel(data.binned.xf[rows], data.binned.yf[rows])
-        for axis, (length, n, most) in enumerate(
-            ((detector.nx, detector.amp_nx, amp_nx), (detector.ny, detector.amp_ny, amp_ny))
-        ):
-            # columns and rows are told apart to a thousandth of a pixel
-            rounded = np.round(pixels[axis], 3)
-            if (whole := rounded.tobytes()) not in told_apart:
-                told_apart[whole] = np.unique(rounded, return_index=True, return_inverse=True)
-            at, first, which_here = told_apart[whole]
-            key = (axis, length, n, field, detector.pixel_size, at.tobytes())
-            if key not in known:
-                known[key] = sum(len(functions) for functions in tables[axis])
-                edge = pixels[axis][first] + 0.5
-                functions = _functions(
-                    edge, length, n, most, data.bin_size, detector.pixel_size, field, times_long[axis]
-                )
-                tables[axis].append(functions)
-            which[axis, rows] = which_here + known[key]
-    x, y = (np.concatenate(functions) for functions in tables)
-    times = np.ones((len(detectors), n_own))
-    for (number, amplifier), more in data.odd.items():
-        # the array counts columns of amplifiers as the camera's widest detector has them
-        j, i = divmod(amplifier, camera[number].amp_nx)
-        times[detectors == number, 0 if amplifier < 0 else 1 + i + amp_nx * j] = more
-    effects = Effects(
-        index, which[0], which[1], x, y, np.array(terms), slice(0, n_own),
-        slice(1, len(terms)), data.weight, vendor, times,
-    )  # fmt: skip
-    return effects, names
-
-
-def _shared_labels(amp_shape: tuple[int, int], times: tuple[int, int]) -> list[str]:
-    """Labels of the effects of `_effects` but for the first; surfaces by their degrees along x and y."""
-    labels = [f"amplifier {name}" for name in amplifier_names(*amp_shape)]
-    labels += [f"surface x{i} y{j}" for i, j, _ in surface_terms(times)]
-    return [*labels, "slope x", "slope y", *(f"rim {end} {axis}" for axis in "xy" for end in ("low", "high"))]
-
-
-def amplifier_names(rows: int, columns: int) -> list[str]:
-    """``C00`` ... by row and column, counted from the corner of pixel (0, 0): in the order of the effects."""
-    return [f"C{row}{column}" for row in range(rows) for column in range(columns)]
-
-
-def _functions(
-    edge: NDArray,
-    length: int,
-    n_amplifiers: int,
-    most: int,
-    size: float,
-    pixel_size: float,
-    field: float,
-    times: int,
-) -> NDArray[np.float64]:
-    """Functions of the column, or the row: 1, a slope of rms 1, smooth modes, the share in each amplifier, two rims.
-
-    ``edge`` counts pixels from the detector's edge; ``field`` is the scale of smooth fields (pixels), and
-    the side is so many ``times`` the shorter one.
-    """
-    u = 2 * edge / length - 1
-    amplifier = np.clip(np.floor(edge * n_amplifiers / length), 0, n_amplifiers - 1)
-    shares = np.zeros((most, len(edge)))
-    for k in range(n_amplifiers):
-        first, last = length * k / n_amplifiers, length * (k + 1) / n_amplifiers
-        if size > 0:
-            inside = np.minimum(edge + size / 2, last) - np.maximum(edge - size / 2, first)
-            shares[k] = np.clip(inside, 0.0, None) / size
-        else:
-            shares[k] = amplifier == k
-    shares /= np.maximum(shares.sum(0), 1e-9)  # a bin may overhang
-    width = RIM_WIDTH / pixel_size
-    rims = [np.exp(-distance / width) - width / length for distance in (edge, length - edge)]
-    smooth = modes(u, field / length, times)
-    return np.stack([np.ones_like(u), np.sqrt(3) * u, *smooth, *shares, *rims], axis=1)
-
-
-@lru_cache(maxsize=16)  # the same for all detectors of a kind
-def _means(
-    length: int, n_amplifiers: int, most: int, pixel_size: float, field: float, times: int
-) -> NDArray[np.float64]:
-    """Means of `_functions` over each amplifier's extent: shape (most, n_functions)."""
-    steps = 40
-    edge = (np.arange(n_amplifiers * steps) + 0.5) * length / (n_amplifiers * steps)
-    functions = _functions(edge, length, n_amplifiers, most, 0.0, pixel_size, field, times)
-    out = np.zeros((most, functions.shape[1]))
-    out[:n_amplifiers] = functions.reshape(n_amplifiers, steps, -1).mean(1)
-    return out
