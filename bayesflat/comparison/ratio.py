@@ -149,7 +149,7 @@ def _fit(mean: RatioMean, data: FitData, value: NDArray, itl_ratio: float) -> Pa
         inside = mean.radius_dome(parameters, data) <= mean.sky.spline.knots[-1]
         within = data.select(inside)
         residual = value[inside] - mean.linearised(parameters, *_at(within))[0]
-        odd, known = find_odd(within, residual, np.ones(len(within), dtype=bool)), data.odd
+        odd, known = find_odd(within.binned.detector, within.binned.amplifier, within.itl, residual), data.odd
         data = replace(data, odd=odd)
         if odd.keys() == known.keys():
             break

@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from bayesflat.model.prepare import FitData
-
 # a detector or an amplifier is odd beyond so many robust standard deviations from its vendor's others, and a part of
 # its throughput; and beyond `_MOST_ODD` (26% low, 35% high) even where the others scatter by 8%, as in u
 ODD, _LEAST_ODD, _MOST_ODD = 6.0, 0.01, 0.3
@@ -15,7 +13,9 @@ _FEWEST_ODD = 4  # bins of an odd amplifier: fewer may be dust
 LEAST_SCATTER = 3e-4  # of bins about a first fit: flats without noise have no outliers
 
 
-def find_odd(data: FitData, residual: NDArray, alive: NDArray) -> dict[tuple[int, int], float]:
+def find_odd(
+    detector: NDArray, amplifier: NDArray, itl: NDArray, residual: NDArray, fewest: int = _FEWEST_ODD
+) -> dict[tuple[int, int], float]:
     """Detectors and amplifiers whose median is far from those of others, and how many times the others' scatter.
 
     A detector's others are those of its vendor.  An amplifier counts relative to its detector; its others are all of
@@ -23,38 +23,34 @@ def find_odd(data: FitData, residual: NDArray, alive: NDArray) -> dict[tuple[int
 
     Parameters
     ----------
-    data : FitData
-    residual : numpy.ndarray, shape (n_bins,)
-        Log of the value, less that of the mean.
-    alive : numpy.ndarray of bool, shape (n_bins,)
-        Which of them count.
+    detector, amplifier : numpy.ndarray of int, shape (n,)
+        Of bins, or of amplifiers.
+    itl : numpy.ndarray of bool, shape (n,)
+        The vendor.
+    residual : numpy.ndarray, shape (n,)
+        Log of the value, less that of the mean; NaN does not count.
+    fewest : int
+        Residuals at least of an amplifier that is odd.
 
     Returns
     -------
     dict of (int, int) to float
         As `FitData.odd`.
     """
-    residual = np.where(alive, residual, np.nan)
-    numbers, index = np.unique(data.binned.detector, return_inverse=True)
-    medians, itl = medians_of(index, residual), np.zeros(len(numbers), dtype=bool)
-    itl[index] = data.itl
-    found = {(int(numbers[k]), -1): times for k, times in _far(medians, itl).items()}
-    most = int(data.binned.amplifier.max()) + 1
-    of, amplifier = np.divmod(np.arange(len(numbers) * most), most)
-    relative = _of_amplifiers(index, data.binned.amplifier, most, residual - medians[index])
-    few = np.bincount((index * most + data.binned.amplifier)[alive], minlength=len(relative)) < _FEWEST_ODD
-    relative[few] = np.nan
-    place = itl[of] * most + amplifier
+    numbers, index = np.unique(detector, return_inverse=True)
+    medians, of_vendor = medians_of(index, residual), np.zeros(len(numbers), dtype=bool)
+    of_vendor[index] = itl
+    found = {(int(numbers[k]), -1): times for k, times in _far(medians, of_vendor).items()}
+    # the amplifiers of one detector after those of the other, as many of each
+    most = int(amplifier.max()) + 1
+    of, number = np.divmod(np.arange(len(numbers) * most), most)
+    group, relative = index * most + amplifier, np.full(len(of), np.nan)
+    of_amplifiers = medians_of(group, residual - medians[index])
+    relative[: len(of_amplifiers)] = of_amplifiers
+    relative[np.bincount(group[np.isfinite(residual)], minlength=len(of)) < fewest] = np.nan
+    place = of_vendor[of] * most + number
     relative = relative - medians_of(place, relative)[place]
-    found |= {(int(numbers[of[k]]), int(amplifier[k])): times for k, times in _far(relative, itl[of]).items()}
-    return found
-
-
-def _of_amplifiers(index: NDArray, amplifier: NDArray, most: int, values: NDArray) -> NDArray[np.float64]:
-    """Medians of each detector's amplifiers, ``most`` of them, one detector after the other."""
-    found = np.full((int(index.max()) + 1) * most, np.nan)
-    medians = medians_of(index * most + amplifier, values)
-    found[: len(medians)] = medians
+    found |= {(int(numbers[of[k]]), int(number[k])): times for k, times in _far(relative, of_vendor[of]).items()}
     return found
 
 

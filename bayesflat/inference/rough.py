@@ -114,7 +114,8 @@ def rough_fit(data: FitData, config: FitConfig) -> Rough:
             scatter = 1.4826 * np.median(np.abs(rest[~outlier[rows]]))
             limit = OUTLIER * max(scatter, LEAST_SCATTER)
             outlier[rows] = (np.abs(rest) > limit) | ~alive[rows]
-        odd = find_odd(here, y[rows] - LogMean(here, config, spline)(parameters), alive[rows])
+        residual = np.where(alive[rows], y[rows] - LogMean(here, config, spline)(parameters), np.nan)
+        odd = find_odd(here.binned.detector, here.binned.amplifier, here.itl, residual)
         smooth, last_odd = data.smooth, data.odd
         data = replace(data, smooth=noise.smoothness(scales), odd=odd)
         last, inside = inside, full_rings(data, missing, parameters.get("centroid_delta", np.zeros(2)))

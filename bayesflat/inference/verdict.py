@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bayesflat.gradient.estimates import Offsets
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.inference.field import SmoothField
+from bayesflat.inference.odd import find_odd
 from bayesflat.inference.projection import Projection
 from bayesflat.model.prepare import FitData
 from bayesflat.quantities import TOLERANCE_MMAG, as_fraction
@@ -88,8 +90,7 @@ def judge_fit(
 def _off(data: FitData, gradient: FlatGradient) -> list[str]:
     """Detectors and amplifiers that are off as a whole, and detectors of which outliers are the most."""
     found, camera, offsets = [], data.binned.camera, gradient.offsets
-    if data.odd and offsets is not None:
-        is_odd = np.array([where in data.odd for where in zip(offsets.detector, offsets.amplifier, strict=True)])
+    if data.odd and offsets is not None and (is_odd := _is_odd(data, offsets)).any():
         read = [
             f"{camera[int(number)].name}{f' amplifier {amplifier}' if amplifier >= 0 else ''} ({m:.4f} ± {s:.4f})"
             for number, amplifier, m, s in zip(
@@ -113,6 +114,17 @@ def _off(data: FitData, gradient: FlatGradient) -> list[str]:
     if many:
         found.append(f"most bins are outliers in {_named(many)}")
     return found
+
+
+def _is_odd(data: FitData, offsets: Offsets) -> NDArray[np.bool_]:
+    """Which detectors and amplifiers a first fit found off, and are so in the end: shape (n_offsets,).
+
+    At a steep rim a first fit can be wrong by more than some amplifiers differ.
+    """
+    of, itl = offsets.amplifier >= 0, np.isin(offsets.detector, data.binned.detector[data.itl])
+    odd = find_odd(offsets.detector[of], offsets.amplifier[of], itl[of], np.log(offsets.mean[of]), fewest=1)
+    names = zip(offsets.detector.tolist(), offsets.amplifier.tolist(), strict=True)
+    return np.array([name in data.odd and name in odd for name in names])
 
 
 def _named(names: list[str]) -> str:

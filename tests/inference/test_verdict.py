@@ -94,6 +94,14 @@ def test_a_detector_that_is_off_is_named(clean, with_odd):
     assert level == pytest.approx(100 * 0.3 / n, rel=0.1)
 
 
+def test_what_only_a_first_fit_found_off_is_not_named(clean, with_odd):
+    """As amplifiers at a steep rim, which are like the others in the end; what is off indeed is named beside them."""
+    wrong = {(ODD, 3): 7.0, (ODD + 1, -1): 7.0}
+    assert judge_fit(replace(clean.data, odd=wrong), clean.gradient, None, ()).reasons == ()
+    found = judge_fit(replace(with_odd.data, odd=with_odd.data.odd | wrong), with_odd.gradient, None, ())
+    assert found.reasons == with_odd.judgement.reasons
+
+
 def test_the_odd_detectors_variance_is_in_the_covariance(with_odd):
     """Against the dense covariance: a constant of the odd detector more, and nothing else."""
     data, objective = with_odd.data, with_odd.objective
