@@ -225,7 +225,8 @@ def binning(folder: Path) -> dict[str, Any]:
 
 def lsst(table: Path, cp_pipe: Path, ip_isr: Path) -> dict[str, Any]:
     """LSST's fitter alone, one pass and as its task does it, on the same bins."""
-    from lsst import NODES, load_lsst, lsst_one_pass, lsst_two_passes
+    from lsst import NODES, lsst_one_pass, lsst_two_passes
+    from lsst_classes import load_lsst
 
     import bayesflat as bf
     from bayesflat.model.prepare import prepare

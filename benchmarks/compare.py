@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from calibration import CODE, RADII, SETTINGS, draw_light, parser, run
+from calibration import RADII, SETTINGS, draw_light
 from matplotlib.figure import Figure
+from results import CODE, parser, run
 from rich.console import Console
 from rich.table import Table
 

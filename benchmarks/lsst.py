@@ -11,19 +11,17 @@ Exit status 1 if any comparison fails: numbers that differ, or a sum of absolute
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import inspect
 import sys
 import tempfile
 import time
-import types
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
+from lsst_classes import load_lsst
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -64,99 +62,6 @@ OUTER_ATTRIBUTES = {
     "outer_gradient_y": "outerGradientY",
     "outer_gradient_radius": "outerGradientRadius",
 }
-
-
-# ---- LSST's classes without LSST's stack ----
-
-
-class PropertyList(dict):
-    """Stands in for ``lsst.daf.base.PropertyList``: an ordered mapping, which YAML shows as LSST does."""
-
-    def toDict(self) -> dict[str, Any]:
-        """A plain dict."""
-        return dict(self)
-
-
-def _represent(dumper, data):
-    """A tagged list of [name, type, value, comment]."""
-    kinds = {type(None): "Undef", bool: "Bool", int: "Int", float: "Double", str: "String"}
-    entries = [[key, kinds[type(value)], value, ""] for key, value in data.items()]
-    return dumper.represent_sequence("lsst.daf.base.PropertyList", entries, flow_style=None)
-
-
-def _construct(loader, node):
-    return PropertyList({entry[0]: entry[2] for entry in loader.construct_sequence(node, deep=True)})
-
-
-class _StandIn(types.ModuleType):
-    """A module in which every name exists and none does anything."""
-
-    __path__: tuple = ()
-
-    def __getattr__(self, name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return type(name, (), {})
-
-
-STAND_INS = (
-    "lsst",
-    "lsst.afw",
-    "lsst.afw.cameraGeom",
-    "lsst.afw.image",
-    "lsst.afw.math",
-    "lsst.afw.table",
-    "lsst.daf",
-    "lsst.daf.base",
-    "lsst.geom",
-    "lsst.ip",
-    "lsst.ip.isr",
-    "lsst.ip.isr.isrMock",
-    "lsst.cp",
-    "lsst.cp.pipe",
-    "lsst.pex",
-    "lsst.pex.config",
-    "lsst.pipe",
-    "lsst.pipe.base",
-    "lsst.utils",
-    "lsst.utils.introspection",
-    "astro_metadata_translator",
-    "galsim",
-    "lmfit",
-)
-
-
-def load_lsst(cp_pipe: Path, ip_isr: Path) -> tuple[type, type]:
-    """LSST's ``FlatGradient`` and ``FlatGradientFitter``."""
-    for name in STAND_INS:
-        sys.modules[name] = _StandIn(name)
-    for name in STAND_INS:
-        parent, _, child = name.rpartition(".")
-        if parent:
-            setattr(sys.modules[parent], child, sys.modules[name])
-    isr = sys.modules["lsst.ip.isr"]
-    sys.modules["lsst.daf.base"].PropertyList = PropertyList
-    # both name a calibration by the package that it is public in
-    sys.modules["lsst.utils.introspection"].get_full_type_name = lambda obj: f"lsst.ip.isr.{type(obj).__name__}"
-    sys.modules["lsst.utils"].doImport = lambda name: getattr(isr, name.rpartition(".")[2])
-    yaml.add_representer(PropertyList, _represent)
-    for loader in (yaml.CLoader, yaml.Loader):
-        yaml.add_constructor("lsst.daf.base.PropertyList", _construct, Loader=loader)
-
-    isr.IsrCalib = _load("lsst.ip.isr.calibType", ip_isr).IsrCalib
-    isr.FlatGradient = _load("lsst.ip.isr.flatGradient", ip_isr).FlatGradient
-    return isr.FlatGradient, _load("lsst.cp.pipe.utils", cp_pipe).FlatGradientFitter
-
-
-def _load(name: str, checkout: Path) -> types.ModuleType:
-    path = checkout.joinpath("python", *name.split(".")).with_suffix(".py")
-    if not path.is_file():
-        sys.exit(f"{path}: no such file; a checkout of LSST's package is needed")
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 # ---- checks ----

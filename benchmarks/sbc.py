@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from calibration import CODE, parser, run
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
+from results import CODE, parser, run
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import binom

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 from astropy.table import Table as AstropyTable
-from calibration import CODE, SETTINGS, draw_light, parser, run
+from calibration import SETTINGS, draw_light
+from results import CODE, parser, run
 from rich.console import Console
 from rich.table import Table
 

@@ -18,9 +18,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from calibration import CODE, SETTINGS, draw_light, parser, run
+from calibration import SETTINGS, draw_light
 from effects import CASES, CURVES, curve_cases, factor
 from matplotlib.figure import Figure
+from results import CODE, parser, run
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import kstest

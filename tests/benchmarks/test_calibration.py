@@ -124,31 +124,6 @@ def test_figure_and_table_can_be_drawn(calibration, rng, tmp_path):
     assert calibration.summary_table(calibration.summarise(rows), 20).row_count == len(calibration.QUANTITIES) + 1
 
 
-def test_results_go_on_after_an_interruption(calibration, tmp_path):
-    path, wanted = tmp_path / "results.jsonl", {"version": "1", "config": {"a": (1, 2)}}
-    row = {"setup": wanted, "code": calibration.CODE, "seconds": 1.0, "converged": True}
-    calibration.append_result(path, row | {"seed": 1})
-    calibration.append_result(path, row | {"seed": 2, "setup": {"version": "0"}})
-    with path.open("a") as file:
-        file.write('{"seed": 3, "set')  # cut short
-    calibration.append_result(path, row | {"seed": 4})
-    assert sorted(calibration.read_results(path, wanted)) == [1, 4]
-
-    done = []
-
-    def work(seed):
-        done.append(seed)
-        if seed == 5:
-            raise ValueError("no luck")
-        return row | {"seed": seed}
-
-    rows, failed = calibration.run(work, range(1, 6), (), path, wanted, 1)
-    assert done == [2, 3, 5]
-    assert [r["seed"] for r in rows] == [1, 2, 3, 4]
-    assert failed == 1
-    assert sorted(calibration.read_results(path, wanted)) == [1, 2, 3, 4]
-
-
 def test_planes_differ_and_repeat(calibration):
     (one, truth, drawn), (again, *_), (other, *_) = (calibration.simulate_plane(s, 1024) for s in (2, 2, 3))
     np.testing.assert_array_equal(one.value, again.value)

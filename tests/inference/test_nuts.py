@@ -1,44 +1,25 @@
-"""NUTS on a small camera: draws against Laplace and identities, and the diagnostics of chains."""
+"""NUTS with independent noise, fast enough for many draws: against Laplace, identities and other samplers."""
 
 import logging
 import multiprocessing
 import os
 import re
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from types import SimpleNamespace
 
 import arviz as az
 import numpy as np
 import pymc as pm
 import pytest
-import xarray as xr
-from pymc.step_methods.step_sizes import DualAverageAdaptation
-from scipy.stats import multivariate_normal, norm
 
 from bayesflat.errors import InputError
-from bayesflat.inference import coordinates, diagnostics, draws, nuts
+from bayesflat.inference import coordinates, draws, nuts
 from bayesflat.inference.chains import Chains
-from bayesflat.inference.diagnostics import compare_with_laplace, diagnose
 from bayesflat.inference.fitting import fit, sample
-from bayesflat.inference.projection import Curve, fit_nodes
 from bayesflat.model.build import build_model
 from bayesflat.model.coordinates import Shape
-from bayesflat.model.likelihood import LogLikelihood
 from bayesflat.simulation.detectors import simulate_binned
 from bayesflat.simulation.truth import Light, Noise
-from tests.helpers import CENTROID_AND_PLANE, NODES, VALUES, config_with, noisy_flat, small_config
-
-
-@pytest.fixture(scope="module")
-def fitted(small_camera):
-    return fit(noisy_flat(small_camera, centroid_delta=(0.3, -0.2), gradient=(1e-4, -5e-5)), small_config(seed=3))
-
-
-@pytest.fixture(scope="module")
-def sampled(fitted):
-    """A few draws only: enough to test what is computed from them, too few to cover the posterior."""
-    return sample(fitted, draws=15, tune=15, chains=2, cores=2)
+from tests.helpers import CENTROID_AND_PLANE, NODES, VALUES, config_with, noisy_flat
 
 
 @pytest.fixture(scope="module")
@@ -124,61 +105,6 @@ def test_statistics_are_those_of_the_draws(simple):
     assert estimates.covariance[i, j] == pytest.approx(np.cov(x.ravel(), gradient.ravel())[0, 1], rel=1e-9)
 
 
-def test_values_at_nodes_are_those_of_the_drawn_curves(sampled):
-    """Against nodes that are fitted anew to each curve: linear to a part of the draws' scatter."""
-    group, nodes = sampled.posterior["posterior"], sampled.projection.nodes
-    drawn = group["radial_spline_values"].values.reshape(-1, len(nodes))
-    spline, data = sampled.data.radial.spline, sampled.data
-    cx, cy = sampled.map.parameters["centroid_delta"]
-    radius = np.hypot(data.dx - cx, data.dy - cy)
-    fitted_anew = []
-    for coefficients in group["log_radial"].values.reshape(-1, spline.size):
-        fitted_anew.append(fit_nodes(Curve.of_bins(spline, coefficients, radius, data.weight), nodes).values)
-    off = (drawn - fitted_anew) / drawn.std(0)
-    assert np.abs(off).max() < 0.15
-    assert np.all(drawn.std(0) > 1e-4)
-    row = sampled.gradient.estimates["radial_spline_values[2]"]
-    assert row["mean"] == pytest.approx(drawn[:, 2].mean(), rel=1e-12)
-    assert row["sd"] == pytest.approx(drawn[:, 2].std(ddof=1), rel=1e-12)
-
-
-def test_log_prior_of_the_draws_is_pymcs(sampled):
-    """Of each parameter, in product units; the radial function's has correlated components."""
-    z = sampled.posterior["unconstrained"]["z"].values[1, 3]
-    objective = sampled.objective
-    p = objective.to_parameters(z)
-    radial = sampled.data.radial
-    found = {name: float(values.values[1, 3]) for name, values in sampled.posterior["log_prior"].data_vars.items()}
-    centre, covariance = radial.centre, np.linalg.inv(radial.precision)
-    assert found["log_radial"] == pytest.approx(
-        multivariate_normal(centre, covariance, allow_singular=True).logpdf(p["log_radial"]), rel=1e-6
-    )
-    for one in objective.parameters[1:]:
-        assert found[one.name] == pytest.approx(norm.logpdf(p[one.name], one.mu, one.sigma).sum(), rel=1e-9)
-
-
-def test_ratio_of_the_draws_is_that_of_the_detectors_present(sampled):
-    """Throughputs of the detectors average to 1 in each vendor."""
-    throughput = sampled.posterior["posterior"]["throughput"]
-    itl = [d.is_itl for d in sampled.data.binned.camera]
-    np.testing.assert_allclose(throughput.values[..., np.array(itl)].mean(-1), 1.0, rtol=1e-12)
-    np.testing.assert_allclose(throughput.values[..., ~np.array(itl)].mean(-1), 1.0, rtol=1e-12)
-
-
-def test_log_likelihood_given_the_shared_pattern(fitted, rng):
-    """Bayes' theorem for any pattern c: p(y) = p(y | c) p(c) / p(c | y)."""
-    objective, z = fitted.objective, fitted.map.value
-    drawn = objective.draw(z, rng)
-    _, covariance, found = objective.effects(z)
-    marginal = found.log_likelihood - np.log(fitted.data.value[fitted.data.weight > 0]).sum()
-    bayes = drawn.log_likelihood.sum()
-    for v, c in enumerate(drawn.shared):
-        bayes += norm.logpdf(c, 0, np.sqrt(covariance.shared[v])).sum()
-        bayes -= multivariate_normal(found.shared[v], covariance.shared_conditional[v], allow_singular=True).logpdf(c)
-    assert bayes == pytest.approx(marginal, rel=1e-8)
-    np.testing.assert_allclose(objective.log_likelihood_given(z, drawn.shared), drawn.log_likelihood, rtol=1e-10)
-
-
 def test_independent_log_likelihood_by_detector_sums_to_pymcs(small_camera):
     for likelihood in ("normal", "student_t", "laplace"):
         result = fit(noisy_flat(small_camera), config_with(likelihood, do_constrain_zero=False))
@@ -188,15 +114,6 @@ def test_independent_log_likelihood_by_detector_sums_to_pymcs(small_camera):
         by_bin = model.compile_logp(vars=model.observed_RVs, sum=False)(point)[0]
         total = result.objective.log_likelihood_by_detector(result.map.value).sum()
         assert total == pytest.approx(by_bin.sum(), rel=1e-9), likelihood
-
-
-def test_posterior_is_a_datatree_for_arviz(sampled, tmp_path):
-    tree = sampled.posterior
-    tree.to_netcdf(tmp_path / "posterior.nc", engine="h5netcdf")
-    back = xr.open_datatree(tmp_path / "posterior.nc", engine="h5netcdf")
-    xr.testing.assert_equal(back["posterior"].to_dataset(), tree["posterior"].to_dataset())
-    assert list(back["posterior"]["node"].values) == NODES
-    assert tree["log_likelihood"]["value"].dims == ("chain", "draw", "detector")
 
 
 @pytest.mark.filterwarnings("ignore:Estimated shape parameter of Pareto")  # of a few, near the limit
@@ -244,29 +161,6 @@ def test_draws_do_not_depend_on_the_processes(simple):
         for name, values in one.posterior[group].to_dataset().items():
             if not name.startswith(("perf_", "process_")):
                 np.testing.assert_array_equal(values, two.posterior[group][name], err_msg=name)
-
-
-def test_divergent_draws_are_made_anew_with_shorter_steps(fitted, monkeypatch, caplog):
-    """Steps so long that most diverge, then half of them: nothing of the first attempt is left."""
-    caplog.set_level(logging.INFO, "bayesflat")
-    monkeypatch.setattr(nuts, "LEVELS", ((1, 40.0), (1, 1.0)))
-    monkeypatch.setattr(nuts, "_AtMost", _Always)
-    result = sample(fitted, draws=30, tune=5, chains=2, cores=2)
-    stats = result.posterior["sample_stats"].to_dataset()
-    assert np.all(stats["step_size"] == 1.0)
-    assert stats.sizes["draw"] == 30
-    assert result.diagnostics.divergences == int(stats["diverging"].sum()) < 5
-    assert [r for r in caplog.records if r.getMessage().startswith("divergent transitions: begun anew")]
-
-
-class _Always(DualAverageAdaptation):
-    """Steps of one length."""
-
-    def current(self, tune):
-        return self._initial_step
-
-    def stats(self):
-        return {"step_size": self._initial_step, "step_size_bar": self._initial_step}
 
 
 @pytest.mark.parametrize("sampler", ["pymc", "nutpie"])
@@ -326,26 +220,6 @@ def test_an_interrupted_nutpie_keeps_nothing(simple, monkeypatch):
         sample(simple[0], draws=5, tune=5, chains=1, cores=1, sampler="nutpie")
 
 
-def test_chains_in_threads_do_not_disturb_each_other(fitted):
-    """The closed form at two places at once, many times: each as it is alone."""
-    op = LogLikelihood(fitted.objective.noise)
-    residual = np.log(fitted.data.value) - fitted.objective.log_mean(fitted.map.value)
-    scales = fitted.objective.to_parameters(fitted.map.value)["log_noise_scales"]
-    places = [(residual, scales), (1.3 * residual, scales + 0.4)]
-
-    def at(place):
-        outputs = [[None], [None], [None]]
-        op.perform(None, place, outputs)
-        return [output for (output,) in outputs]
-
-    alone = [at(place) for place in places]
-    with ThreadPoolExecutor(2) as pool:
-        together = list(pool.map(at, places * 100))
-    for k, found in enumerate(together):
-        for one, other in zip(found, alone[k % 2], strict=True):
-            np.testing.assert_array_equal(one, other)
-
-
 def test_interrupted_sampling_leaves_no_process(simple, monkeypatch):
     whole = Chains.advance
 
@@ -369,88 +243,3 @@ def test_laplace_likelihood_is_not_sampled(small_camera):
     result = fit(noisy_flat(small_camera), config_with("laplace", do_constrain_zero=False))
     with pytest.raises(InputError, match="NUTS needs likelihood normal or student_t"):
         sample(result)
-
-
-# ---- diagnostics ----
-
-
-def judged(rng, *, energy=None, divergences=0, knots=None, **draws):
-    """`diagnose` of a model with the scalars a and b, or with coefficients whose mean is the radial function."""
-    values = {name: rng.normal(size=(2, 500)) for name in "ab"} | draws
-    names, radial = list(values), None
-    if knots is not None:
-        values["log_radial"], radial = (
-            knots,
-            SimpleNamespace(
-                spline=SimpleNamespace(design=lambda radii: np.full((len(radii), knots.shape[-1]), 1 / knots.shape[-1]))
-            ),
-        )
-        names = [*names, "log_radial"]
-    energy = rng.normal(size=(2, 500)) if energy is None else energy
-    diverging = np.arange(1000).reshape(2, 500) < divergences
-    tree = az.from_dict({"posterior": values, "sample_stats": {"energy": energy, "diverging": diverging}})
-    data = SimpleNamespace(radial=radial, radius=np.array([0.0, 50.0]))
-    objective = SimpleNamespace(data=data, parameters=[SimpleNamespace(name=name) for name in names])
-    return diagnose(tree, objective)
-
-
-def wandering(rng, memory):
-    """Two chains that forget slowly, with unit variance."""
-    out = rng.normal(size=(2, 500))
-    for k in range(1, 500):
-        out[:, k] = memory * out[:, k - 1] + np.sqrt(1 - memory**2) * out[:, k]
-    return out
-
-
-def test_good_chains_pass(rng):
-    a, b = rng.normal(size=(2, 2, 500))
-    found = judged(rng, a=a, b=b)
-    assert found.passed
-    assert found.r_hat == max(float(az.rhat(x)) for x in (a, b))
-    assert found.ess_bulk == min(float(az.ess(x)) for x in (a, b))
-    assert found.ess_tail == min(float(az.ess(xr.DataArray(x, dims=("chain", "draw")), method="tail")) for x in (a, b))
-    assert found.bfmi == pytest.approx(2.0, rel=0.2)  # independent draws
-
-
-def test_bad_chains_fail_and_say_what_to_try(rng):
-    apart = rng.normal(size=(2, 500)) + np.array([[0.0], [0.4]])
-    # bold in some stretches and timid in others: the middle is met often, the tails seldom
-    bursts = rng.normal(size=(2, 500)) * np.exp(2 * wandering(rng, 0.98))
-    for given, message in (
-        ({"b": apart}, "R-hat of b is 1.0"),
-        ({"a": wandering(rng, 0.8)}, "bulk ESS of a is "),
-        ({"a": bursts}, "tail ESS of a is "),
-        ({"divergences": 3}, "3 divergent transitions"),
-        # a random walk hardly moves from draw to draw
-        ({"energy": np.cumsum(rng.normal(size=(2, 500)), axis=1)}, "E-BFMI is 0.0"),
-    ):
-        found = judged(rng, **given)
-        assert not found.passed
-        assert any(message in text for text in found.failures), message
-        assert all("try" in text for text in found.failures)
-
-
-def test_coefficients_are_judged_by_r_hat_alone(rng):
-    """Two that differ from chain to chain, one up and one down: their mean, the radial function, is well known."""
-    knots = rng.normal(size=(2, 500, 3))
-    assert judged(rng, knots=knots).passed
-    knots[1] += [0.5, -0.5, 0.0]
-    found = judged(rng, knots=knots)
-    (text,) = found.failures
-    assert re.match(r"R-hat of log_radial\[[01]\] is 1\.0\d\d, above 1.02", text)
-    assert found.r_hat < 1.01
-    slow = np.stack([wandering(rng, 0.9), np.zeros((2, 500))], axis=-1)
-    slow[..., 1] = rng.normal(size=(2, 500)) * 20 - slow[..., 0]
-    found = judged(rng, knots=slow)
-    assert not any("ESS" in text for text in found.failures)
-
-
-def test_laplace_and_draws_are_compared():
-    names = ["fine", "shifted", "wide", "held"]
-    zeros, ones = np.zeros(4), np.array([1.0, 1.0, 1.0, 0.0])
-    found = compare_with_laplace(names, zeros, ones, np.array([0.4, 0.6, 0.0, 0.0]), np.array([1.0, 1.0, 1.5, 0.0]))
-    assert found == [
-        "shifted: the MAP is 0.6 sd from the median of the draws",
-        "wide: the sd of the draws is 1.50 times Laplace's",
-    ]
-    assert diagnostics.SD_RATIO == (0.7, 1.4)

@@ -3,6 +3,9 @@
 import json
 from html.parser import HTMLParser
 
+# of the fit whose page is tested; a name that HTML would take for its own
+INPUTS = [{"name": "flats/a<b>&'\".fits", "sha256": "5e" * 32}]
+
 # text of the box that appears beside a detector on a map; empty while there is none
 TIP = "(() => { const tip = document.querySelector('.maps .tip'); return tip.hidden ? '' : tip.innerText; })()"
 

@@ -1,4 +1,4 @@
-"""The report: its numbers against the product, its verdict, what becomes of users' text, and the page in a browser."""
+"""The page of a fit: its numbers against the product, and what becomes of users' text."""
 
 import json
 import re
@@ -12,29 +12,10 @@ from bayesflat.gradient.product import FlatGradient
 from bayesflat.inference.fitting import fit, sample
 from bayesflat.report.fit_page import fit_report
 from bayesflat.report.numbers import cells, effects
-from bayesflat.report.page import Layer, Series, Verdict, embedded, maps, profile, render, section, table
-from bayesflat.report.verdict import judge, misfit
+from bayesflat.report.page import Verdict, embedded, render, section, table
 from bayesflat.text import plus_minus
-from tests.helpers import NODES, PITCH, VALUES, config_with, noisy_flat, small_config
-from tests.report.browser import Browser, find_browser
-from tests.report.pages import TIP, Parsed, chart
-
-INPUTS = [{"name": "flats/a<b>&'\".fits", "sha256": "5e" * 32}]
-
-
-@pytest.fixture(scope="module")
-def result(small_camera):
-    """Both vendors, all terms but the outer plane; detector 13 has no bins."""
-    binned = noisy_flat(small_camera, centroid_delta=(0.3, -0.2), gradient=(3e-4, -2e-4))
-    binned = binned.select(binned.detector != 13)
-    binned = replace(binned, instrument="<i>Cam</i> & co", physical_filter="r<57>")
-    return fit(binned, small_config(seed=3), inputs=INPUTS)
-
-
-@pytest.fixture(scope="module")
-def html(result):
-    return fit_report(result, warnings=["mind <b>this</b>"])
-
+from tests.helpers import config_with, noisy_flat
+from tests.report.pages import INPUTS, Parsed, chart
 
 # ---- numbers ----
 
@@ -198,103 +179,6 @@ def test_what_the_errors_do_to_the_flat(result):
     assert known["plane"] == pytest.approx(both, rel=0.05)
 
 
-# ---- the verdict ----
-
-
-def good(result):
-    """The same without the misfit of its nodes, which are given."""
-    gradient = result.gradient
-    header = gradient.estimates.header | {"VERDICT": ("good", "")}
-    gradient = replace(gradient, estimates=replace(gradient.estimates, header=header))
-    return replace(result, gradient=replace(gradient, config=gradient.config | {"verdict_reasons": []}))
-
-
-def test_reasons_to_look_are_shown(result):
-    """Given nodes miss the curve: the report says what the product says."""
-    verdict = judge(result)
-    (reason,) = result.judgement.reasons
-    assert verdict.state == "doubtful"
-    assert verdict.advice[0] == f"{reason[:1].upper()}{reason[1:]}."
-    assert reason.startswith("the spline through the nodes misses the fitted curve by")
-
-
-def test_verdict_of_a_good_fit(result, html):
-    result = good(result)
-    verdict = judge(result)
-    known = effects(result.data, result.gradient)
-    less = [name for name, effect in known.items() if effect > 0.002]
-    assert verdict.state == "good"
-    if less:
-        assert verdict.sentences[0].startswith("The fit converged; all but the " + less[0])
-    else:
-        assert verdict.sentences[0] == "The fit converged; all that it measures is known to 0.2% of the flat."
-    for name in known:
-        listed = next(
-            s for s in verdict.sentences[1:] if s.startswith("Less well" if name in less else "Well measured")
-        )
-        assert re.search(rf"\b{name} \(±[0-9.]+%\)", listed)
-    # what the fit warned of is passed on
-    assert "mind this" in judge(result, ["mind this"]).advice
-    assert "mind <b>this</b>" in Parsed(html).text
-
-
-@pytest.mark.parametrize("word", ["good", "look"])
-def test_the_word_is_the_products(result, monkeypatch, word):
-    """What a running median leaves is told where there is a reason to look, and makes no good fit doubtful."""
-    monkeypatch.setattr("bayesflat.report.verdict.misfit", lambda *_: (0.012, 340.0))
-    verdict = judge(good(result) if word == "good" else result)
-    told = "The fit converged, but the radial function does not follow the flat: 1.2% is left at 340 mm."
-    assert (verdict.state, told in verdict.sentences) == (("good", False) if word == "good" else ("doubtful", True))
-
-
-def test_verdict_of_a_fit_that_did_not_converge(result):
-    message = "not converged: another start ended 2.0e+00 sd away, whitened gradient norm 1.0e-01"
-    failed = replace(result, map=replace(result.map, converged=False, message=message, gradient_norm=0.1))
-    verdict = judge(failed)
-    assert verdict.state == "bad"
-    assert verdict.sentences == ("The fit did not converge: do not use this product.", "N" + message[1:] + ".")
-    assert any(advice.startswith("Leave out terms that the bins do not constrain") for advice in verdict.advice)
-    # nodes have a part in it only where their values are fitted
-    assert not any("radial_spline_nodes" in advice for advice in verdict.advice)
-    independent = replace(failed, config=config_with("student_t"))
-    assert any('radial_spline_nodes = "auto"' in advice for advice in judge(independent).advice)
-    page = fit_report(failed, warnings=[message])
-    assert 'class="verdict bad"' in page
-    assert ["whitened gradient norm", "1.0e-01 sd", "below 0.005", "✗"] in [row[:4] for row in Parsed(page).rows]
-    assert "Warnings of the fit" not in page  # it is said already
-
-
-def test_nonsense_of_a_failed_fit_does_not_stop_the_report(result):
-    nonsense = replace(result.gradient, radial_spline_values=-np.array(VALUES))
-    failed = replace(result, gradient=nonsense, map=replace(result.map, converged=False))
-    assert "The fit did not converge" in Parsed(fit_report(failed)).text
-
-
-def test_verdict_where_the_nodes_do_not_follow_the_flat(result):
-    """The radial function is bent by 2% at one node: the misfit is that much, and there."""
-    values = result.gradient.radial_spline_values.copy()
-    values[3] *= 0.98
-    bent = replace(result, gradient=replace(result.gradient, radial_spline_values=values))
-    left, where = misfit(bent.data, bent.gradient)
-    assert left == pytest.approx(0.02, abs=0.004)
-    assert where == pytest.approx(NODES[3], abs=2.0)
-    verdict = judge(bent)
-    assert verdict.state == "doubtful"
-    assert verdict.sentences[0].startswith("The fit converged, but the radial function does not follow the flat: 2.")
-    assert any('radial_spline_nodes = "auto"' in advice for advice in verdict.advice)
-
-
-def test_terms_that_are_not_needed_are_named(result):
-    estimates = result.gradient.estimates
-    columns = {key: column.copy() for key, column in estimates.columns.items()}
-    for name in ("gradient_x", "gradient_y"):
-        columns["mean"][estimates.names.index(name)] = 0.0
-    changed = replace(result.gradient, estimates=replace(estimates, columns=columns))
-    advice = judge(replace(result, gradient=changed)).advice
-    assert "The plane is consistent with zero within 2 sd: --compare-terms tells whether the flat needs it." in advice
-    assert not any("centroid" in text for text in advice)
-
-
 def test_other_kinds_of_fits(small_camera):
     """Without curvature there are no uncertainties; one vendor has no ratio; independent errors are warned of."""
     binned = noisy_flat(small_camera)
@@ -380,112 +264,6 @@ def test_numbers_are_rounded_by_their_error():
     assert plus_minus(1234.4, 250.0) == "1230 ± 250"
     assert plus_minus(0.91234567, float("nan")) == "0.91235"
     assert plus_minus(float("nan"), 1.0) == "–"
-
-
-# ---- in a browser ----
-
-needs_browser = pytest.mark.skipif(find_browser() is None, reason="there is no Chromium here")
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    with Browser() as found:
-        yield found
-
-
-@needs_browser
-def test_pointing_at_a_detector_shows_it(browser, result, html, tmp_path):
-    (tmp_path / "report.html").write_text(html, encoding="utf-8")
-    browser.open(tmp_path / "report.html")
-    assert browser.run(TIP) == ""
-    for number, name in ((12, "R22_S00"), (6, "R11_S00")):
-        place = browser.run(
-            "(() => { const map = document.querySelectorAll('.maps svg')[1];"
-            f"const shape = map.querySelector('[data-detector=\"{number}\"]');"
-            "shape.scrollIntoView({block: 'center'}); const box = shape.getBoundingClientRect();"
-            "return [box.x + box.width / 2, box.y + box.height / 2]; })()"
-        )
-        browser.move_mouse(*place)
-        text = browser.run(TIP)
-        row = np.flatnonzero((result.gradient.offsets.detector == number) & (result.gradient.offsets.amplifier == -1))[
-            0
-        ]
-        offset = 100 * (result.gradient.offsets.mean[row] - 1)
-        assert text.startswith(name)
-        assert "E2V" in text
-        shown = float(re.search(r"throughput\s+([−\d.]+) ±", text)[1].replace("−", "-"))
-        assert shown == pytest.approx(offset, abs=0.006)
-        assert browser.run("document.querySelectorAll('.outline.on').length") == 2  # on both maps
-    browser.click(*place)
-    browser.move_mouse(2, 2)
-    assert browser.run(TIP).startswith("R11_S00")  # held
-    browser.click(2, 2)
-    assert browser.run(TIP) == ""
-    assert browser.complaints == []
-
-
-@needs_browser
-def test_arrow_keys_go_from_detector_to_detector(browser, html, small_camera, tmp_path):
-    """5 x 5 detectors; the first key goes to the middle, others to the neighbour; at the edge they stay."""
-    (tmp_path / "report.html").write_text(html, encoding="utf-8")
-    browser.open(tmp_path / "report.html")
-    middle = min(small_camera, key=lambda d: np.hypot(d.x, d.y))
-    browser.run("document.querySelectorAll('.maps svg')[1].focus()")
-    x, y = middle.x, middle.y
-    for key, (dx, dy) in [("Up", (0, 0)), ("Left", (-1, 0)), ("Up", (0, 1)), ("Right", (1, 0)), ("Down", (0, -1))]:
-        browser.press(f"Arrow{key}")
-        x, y = x + PITCH * dx, y + PITCH * dy
-        expected = min(small_camera, key=lambda d: np.hypot(d.x - x, d.y - y))
-        assert browser.run(TIP).startswith(expected.name), key
-        assert browser.run("document.querySelectorAll('.outline.on').length") == 2
-    for _ in range(4):
-        browser.press("ArrowRight")
-    edge = max((d for d in small_camera if d.y == middle.y), key=lambda d: d.x)
-    assert browser.run(TIP).startswith(edge.name)
-    browser.press("Escape")
-    assert browser.run(TIP) == ""
-    assert browser.complaints == []
-
-
-@needs_browser
-def test_every_chart_is_drawn_in_light_and_dark_and_the_menu_changes_the_map(browser, html, tmp_path):
-    (tmp_path / "report.html").write_text(html, encoding="utf-8")
-    fills = {}
-    for scheme in ("light", "dark"):
-        browser.prefer(scheme)
-        browser.open(tmp_path / "report.html")
-        assert browser.run("document.querySelectorAll('figure.chart').length") == 4
-        assert browser.run("[...document.querySelectorAll('.drawing')].every((d) => d.querySelector('svg'))")
-        fills[scheme] = browser.run("getComputedStyle(document.body).backgroundColor")
-        assert browser.run("document.querySelectorAll('.maps svg')[0].querySelectorAll('image').length") == 24
-        assert browser.run("document.querySelectorAll('.maps svg')[1].querySelectorAll('image').length") == 0
-        browser.run(
-            "(() => { const menu = document.querySelectorAll('.maps select')[1]; menu.value = 2;"
-            "menu.dispatchEvent(new Event('change')); })()"
-        )
-        assert browser.run("document.querySelectorAll('.maps svg')[1].querySelectorAll('image').length") == 24
-        assert browser.run("document.documentElement.scrollWidth <= innerWidth")
-    browser.prefer("light")
-    assert fills["light"] != fills["dark"]
-    assert browser.complaints == []
-
-
-@needs_browser
-def test_an_address_points_at_a_detector_and_hostile_names_stay_text(browser, small_camera, tmp_path):
-    """With the parts of a page that other pages use too."""
-    detectors = list(small_camera)
-    facts = [{"note": "<img src=x onerror=alert(1)>"} for _ in detectors]
-    layers = [Layer("any </script>", "mmag", np.arange(25.0).tolist(), (0.0, 24.0), False)]
-    parts = [
-        maps(detectors, ["<b>a</b>"] * 25, facts, layers),
-        profile("radius (mm)", [("mmag", [Series("x<y", [0, 1, 2], [1, float("nan"), 3])], (0.0, 4.0))]),
-    ]
-    page = render("t", "", Verdict("good", ("s",)), [section("One", *parts)])
-    (tmp_path / "page.html").write_text(page, encoding="utf-8")
-    browser.open(tmp_path / "page.html", "#detector=R20_S00")
-    assert browser.run(TIP).split() == ["R20_S00", "note", "<img", "src=x", "onerror=alert(1)>"]
-    assert browser.run("document.querySelectorAll('img, b:not(.tip b)').length") == 0
-    assert browser.complaints == []
 
 
 def test_report_of_a_product_read_back_says_the_same(result, tmp_path):

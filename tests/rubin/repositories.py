@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from astropy.io import fits
+from astropy.table import Table
 from astropy.time import Time
 from lsst.daf.butler import (
     Butler,
@@ -17,9 +18,11 @@ from lsst.daf.butler import (
     DatasetType,
     FileDataset,
     FormatterV2,
+    StorageClass,
     Timespan,
 )
 
+from bayesflat.gradient.product import FlatGradient
 from bayesflat.simulation.flats import write_simulation
 from bayesflat.simulation.truth import Light, Noise
 from tests.helpers import NODES, VALUES
@@ -126,3 +129,25 @@ class Repository:
 
     def refs(self, kind: str, run: str):
         return self.butler.query_datasets(kind, run, limit=None)
+
+
+def fresh(repo: Repository, writeable: bool = False) -> Butler:
+    """The repository as another process sees it."""
+    return Butler.from_config(str(repo.path), writeable=writeable)
+
+
+def read(repo, name, run, physical_filter="i_39"):
+    """A product, through Butler's own `get`; the storage class stands for the one that is not installed."""
+    storage = StorageClass("IsrCalib", pytype=FlatGradient)
+    data_id = {"instrument": "SmallCam", "physical_filter": physical_filter}
+    return fresh(repo).get(name, data_id, collections=run, storageClass=storage)
+
+
+def boxes_of(path):
+    """Boxes of a table of defects, in either form: first column and row, width, height (pixels)."""
+    if path.suffix == ".ecsv":
+        table = Table.read(path, format="ascii.ecsv")
+        return [[int(row[name]) for name in ("x0", "y0", "width", "height")] for row in table]
+    rows = Table.read(path)
+    return [[int(row["X"] - 1 - (row["R"][0] - 1) / 2), int(row["Y"] - 1 - (row["R"][1] - 1) / 2),
+             int(row["R"][0]), int(row["R"][1])] for row in rows]  # fmt: skip
