@@ -321,7 +321,10 @@ def _label(name: str) -> str:
 
 def main() -> int:
     options = parser(__doc__, "calibration.jsonl")
-    options.add_argument("--bin-factor", type=int, default=128, help="side of a bin in pixels (default %(default)s)")
+    # larger bins leave nothing at 345 mm
+    options.add_argument(
+        "--bin-factor", type=int, default=128, choices=(32, 64, 128, 256), help="side of a bin in pixels (default 128)"
+    )
     options = options.parse_args()
     path = options.results or options.o.resolve().parent / "calibration.jsonl"
     seeds = range(options.seed, options.seed + options.n)
