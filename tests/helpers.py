@@ -119,6 +119,26 @@ def simulate_pair(camera):
     return {kind: simulate_binned(camera, light, noise, 5, kind=kind, **options) for kind, light in lights.items()}
 
 
+def fit_pair(camera, folder, options, kinds=None):
+    """Fit the pair with the command line: a folder each, beside the binned tables and the camera.
+
+    Parameters
+    ----------
+    camera : Camera
+    folder : pathlib.Path
+    options : list of str
+        Of ``bayesflat fit``.
+    kinds : dict of str to str, optional
+        Which kind is fitted into which folder; by default each into that of its name.
+    """
+    camera.write(folder / "camera.ecsv")
+    for kind, binned in simulate_pair(camera).items():
+        binned.write(folder / f"{kind}.fits")
+    for name, kind in (kinds or {"sky": "sky", "dome": "dome"}).items():
+        arguments = ["fit", folder / f"{kind}.fits", "-o", folder / name, "--camera", folder / "camera.ecsv", *options]
+        assert run([str(a) for a in [*arguments, "-c", f"do_reference_gradient={kind == 'sky'}"]]) == 0
+
+
 def with_radial(data, n_intervals=12, curve=None):
     """The data with knots and prior of the radial function, as a first fit would set them.
 

@@ -96,7 +96,7 @@ def effects_of(
 
 
 def shared_labels(amp_shape: tuple[int, int], times: tuple[int, int]) -> list[str]:
-    """Labels of the effects of `_effects` but for the first; surfaces by their degrees along x and y."""
+    """Labels of the effects of `effects_of` but for the first; surfaces by their degrees along x and y."""
     labels = [f"amplifier {name}" for name in amplifier_names(*amp_shape)]
     labels += [f"surface x{i} y{j}" for i, j, _ in surface_terms(times)]
     return [*labels, "slope x", "slope y", *(f"rim {end} {axis}" for axis in "xy" for end in ("low", "high"))]

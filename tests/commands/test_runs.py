@@ -18,7 +18,7 @@ from bayesflat.data.flats import read_flat
 from bayesflat.errors import InputError
 from bayesflat.gradient.correction import apply_gradients
 from bayesflat.gradient.product import FlatGradient
-from tests.helpers import complaint, simulate_pair
+from tests.helpers import complaint, fit_pair
 
 SETTINGS = ["-c", "centroid_max=2", "-c", "do_fit_centroid=true", "-c", "do_fit_gradient=true", "-q"]
 
@@ -27,12 +27,7 @@ SETTINGS = ["-c", "centroid_max=2", "-c", "do_fit_centroid=true", "-c", "do_fit_
 def fitted(small_camera, tmp_path_factory):
     """Fits of sky and dome, and the dome's a second time, each in its folder; and a flat of the middle detector."""
     out = tmp_path_factory.mktemp("runs")
-    small_camera.write(out / "camera.ecsv")
-    for kind, binned in simulate_pair(small_camera).items():
-        binned.write(out / f"{kind}.fits")
-    for kind, name in (("sky", "sky"), ("dome", "dome"), ("dome", "again")):
-        arguments = ["fit", out / f"{kind}.fits", "-o", out / name, "--camera", out / "camera.ecsv", *SETTINGS]
-        assert run([str(a) for a in [*arguments, "-c", f"do_reference_gradient={kind == 'sky'}"]]) == 0
+    fit_pair(small_camera, out, SETTINGS, {"sky": "sky", "dome": "dome", "again": "dome"})
     return out
 
 

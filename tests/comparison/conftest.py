@@ -2,11 +2,10 @@
 
 import pytest
 
-from bayesflat.cli import run
 from bayesflat.comparison.comparison import compare
 from bayesflat.data.binned import BinnedFlat
 from bayesflat.gradient.product import FlatGradient
-from tests.helpers import simulate_pair
+from tests.helpers import fit_pair
 
 FIT = ["-c", "radial_spline_nodes=0,20,35,45,52,60", "-c", "do_fit_centroid=true", "-c", "do_fit_gradient=true",
        "-c", "centroid_max=2", "-q"]  # fmt: skip
@@ -16,11 +15,7 @@ FIT = ["-c", "radial_spline_nodes=0,20,35,45,52,60", "-c", "do_fit_centroid=true
 def folder(small_camera, tmp_path_factory):
     """Fits of a sky and a dome that see the same detectors, each beside its binned table; and the camera."""
     out = tmp_path_factory.mktemp("compare")
-    small_camera.write(out / "camera.ecsv")
-    for kind, binned in simulate_pair(small_camera).items():
-        binned.write(out / f"{kind}.fits")
-        arguments = ["fit", out / f"{kind}.fits", "-o", out / kind, "--camera", out / "camera.ecsv", *FIT]
-        assert run([str(a) for a in [*arguments, "-c", f"do_reference_gradient={kind == 'sky'}"]]) == 0
+    fit_pair(small_camera, out, FIT)
     return out
 
 
