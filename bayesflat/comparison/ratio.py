@@ -31,7 +31,8 @@ from bayesflat.config import FitConfig
 from bayesflat.errors import InputError
 from bayesflat.inference.linalg import curvature_root
 from bayesflat.inference.odd import find_odd
-from bayesflat.inference.rough import OUTLIER, fit_scales, rough_fit
+from bayesflat.inference.rough import OUTLIER, rough_fit
+from bayesflat.inference.scales import fit_scales
 from bayesflat.model.effects import Projected
 from bayesflat.model.hierarchical import HierarchicalNoise
 from bayesflat.model.marginal import Covariance

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bayesflat.data.camera import Camera
 from bayesflat.data.fitsfile import opened_fits
+from bayesflat.data.grouped import rows_of
 from bayesflat.data.headers import warn_of_instrument
 from bayesflat.errors import InputError, first_line
 from bayesflat.files import ROWS, check_rows, check_text_ends, replacing
@@ -237,15 +238,14 @@ def _locate(camera: Camera, arrays: Mapping[str, NDArray], where: str) -> tuple[
     """Amplifier and vendor of each bin from the camera, checking that each bin lies on its detector."""
     amplifier = np.empty(len(arrays["value"]), dtype=np.int64)
     itl = np.empty(len(amplifier), dtype=bool)
-    for number in np.unique(arrays["detector"]):
-        rows = arrays["detector"] == number
-        if int(number) not in camera:
+    for number, rows in rows_of(arrays["detector"]).items():
+        if number not in camera:
             raise InputError(f"{where}: detector {number} is not in camera {camera.name} of {len(camera)} detectors")
-        detector = camera[int(number)]
+        detector = camera[number]
         px, py = detector.focal_plane_to_pixel(arrays["xf"][rows], arrays["yf"][rows])
         outside = (px < -_SLACK) | (px > detector.nx - 1 + _SLACK) | (py < -_SLACK) | (py > detector.ny - 1 + _SLACK)
         if outside.any():
-            row = np.flatnonzero(rows)[np.flatnonzero(outside)[0]]
+            row = rows[np.flatnonzero(outside)[0]]
             raise InputError(
                 f"{where}: row {row} at ({arrays['xf'][row]:.2f}, {arrays['yf'][row]:.2f}) mm "
                 f"lies outside its detector {detector.name}; is it the right camera?"
@@ -271,9 +271,8 @@ def _check_different(camera: Camera, arrays: Mapping[str, NDArray], where: str) 
 
 def _check_amplifiers(camera: Camera, arrays: Mapping[str, NDArray], where: str) -> None:
     """Refuse amplifiers in which the bins do not lie; those at a border may be of either side."""
-    for number in np.unique(arrays["detector"]):
-        rows = np.flatnonzero(arrays["detector"] == number)
-        detector, given = camera[int(number)], arrays["amplifier"][rows]
+    for number, rows in rows_of(arrays["detector"]).items():
+        detector, given = camera[number], arrays["amplifier"][rows]
         px, py = detector.focal_plane_to_pixel(arrays["xf"][rows], arrays["yf"][rows])
         corners = [detector.amplifier(px + x, py + y) for x in (-_SLACK, _SLACK) for y in (-_SLACK, _SLACK)]
         wrong = np.flatnonzero(np.all([given != amplifier for amplifier in corners], axis=0))

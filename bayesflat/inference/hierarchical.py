@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayesflat.config import FitConfig
+from bayesflat.data.grouped import medians_of
 from bayesflat.inference.objective import Drawn, NormalEquations, Objective, Throughputs
+from bayesflat.inference.scales import lengthened
 from bayesflat.model.design import Design
 from bayesflat.model.effects import Projected
 from bayesflat.model.hierarchical import HierarchicalNoise
@@ -17,8 +19,6 @@ from bayesflat.model.log_mean import LogMean
 from bayesflat.model.marginal import Covariance, Marginal
 from bayesflat.model.parameters import Parameter
 from bayesflat.model.prepare import FitData
-
-_LONGEST = 1.5  # step of a noise scale, in widths of its prior
 
 
 class _Latest[T]:
@@ -152,14 +152,13 @@ class HierarchicalObjective(Objective):
         return self.noise.replicate(log_mean, self._log_scales(z), rng, slopes)
 
     def shortened(self, step: NDArray) -> NDArray[np.float64]:
-        """The step, with that of the noise scales shortened: far from the maximum, they would run away.
+        """The step, with those of the noise scales as long as variances ask for: see `lengthened`.
 
-        The curvature has no terms that mix scales and other parameters, so the shortened step goes downhill too.
+        The curvature has no terms that mix scales and other parameters.
         """
-        scales = slice(self.n_mean, None)
-        longest = np.max(np.abs(step[scales]))
+        scales, stretch = slice(self.n_mean, None), self.parameters[-1].transform.scale
         step = step.copy()
-        step[scales] *= min(1.0, _LONGEST / max(longest, 1e-300))
+        step[scales] = lengthened(stretch * step[scales]) / stretch
         return step
 
     def throughputs(self, z: NDArray) -> Throughputs:
@@ -248,12 +247,8 @@ class HierarchicalObjective(Objective):
     def vendor_ratios(self, product: dict[str, NDArray]) -> dict[str, tuple[float, float]]:
         """By vendor, the mean over its detectors of their median of data/model, and its sd."""
         effects = self.noise.effects
-        good = effects.weight > 0
-        ratio = np.exp(self._log_value - self.mean(product))
-        medians = np.array(
-            [np.median(ratio[good & (effects.detector == d)]) if effects.counts[d] else np.nan
-             for d in range(effects.n_detectors)]
-        )  # fmt: skip
+        ratio = np.where(effects.weight > 0, np.exp(self._log_value - self.mean(product)), np.nan)
+        medians = medians_of(effects.detector, ratio, effects.n_detectors)
         found = {}
         for v, name in enumerate(self.noise.vendors):
             here = medians[(effects.vendor == v) & np.isfinite(medians)]
@@ -276,10 +271,8 @@ class HierarchicalObjective(Objective):
         """
         parameters, covariance, found = self.effects(z)
         product = self._product(parameters, covariance, found)
-        n = self.mean.spline.size
-        _, design = self.mean.with_design({"log_radial": parameters["log_radial"]} | _centroid_of(parameters))
-        of_spline = Design(design.first, design.banded, n, np.empty((len(self.data), 0)))
-        by_effects = -covariance.conditional_means(of_spline)
+        n = self.linear.stop
+        by_effects = -covariance.conditional_means(self._projected(z[: self.n_mean]))[:, :, :n]
         throughput = self.noise.throughput(self.noise.effects.all_effects(found.own, found.shared))
         logs = np.einsum("dak,dkn->dan", self.noise.by_effects(throughput), by_effects, optimize=True)
         vendor, vendors = self.noise.effects.vendor, range(len(self.noise.vendors))
@@ -304,7 +297,3 @@ class HierarchicalObjective(Objective):
     def _product(self, parameters: dict, covariance: Covariance, found: Marginal) -> dict[str, NDArray]:
         throughput = self.noise.throughput(self.noise.effects.all_effects(found.own, found.shared))
         return self.noise.relative_to_present(parameters, throughput)
-
-
-def _centroid_of(parameters: dict[str, NDArray]) -> dict[str, NDArray]:
-    return {name: parameters[name] for name in ("centroid_delta",) if name in parameters}

@@ -15,9 +15,9 @@ from bayesflat.inference.objective import Objective
 
 log = logging.getLogger(__name__)
 
-# whitened, one step fits all parameters; so small that the curvature is that at the maximum itself, so large that the
-# gradient's rounding (1e-9 or so) does not show
-_STEP = 1e-2
+# whitened, one step fits all parameters: so small that the curvature is that at the centre itself, so large that the
+# gradient's rounding (1e-9 or so) does not show; both are less than 1e-4 of the curvature
+_STEP = 3e-5
 # steps to the restricted maximum, and where they end (standard deviations): it need not be met exactly
 _RESTRICTED_STEPS, _RESTRICTED_NEAR = 12, 0.02
 
@@ -61,9 +61,9 @@ def laplace(objective: Objective, found: MapResult) -> Laplace:
     The centre is the maximum of the posterior, with noise scales of the restricted likelihood (REML).
 
     Along the coefficients of the radial function's log, in which the residuals are linear, curvature and derivatives of
-    the product are known in closed form.  Along all other parameters they are central differences of the exact
-    gradient.  With hierarchical noise the level and the ratio are relative to the detectors present: the scatter of
-    their throughputs at given parameters is added.
+    the product are known in closed form.  Along all other parameters they are differences of the exact gradient.  With
+    hierarchical noise the level and the ratio are relative to the detectors present: the scatter of their throughputs
+    at given parameters is added.
 
     Parameters
     ----------
@@ -82,12 +82,13 @@ def laplace(objective: Objective, found: MapResult) -> Laplace:
         rest = np.setdiff1d(np.arange(n), np.arange(n)[linear])
         directions = np.linalg.inv(curvature_root(gauss[np.ix_(rest, rest)]))
         bends, slopes_along = [], []
+        gradient, product = objective.gradient(z)
         for direction in directions:
-            step = np.zeros(n)
-            step[rest] = _STEP * direction
-            (up, product_up), (down, product_down) = (objective.gradient(z + s * step) for s in (1, -1))
-            bends.append((up - down) / (2 * _STEP))
-            slopes_along.append((_flat(product_up) - _flat(product_down)) / (2 * _STEP))
+            moved = z.copy()
+            moved[rest] += _STEP * direction
+            ahead, product_ahead = objective.gradient(moved)
+            bends.append((ahead - gradient) / _STEP)
+            slopes_along.append((_flat(product_ahead) - _flat(product)) / _STEP)
         back = np.linalg.inv(directions)  # from derivatives along the directions to those by the parameters
         columns = back @ np.array(bends)
         curvature[rest] = columns

@@ -52,7 +52,7 @@ _MOST_STEPS = 100
 # tightening of a smoothed absolute deviation, in units of the noise scale
 _SMOOTHING = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3)
 _FEW_BINS = 15_000
-_ROUGH, _FINE, _NEAR = 0.3, 0.2 * AGREEMENT, 1.0
+_ROUGH, _FINE, _NEAR = 0.3, 0.2 * AGREEMENT, 3.0
 _OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "hierarchical": HierarchicalObjective,
     "independent": IndependentObjective,
@@ -152,7 +152,7 @@ def _find_map(model: pm.Model, objective: Objective, rough: Rough | None) -> Map
                 break
     agree = apart < (COST_AGREEMENT if kinked else AGREEMENT)
     # starts are compared before their last digits
-    best = newton(objective.with_smoothing(_SMOOTHING[-1]), ends[0].z, config.fit_gtol)
+    best = newton(objective.with_smoothing(_SMOOTHING[-1]), ends[0], config.fit_gtol)
 
     log.info("maximum found in %.2f s", time.perf_counter() - began)
     stage("certificate of the maximum")
@@ -278,15 +278,24 @@ def _descend(objective: Objective, z: NDArray, kinked: bool) -> End:
     return replace(end, steps=steps)
 
 
-def newton(objective: Objective, z: NDArray, tolerance: float) -> End:
+def newton(objective: Objective, start: NDArray | End, tolerance: float) -> End:
     """Newton's steps with halving, until the whitened gradient falls below the tolerance or no step helps.
 
     Near the end Gauss's curvature, which knows nothing of the residuals, is corrected by what the steps find (BFGS).
+
+    Parameters
+    ----------
+    objective : Objective
+    start : numpy.ndarray, shape (n,), or End
+        A point, or the end of earlier steps of the same objective, which these go on from.
+    tolerance : float
     """
-    cost, gradient, gauss = objective.derivatives(z)
-    if not (np.isfinite(gauss).all() and np.isfinite(gradient).all()):
+    if isinstance(start, End):
+        z, cost, gradient, curvature = start.z, start.cost, start.gradient, start.curvature
+    else:
+        z, (cost, gradient, curvature) = start, objective.derivatives(start)
+    if not (np.isfinite(curvature).all() and np.isfinite(gradient).all()):
         return End(z, np.inf, np.zeros_like(z), np.eye(len(z)), 0)
-    curvature = gauss
     steps = 0
     while steps < _MOST_STEPS:
         root = curvature_root(curvature)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from bayesflat.data.grouped import medians_of
+
 # a detector or an amplifier is odd beyond so many robust standard deviations from its vendor's others, and a part of
 # its throughput; and beyond `_MOST_ODD` (26% low, 35% high) even where the others scatter by 8%, as in u
 ODD, _LEAST_ODD, _MOST_ODD = 6.0, 0.01, 0.3
@@ -44,9 +46,8 @@ def find_odd(
     # the amplifiers of one detector after those of the other, as many of each
     most = int(amplifier.max()) + 1
     of, number = np.divmod(np.arange(len(numbers) * most), most)
-    group, relative = index * most + amplifier, np.full(len(of), np.nan)
-    of_amplifiers = medians_of(group, residual - medians[index])
-    relative[: len(of_amplifiers)] = of_amplifiers
+    group = index * most + amplifier
+    relative = medians_of(group, residual - medians[index], len(of))
     relative[np.bincount(group[np.isfinite(residual)], minlength=len(of)) < fewest] = np.nan
     place = of_vendor[of] * most + number
     relative = relative - medians_of(place, relative)[place]
@@ -68,18 +69,3 @@ def _far(values: NDArray, itl: NDArray) -> dict[int, float]:
         limit = min(max(limit, _LEAST_ODD), _MOST_ODD)
         found |= {int(k): float(away[k] / scatter) for k in np.flatnonzero(there & (away > limit))}
     return found
-
-
-def medians_of(index: NDArray, values: NDArray) -> NDArray[np.float64]:
-    """Median of the values that are not NaN of each group; NaN where there is none."""
-    good = np.flatnonzero(np.isfinite(values))
-    out = np.full(int(index.max()) + 1, np.nan)
-    order = good[np.argsort(values[good])]
-    # whole numbers of 16 bits, as those of detectors and amplifiers are, are sorted by counting
-    order = order[np.argsort(index[order].astype(np.min_scalar_type(len(out))), kind="stable")]
-    counts = np.bincount(index[good], minlength=len(out))
-    first = np.cumsum(counts) - counts
-    some = counts > 0
-    low, high = (first + (counts - 1) // 2)[some], (first + counts // 2)[some]
-    out[some] = 0.5 * (values[order[low]] + values[order[high]])
-    return out

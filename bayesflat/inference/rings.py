@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from bayesflat.data.grouped import rows_of
 from bayesflat.model.prepare import FitData
 
 # a ring is full where no more than this part of its bins is missing beyond what is missing everywhere (and beyond what
@@ -60,14 +61,14 @@ def missing_places(data: FitData) -> NDArray[np.float64]:
     """
     camera, detector, n_pixels = data.binned.camera, data.binned.detector, data.binned.n_pixels
     whole = np.ones(len(data), dtype=bool) if n_pixels is None else n_pixels >= _WHOLE * n_pixels.max()
-    found, numbers = [], np.unique(detector)
+    found, of_detector = [], rows_of(detector)
     of_size: dict[tuple[int, int], list[int]] = {}
-    for number in numbers.tolist():
+    for number in of_detector:
         of_size.setdefault((camera[number].nx, camera[number].ny), []).append(number)
     for same in of_size.values():
         pixels, rows = [], []
         for number in same:
-            rows.append(np.flatnonzero(detector == number))
+            rows.append(of_detector[number])
             at = camera[number].focal_plane_to_pixel(data.binned.xf[rows[-1]], data.binned.yf[rows[-1]])
             pixels.append(np.round(at, 3))
         columns, lines = (np.unique(np.concatenate([at[k] for at in pixels])) for k in range(2))

@@ -13,15 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayesflat.config import FitConfig
+from bayesflat.data.grouped import medians_of
 from bayesflat.errors import InputError
 from bayesflat.gradient.curve import LogSpline
 from bayesflat.gradient.spline import spread_knots
-from bayesflat.inference.odd import LEAST_SCATTER, find_odd, medians_of
+from bayesflat.inference.odd import LEAST_SCATTER, find_odd
 from bayesflat.inference.rings import full_rings, missing_places
+from bayesflat.inference.scales import fit_scales
 from bayesflat.inference.smoothness import bending_variance
 from bayesflat.model.hierarchical import HierarchicalNoise
 from bayesflat.model.log_mean import LogMean
-from bayesflat.model.marginal import Covariance, Marginal
 from bayesflat.model.parameters import RIM_GRADIENT, RIM_OUTER_GRADIENT, SIGMA_CENTROID, SIGMA_RATIO
 from bayesflat.model.prepare import FitData
 from bayesflat.model.radial import SIGMA_LOG_RADIAL, RadialPrior
@@ -29,10 +30,8 @@ from bayesflat.model.radial import SIGMA_LOG_RADIAL, RadialPrior
 log = logging.getLogger(__name__)
 
 FINE = 160  # intervals of the B-spline, at most
-# bins of each round: all steps but the last need few
-_FEW_BINS = (20_000, 30_000, 30_000, 60_000)
-_BINS_PER_INTERVAL, _FEWEST_BINS = 20, 20
-_SCALE_STEPS = 8
+_ROUNDS = 4
+_BINS_PER_INTERVAL, _FEWEST_BINS, _FEWEST_OF_VENDOR = 20, 20, 5
 # robust standard deviations from the others beyond which a bin is an outlier; before the first fit, from the rings'
 # medians
 OUTLIER, _OUTLIER_AT_FIRST = 5.0, 10.0
@@ -97,24 +96,22 @@ def rough_fit(data: FitData, config: FitConfig) -> Rough:
     inside, outlier = np.ones(len(data), dtype=bool), outlying | ~alive
     missing = missing_places(data)
     scales: NDArray | None = None
-    for k, few in enumerate(_FEW_BINS):
-        here = data.select(inside)
+    for k in range(_ROUNDS):
         rows = np.flatnonzero(inside)
-        every = slice(None, None, max(1, round(len(rows) / few)))
-        some = replace(here, weight=(~outlier[rows]).astype(float)).select(every)
-        noise, y_some = HierarchicalNoise(some), y[rows][every]
+        here, y_here = replace(data.select(inside), weight=(~outlier[rows]).astype(float)), y[rows]
+        noise = HierarchicalNoise(here)
         typical, width = noise.typical_scales()
         scales = typical if scales is None else scales
         spline, parameters = _respanned(spline, here, parameters)
-        parameters, information = _least_squares(some, y_some, config, noise, scales, spline, parameters)
-        residual = y_some - LogMean(some, config, spline)(parameters)
+        parameters, information = _least_squares(here, y_here, config, noise, scales, spline, parameters)
+        residual = y_here - LogMean(here, config, spline)(parameters)
         scales = fit_scales(noise, residual, scales, typical, width)
         if k > 0:  # the first step is too rough to judge bins by
-            rest = _unexplained(here, y[rows], config, ~outlier[rows], scales, spline, parameters)
+            rest = _unexplained(noise, residual, scales)
             scatter = 1.4826 * np.median(np.abs(rest[~outlier[rows]]))
             limit = OUTLIER * max(scatter, LEAST_SCATTER)
             outlier[rows] = (np.abs(rest) > limit) | ~alive[rows]
-        residual = np.where(alive[rows], y[rows] - LogMean(here, config, spline)(parameters), np.nan)
+        residual = np.where(alive[rows], residual, np.nan)
         odd = find_odd(here.binned.detector, here.binned.amplifier, here.itl, residual)
         smooth, last_odd = data.smooth, data.odd
         data = replace(data, smooth=noise.smoothness(scales), odd=odd)
@@ -175,20 +172,9 @@ def _least_squares(
     return _bounded(moved, data, config), loose
 
 
-def _unexplained(
-    data: FitData,
-    y: NDArray,
-    config: FitConfig,
-    good: NDArray,
-    scales: NDArray,
-    spline: LogSpline,
-    parameters: dict[str, NDArray],
-) -> NDArray[np.float64]:
-    """What no effect explains of the residuals, at all bins."""
-    noise = HierarchicalNoise(replace(data, weight=good.astype(float)))
-    residual = y - LogMean(data, config, spline)(parameters)
-    covariance = noise.covariance(scales)
-    found = covariance.marginal(residual)
+def _unexplained(noise: HierarchicalNoise, residual: NDArray, scales: NDArray) -> NDArray[np.float64]:
+    """What no effect explains of the residuals, at all bins, also those of weight 0."""
+    found = noise.covariance(scales).marginal(residual)
     return residual - noise.effects.expand(noise.effects.all_effects(found.own, found.shared))
 
 
@@ -208,18 +194,14 @@ def _rings(data: FitData, y: NDArray) -> tuple[LogSpline, NDArray[np.float64], N
     ring = np.clip(np.searchsorted(edges, radius) - 1, 0, len(edges) - 2)
     offset = np.zeros(len(data))
     if data.has_ratio:
-        offset = np.where(data.itl, np.nanmedian(y[data.itl]) - np.nanmedian(y[~data.itl]), 0.0)
-        medians = [(np.nanmedian(y[(ring == k) & data.itl]), np.nanmedian(y[(ring == k) & ~data.itl]))
-                   for k in range(len(edges) - 1) if _both(ring == k, data.itl, y)]  # fmt: skip
-        if medians:
-            offset = np.where(data.itl, np.median([a - b for a, b in medians]), 0.0)
-    at, values = [], []
-    for k in range(len(edges) - 1):
-        here = y[ring == k] - offset[ring == k]
-        if np.isfinite(here).any():
-            at.append(0.5 * (edges[k] + edges[k + 1]))
-            values.append(np.nanmedian(here))
-    coefficients = np.interp(spline.places, at, values)
+        of_vendor, n = 2 * ring + data.itl, 2 * (len(edges) - 1)
+        rest, itl = medians_of(of_vendor, y, n).reshape(-1, 2).T
+        both = np.bincount(of_vendor[np.isfinite(y)], minlength=n).reshape(-1, 2).min(1) >= _FEWEST_OF_VENDOR
+        ratio = np.median((itl - rest)[both]) if both.any() else np.nanmedian(y[data.itl]) - np.nanmedian(y[~data.itl])
+        offset = np.where(data.itl, ratio, 0.0)
+    values = medians_of(ring, y - offset, len(edges) - 1)
+    there = np.isfinite(values)
+    coefficients = np.interp(spline.places, 0.5 * (edges[1:] + edges[:-1])[there], values[there])
     off = y - offset - spline.evaluate(coefficients, radius)
     # a detector or an amplifier that is off as a whole is not made of outliers
     most = int(data.binned.amplifier.max()) + 1
@@ -249,11 +231,6 @@ def _respanned(
     return new, parameters | {"log_radial": coefficients}
 
 
-def _both(ring: NDArray, itl: NDArray, y: NDArray) -> bool:
-    good = ring & np.isfinite(y)
-    return min(np.sum(good & itl), np.sum(good & ~itl)) >= 5
-
-
 def _bounded(parameters: dict[str, NDArray], data: FitData, config: FitConfig) -> dict[str, NDArray]:
     """Centroid and planes, pulled back to where they are possible, if a rough step left that."""
     out = dict(parameters)
@@ -276,32 +253,3 @@ def _widths(data: FitData, config: FitConfig, parameters: dict[str, NDArray]) ->
         "outer_gradient": RIM_OUTER_GRADIENT / rim,
     }
     return np.concatenate([np.full(value.size, widths[name]) for name, value in parameters.items()])
-
-
-def fit_scales(
-    noise: HierarchicalNoise, residual: NDArray, scales: NDArray, typical: NDArray, width: NDArray
-) -> NDArray[np.float64]:
-    """A few steps of Fisher's scoring for the logs of the noise scales, with the mean fixed."""
-
-    def likelihood(at: NDArray) -> tuple[float, Covariance, Marginal]:
-        """Minus the log-posterior, and what it is made of."""
-        covariance = noise.covariance(at)
-        found = covariance.marginal(residual)
-        return float(np.sum(((at - typical) / width) ** 2) / 2 - found.log_likelihood), covariance, found
-
-    value, covariance, found = likelihood(scales)
-    for _ in range(_SCALE_STEPS):
-        slope = noise.by_log_scales(covariance, found, scales) - (scales - typical) / width**2
-        curvature = noise.information(covariance, scales) + np.diag(width**-2.0)
-        step = np.clip(np.linalg.solve(curvature, slope), -2.0, 2.0)
-        for halving in range(6):
-            new = scales + step * 0.5**halving
-            ahead, covariance, found = likelihood(new)
-            if ahead < value:
-                break
-        else:
-            break
-        gained, scales, value = value - ahead, new, ahead
-        if gained < 0.1:
-            break
-    return scales

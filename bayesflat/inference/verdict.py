@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bayesflat.data.grouped import medians_of
 from bayesflat.gradient.estimates import Offsets
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.inference.field import SmoothField
@@ -134,8 +135,8 @@ def _named(names: list[str]) -> str:
 
 def _one_by_one(data: FitData) -> str:
     """Flats of detectors that were each divided by their own median have no light of the focal plane in them."""
-    numbers, index = np.unique(data.binned.detector, return_inverse=True)
-    medians: NDArray = np.array([np.median(data.value[index == k]) for k in range(len(numbers))])
+    index = np.unique(data.binned.detector, return_inverse=True)[1]
+    medians = medians_of(index, data.value)
     typical = np.median(medians)
     # of detectors that lie across the edge of the light, only a part is left
     if len(medians) < _FEWEST or np.median(np.abs(medians - typical)) > _SAME_MEDIAN * typical:

@@ -43,10 +43,14 @@ class Design:
 
     def gram(self, weight: NDArray) -> NDArray[np.float64]:
         """``J' W J`` of a weight a bin: shape (size, size)."""
+        n, m = self.n_banded, self.dense.shape[1]
+        beside, of_dense = np.zeros((n, 4 + m)), np.zeros((m, m))
+        _gram(self.first, self.banded, self.dense, weight, beside, of_dense)
         out = np.zeros((self.size, self.size))
-        _gram(self.first, self.banded, self.dense, weight, self.n_banded, out)
-        out[self.n_banded :, self.n_banded :] = self.dense.T @ (self.dense * weight[:, None])
-        return out
+        for k in range(4):  # the diagonal and the three above it
+            out[np.arange(n - k), np.arange(k, n)] = beside[: n - k, k]
+        out[:n, n:], out[n:, n:] = beside[:, 4:], of_dense
+        return np.triu(out) + np.triu(out, 1).T
 
 
 @njit(cache=True)
@@ -57,18 +61,17 @@ def _transposed(first, banded, weight, out):
 
 
 @njit(cache=True)
-def _gram(first, banded, dense, weight, n_banded, out):
+def _gram(first, banded, dense, weight, beside, of_dense):
+    """Upper triangles: ``beside`` holds a coefficient's products with itself, the next three, and dense columns."""
     m = dense.shape[1]
     for i in range(len(first)):
-        w = weight[i]
-        if w == 0.0:
-            continue
         for j in range(4):
-            wj, row = w * banded[i, j], first[i] + j
-            for k in range(4):
-                out[row, first[i] + k] += wj * banded[i, k]
+            wj, row = weight[i] * banded[i, j], beside[first[i] + j]
+            for k in range(4 - j):
+                row[k] += wj * banded[i, j + k]
             for k in range(m):
-                out[row, n_banded + k] += wj * dense[i, k]
-    for j in range(n_banded):
-        for k in range(m):
-            out[n_banded + k, j] = out[j, n_banded + k]
+                row[4 + k] += wj * dense[i, k]
+        for j in range(m):
+            wj, row = weight[i] * dense[i, j], of_dense[j]
+            for k in range(j, m):
+                row[k] += wj * dense[i, k]

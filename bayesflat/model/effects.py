@@ -293,21 +293,26 @@ def _project_columns(detector, column, row, x, y, terms, weight, jacobian, out):
 
 @njit(cache=True, fastmath={"reassoc", "contract"})
 def _project_banded(detector, column, row, x, y, terms, weight, first, banded, width, out):
-    sums = np.zeros((width, x.shape[1]))
+    n_x = x.shape[1]
+    sums = np.zeros((width, n_x))
     low, high = width, 0  # the columns that bins of this row feel
     for i in range(len(detector)):
-        low, high = min(low, first[i]), max(high, first[i] + 4)
-        along = x[column[i]]
-        for j in range(4):
-            wj, s = weight[i] * banded[i, j], sums[first[i] + j]
-            for k in range(len(along)):
-                s[k] += wj * along[k]
+        k, along = first[i], x[column[i]]
+        low, high = min(low, k), max(high, k + 4)
+        w, b = weight[i], banded[i]
+        b0, b1, b2, b3 = w * b[0], w * b[1], w * b[2], w * b[3]
+        s0, s1, s2, s3 = sums[k], sums[k + 1], sums[k + 2], sums[k + 3]
+        for j in range(n_x):
+            s0[j] += b0 * along[j]
+            s1[j] += b1 * along[j]
+            s2[j] += b2 * along[j]
+            s3[j] += b3 * along[j]
         if i + 1 == len(detector) or row[i + 1] != row[i] or detector[i + 1] != detector[i]:
             for k in range(len(terms)):
-                factor = y[row[i], terms[k, 1]]
+                factor, of_k = y[row[i], terms[k, 1]], out[detector[i], k]
                 if factor != 0.0:
                     for j in range(low, high):
-                        out[detector[i], k, j] += sums[j, terms[k, 0]] * factor
+                        of_k[j] += sums[j, terms[k, 0]] * factor
             sums[low:high] = 0.0
             low, high = width, 0
 

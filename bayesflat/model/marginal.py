@@ -227,20 +227,19 @@ class Covariance:
         effects, white, vendor = self.effects, self.white, self.effects.vendor
         o, s, gram = effects.own, effects.shared, effects.gram
         t = effects.project(r)
-        alone = self.own_effects(t)
-        h = (t - np.einsum("dij,dj->di", gram[:, :, o], alone)) / white  # U' C**-1 r, own effects alone
-        pull = self.by_vendor(h[:, s])
-        c = np.einsum("vij,vj->vi", self.shared_conditional, pull)
-        own = self.own_effects(t, c)
+        own, c = self._conditional(t[:, o], self.by_vendor(t[:, s]) / white)
+        # once more on what rounding left: gradients are small differences of large numbers
+        left = t - np.einsum("dij,dj->di", gram, effects.all_effects(own, c))
+        own_left = left[:, o] - white * own / self.own_of_each
+        more = self._conditional(own_left, self.by_vendor(left[:, s]) / white - self._over_shared(c))
+        own, c = own + more[0], c + more[1]
         by_residual, square_left = effects.weighted_rest(r, effects.all_effects(own, c))
         by_residual /= -white
+        own_pull, shared_pull = own / self.own_of_each, self._over_shared(c)  # U' covariance**-1 r
         # what the effects leave of the residuals, and the effects themselves, each in its own sd: a sum of squares
         # cannot be negative, however absurd the scales that a sampler tries; differences would have no digits left
-        of_shared = np.divide(c * c, self.shared, out=np.zeros_like(c), where=self.shared > 0)
-        quadratic = square_left / white + np.sum(own * own / self.own_of_each) + np.sum(of_shared)
+        quadratic = square_left / white + np.sum(own * own_pull) + np.sum(c * shared_pull)
         through = self.own_information[:, :, s]
-        own_pull = h[:, o] - np.einsum("dij,dj->di", through, c[vendor])
-        shared_pull = pull - np.einsum("vij,vj->vi", self.shared_information, c)
         taken = np.matmul(through, self.shared_conditional[vendor], out=self._workspace["product"])
         in_own = self.by_vendor(
             (np.einsum("dii->di", self.own_information[:, :, o]) - np.einsum("dij,dij->di", taken, through))
@@ -261,6 +260,18 @@ class Covariance:
             own=own,
             shared=c,
         )
+
+    def _conditional(self, of_own: NDArray, of_shared: NDArray) -> tuple[NDArray, NDArray]:
+        """Own and shared effects for right sides of their normal equations."""
+        o, s, gram = self.effects.own, self.effects.shared, self.effects.gram
+        alone = np.einsum("dij,dj->di", self.own_conditional, of_own)
+        taken = self.by_vendor(np.einsum("dij,dj->di", gram[:, s, o], alone)) / self.white
+        c = np.einsum("vij,vj->vi", self.shared_conditional, of_shared - taken)
+        left = of_own - np.einsum("dij,dj->di", gram[:, o, s], c[self.effects.vendor])
+        return np.einsum("dij,dj->di", self.own_conditional, left), c
+
+    def _over_shared(self, c: NDArray) -> NDArray[np.float64]:
+        return np.divide(c, self.shared, out=np.zeros_like(c), where=self.shared > 0)
 
     def draw(self, r: NDArray, rng: np.random.Generator) -> Conditional:
         """Draw the effects, given residuals of shape (n_bins,)."""

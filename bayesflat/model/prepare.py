@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bayesflat.config import FitConfig
 from bayesflat.data.binned import BinnedFlat
+from bayesflat.data.grouped import rows_of
 from bayesflat.errors import InputError
 from bayesflat.model.smooth import TYPICAL
 
@@ -208,9 +209,8 @@ def require_noise(data: FitData, config: FitConfig) -> None:
 def _bin_size(binned: BinnedFlat) -> float:
     """Side of the bins (pixels): the least distance between columns or rows of bins of a detector."""
     least = np.inf
-    for number in np.unique(binned.detector):
-        rows = binned.detector == number
-        for pixels in binned.camera[int(number)].focal_plane_to_pixel(binned.xf[rows], binned.yf[rows]):
+    for number, rows in rows_of(binned.detector).items():
+        for pixels in binned.camera[number].focal_plane_to_pixel(binned.xf[rows], binned.yf[rows]):
             steps = np.diff(np.unique(np.round(pixels, 3)))
             least = min(least, steps.min(initial=np.inf))
     return float(least) if np.isfinite(least) else 0.0

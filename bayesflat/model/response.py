@@ -7,6 +7,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from bayesflat.data.grouped import rows_of
 from bayesflat.model.effects import Effects
 from bayesflat.model.prepare import FitData
 from bayesflat.model.smooth import DEGREE, modes, surface_terms
@@ -53,15 +54,13 @@ def effects_of(
     terms += [(linear, one), (one, linear)]
     terms += [(rims_x + k, one) for k in range(2)] + [(one, rims_y + k) for k in range(2)]
 
-    order = np.argsort(index, kind="stable")
-    rows_of = np.split(order, np.searchsorted(index[order], np.arange(1, len(detectors))))
     # functions of columns and of rows, and which of them each bin has
     tables: tuple[list[NDArray], list[NDArray]] = ([], [])
     which = np.empty((2, len(data)), dtype=np.int64)
     # detectors are much alike: where functions begin that were made before, and positions told apart before
     known: dict[tuple, int] = {}
     told_apart: dict[bytes, tuple[NDArray, ...]] = {}
-    for number, rows in zip(detectors, rows_of, strict=True):
+    for number, rows in zip(detectors, rows_of(index).values(), strict=True):
         detector = camera[int(number)]
         field = data.smooth * max(detector.nx, detector.ny) / max(times_long)
         pixels = detector.focal_plane_to_pixel(data.binned.xf[rows], data.binned.yf[rows])

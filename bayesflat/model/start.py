@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import Akima1DInterpolator
 
 from bayesflat.config import FitConfig
+from bayesflat.data.grouped import medians_of
 from bayesflat.model.prepare import FitData
 
 # part of the radial range in which the vendors are compared: farther out the vignetting is too steep
@@ -48,15 +49,12 @@ def estimate(data: FitData, config: FitConfig) -> Start:
 
 def _ratio(data: FitData, radius: NDArray) -> float:
     """Median over rings of the ratio of the vendors' medians; 1 where no ring holds both."""
-    ring = (radius / _RING).astype(int)
-    ring[radius > _INNER * data.rim] = -1
-    ratios = []
-    for number in np.unique(ring[ring >= 0]):
-        here = ring == number
-        itl, rest = data.value[here & data.itl], data.value[here & ~data.itl]
-        if min(len(itl), len(rest)) >= _FEWEST:
-            ratios.append(np.median(itl) / np.median(rest))
-    return float(np.median(ratios)) if ratios else 1.0
+    inside = radius <= _INNER * data.rim
+    of_vendor = 2 * (radius[inside] / _RING).astype(int) + data.itl[inside]
+    n = 2 * (int(radius.max() / _RING) + 1)
+    rest, itl = medians_of(of_vendor, data.value[inside], n).reshape(-1, 2).T
+    both = np.bincount(of_vendor, minlength=n).reshape(-1, 2).min(1) >= _FEWEST
+    return float(np.median((itl / rest)[both])) if both.any() else 1.0
 
 
 def _node_values(nodes: NDArray, radius: NDArray, value: NDArray, config: FitConfig) -> NDArray:

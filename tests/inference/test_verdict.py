@@ -9,7 +9,7 @@ from scipy.stats import norm
 
 from bayesflat.gradient.product import FlatGradient
 from bayesflat.inference.fitting import fit
-from bayesflat.inference.odd import _far, medians_of
+from bayesflat.inference.odd import _far
 from bayesflat.inference.verdict import judge_fit
 from bayesflat.model.build import build_model
 from bayesflat.model.hierarchical import HierarchicalNoise
@@ -185,11 +185,3 @@ def test_a_detector_far_from_its_vendors_others_is_odd_however_these_scatter(n, 
     assert list(_far(values, itl)) == [n]
     values[n] = 0.0
     assert _far(values, itl) == {}
-
-
-def test_medians_of_groups(rng):
-    index = rng.integers(7, size=100)
-    values = np.where(rng.random(100) < 0.2, np.nan, rng.normal(size=100))
-    values[index == 4] = np.nan
-    expected = [np.nanmedian(values[index == k]) if k != 4 else np.nan for k in range(7)]
-    np.testing.assert_array_equal(medians_of(index, values), expected)
