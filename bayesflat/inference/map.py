@@ -302,7 +302,10 @@ def newton(objective: Objective, start: NDArray | End, tolerance: float) -> End:
         norm = whitened_norm(root, gradient)
         if norm < tolerance:
             break
-        found = _step(objective, z, cost, gradient, objective.shortened(-cho_solve((root, True), gradient)))
+        plain = -cho_solve((root, True), gradient)
+        step = objective.shortened(plain)
+        # of scales that are hard to tell apart, what is shortened one by one may lead uphill
+        found = _step(objective, z, cost, gradient, step if gradient @ step < 0 else plain)
         if found is None:
             break
         new, cost_there = found
