@@ -152,10 +152,7 @@ class HierarchicalObjective(Objective):
         return self.noise.replicate(log_mean, self._log_scales(z), rng, slopes)
 
     def shortened(self, step: NDArray) -> NDArray[np.float64]:
-        """The step, with those of the noise scales as long as variances ask for: see `lengthened`.
-
-        The curvature has no terms that mix scales and other parameters.
-        """
+        """The step, with those of the noise scales as long as variances ask for: see `lengthened`."""
         scales, stretch = slice(self.n_mean, None), self.parameters[-1].transform.scale
         step = step.copy()
         step[scales] = lengthened(stretch * step[scales]) / stretch

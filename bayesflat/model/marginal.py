@@ -211,8 +211,8 @@ class Covariance:
 
         Parameters
         ----------
-        t : numpy.ndarray, shape (n_detectors, size)
-            ``U'Wr``.
+        t : numpy.ndarray, shape (n_detectors, n_own) or (n_detectors, size)
+            ``U'Wr``, of which the own effects' part is used.
         c : numpy.ndarray, shape (n_vendors, n_shared), optional
             0 by default.
         """
@@ -264,11 +264,9 @@ class Covariance:
     def _conditional(self, of_own: NDArray, of_shared: NDArray) -> tuple[NDArray, NDArray]:
         """Own and shared effects for right sides of their normal equations."""
         o, s, gram = self.effects.own, self.effects.shared, self.effects.gram
-        alone = np.einsum("dij,dj->di", self.own_conditional, of_own)
-        taken = self.by_vendor(np.einsum("dij,dj->di", gram[:, s, o], alone)) / self.white
+        taken = self.by_vendor(np.einsum("dij,dj->di", gram[:, s, o], self.own_effects(of_own))) / self.white
         c = np.einsum("vij,vj->vi", self.shared_conditional, of_shared - taken)
-        left = of_own - np.einsum("dij,dj->di", gram[:, o, s], c[self.effects.vendor])
-        return np.einsum("dij,dj->di", self.own_conditional, left), c
+        return self.own_effects(of_own, c), c
 
     def _over_shared(self, c: NDArray) -> NDArray[np.float64]:
         return np.divide(c, self.shared, out=np.zeros_like(c), where=self.shared > 0)
@@ -278,8 +276,7 @@ class Covariance:
         effects, white = self.effects, self.white
         o, s = effects.own, effects.shared
         t = effects.project(r)
-        h = t - np.einsum("dij,dj->di", effects.gram[:, :, o], self.own_effects(t))
-        means = np.einsum("vij,vj->vi", self.shared_conditional, self.by_vendor(h[:, s]) / white)
+        _, means = self._conditional(t[:, o], self.by_vendor(t[:, s]) / white)
         shared = np.stack(
             [rng.multivariate_normal(m, c, method="eigh") for m, c in zip(means, self.shared_conditional, strict=True)]
         )
