@@ -24,7 +24,7 @@ from bayesflat.gradient.product import FlatGradient
 from bayesflat.inference.result import FitResult
 from bayesflat.quantities import COMPARED, QUANTITIES, SHOWN_RADII, shown_radii, unit_of
 from bayesflat.report.summaries import comparison_summary, fit_summary
-from bayesflat.simulation.flats import CONTENTS, write_simulation
+from bayesflat.simulation.flats import check_folder, write_simulation
 from bayesflat.stages import within
 
 
@@ -85,7 +85,7 @@ def run_demo(
     """
     out = Path(out)
     for kind in ("sky", "dome"):  # before anything is written
-        check_free(out / kind, CONTENTS, overwrite)
+        check_folder(out / kind, overwrite)
     for folder, files in (("sky_fit", FILES), ("dome_fit", FILES), ("compare", COMPARISON), ("refit", FILES),
                           ("closure", COMPARISON)):  # fmt: skip
         check_free(out / folder, files, overwrite)

@@ -191,7 +191,7 @@ def write_simulation(
         x, y = detector.corners().T
         light.evaluate(x, y, detector.is_itl)
     out = Path(out).absolute()
-    _check_folder(out, overwrite)
+    check_folder(out, overwrite)
     truth = _truth(light, detectors, kind=kind, coarse=int(coarse), physical_filter=physical_filter)
 
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -214,7 +214,8 @@ def write_simulation(
     return truth
 
 
-def _check_folder(out: Path, overwrite: bool) -> None:
+def check_folder(out: Path, overwrite: bool) -> None:
+    """Refuse a folder that holds a simulation, unless it may be replaced, or what is no simulation."""
     nearest_folder(out)
     present = [name for name in CONTENTS if (out / name).exists()]
     if present and not overwrite:

@@ -8,7 +8,7 @@ from rich.console import Console
 from bayesflat.commands.demo import closure_table
 from bayesflat.comparison.comparison import compare
 from bayesflat.inference.fitting import fit
-from tests.helpers import DOME_LIGHT, SKY_LIGHT, simulate_pair, small_config
+from tests.helpers import DOME_LIGHT, SKY_LIGHT, complaint, simulate_pair, small_config
 
 
 def rows_of(table):
@@ -55,3 +55,15 @@ def test_after_is_zero(table):
         if name != "ITL ratio":
             assert abs(after) < 4 * sd, name
     assert abs(table["ITL ratio"][2] - table["ITL ratio"][0]) < 4 * table["ITL ratio"][3] + 0.001
+
+
+def test_a_demo_replaces_an_earlier_one(tmp_path, capsys):
+    """What the simulation wrote, folders too, is no obstacle: the complaint is of the one folder that is."""
+    for kind in ("sky", "dome"):
+        for name in ("flats", "defects"):
+            (tmp_path / kind / name).mkdir(parents=True)
+        for name in ("truth.json", "camera.ecsv"):
+            (tmp_path / kind / name).touch()
+    (tmp_path / "closure" / "comparison.json").mkdir(parents=True)
+    found = complaint(["demo", "-o", tmp_path, "--overwrite"], capsys)
+    assert f"{tmp_path / 'closure' / 'comparison.json'}: is a folder" in found
